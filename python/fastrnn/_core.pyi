@@ -1,0 +1,120 @@
+"""The compiled CPU kernels.  Not public: `fastrnn.functional` checks arguments, this trusts it.
+
+Letters as in `fastrnn.layouts`.  Every array argument has the network's dtype, is aligned, and is
+C-contiguous unless its line says otherwise.  Shapes are checked again here, but the messages are
+meant for developers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+class Network:
+    """Shape and options of a stack (the compiled side of `layouts.Spec`); immutable."""
+
+    def __init__(
+        self,
+        *,
+        cell: str,
+        dtype: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        bias: bool,
+        proj_size: int,
+        peephole: str,
+        reset_after: bool,
+        nonlinearity: str,
+        dropout: float,
+    ) -> None: ...
+    def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]:
+        """Which kernel would run for a call of this size, and why: kernel, isa, threads, split, ..."""
+
+class Weights:
+    """Parameters packed for the forward kernels of the instruction set in force."""
+
+    def __init__(self, network: Network) -> None: ...
+    def pack(self, parameters: Sequence[Array]) -> None:
+        """Pack (again) from arrays in `Spec.parameter_shapes` order; memory is reused."""
+    @property
+    def nbytes(self) -> int: ...
+
+class Reserve:
+    """What a training forward saves for backward; reused by the next forward it is given to."""
+
+    def __init__(self) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def forward(
+    network: Network,
+    weights: Weights,
+    x: Array,  # (T, B, I), last axis with unit stride, others any; or int64 tokens (T, B) contiguous
+    h0: Array | None,  # (L*D, B, R)
+    c0: Array | None,  # (L*D, B, H), LSTM only
+    lengths: Array | None,  # (B,) int64, 0 <= length <= T
+    reset: Array | None,  # (T, B) bool
+    y: Array,  # out (T, B, D*R), last axis with unit stride, others any
+    h_n: Array,  # out (L*D, B, R)
+    c_n: Array | None,  # out (L*D, B, H), LSTM only
+    reserve: Reserve | None,  # a training call if given
+    seed: int,  # 64-bit; used only with a reserve and dropout > 0
+    call: int,
+) -> None: ...
+def backward(
+    network: Network,
+    parameters: Sequence[Array],
+    x: Array,
+    h0: Array | None,
+    c0: Array | None,
+    lengths: Array | None,
+    reset: Array | None,
+    y: Array,
+    reserve: Reserve,
+    dy: Array | None,  # (T, B, D*R), last axis with unit stride, others any
+    dh_n: Array | None,
+    dc_n: Array | None,
+    dx: Array | None,  # out, shape of x; last axis with unit stride; None for tokens
+    dh0: Array,  # out (L*D, B, R)
+    dc0: Array | None,  # out (L*D, B, H)
+    gradients: Sequence[Array],  # out: overwritten with this call's sums, parameter order
+    seed: int,  # those of the forward call
+    call: int,
+) -> None: ...
+
+class Stream:
+    """Persistent state of N independent streams, advanced one step per call."""
+
+    def __init__(self, network: Network, weights: Weights, batch: int) -> None: ...
+    def step(self, x: Array, rows: Array | None) -> Array:
+        """x (k, I) or tokens (k,) int64; rows (k,) distinct int64 or None for all N.
+
+        Returns (k, R): a view of one buffer that the next step overwrites.  Raises ValueError for
+        rows out of range or repeated, RuntimeError when another thread is inside this stream.
+        """
+    def run(self, x: Array, y: Array) -> None:
+        """x (T, N, I) or tokens (T, N) int64, y out (T, N, R); advances every stream T steps."""
+    @property
+    def h(self) -> Array:
+        """(L, N, R), the live buffer."""
+    @property
+    def c(self) -> Array | None:
+        """(L, N, H), the live buffer; LSTM only."""
+
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def isa() -> str:
+    """The instruction set in force: "baseline", "avx2" or "avx512" (on aarch64 "baseline")."""
+
+def available_isas() -> list[str]:
+    """Those this CPU can run, slowest first."""
+
+def set_isa(name: str) -> None:
+    """Force one for everything packed from now on; ValueError if unknown or not available here."""
+
+def build_info() -> dict[str, str]:
+    """compiler, build_type, isas compiled in, cuda ("not built"), version."""
