@@ -1,0 +1,195 @@
+#include "cpu/parallel.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cfenv>
+#include <condition_variable>
+#include <csignal>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "cpu/cpu_limit.h"
+
+namespace fastrnn::cpu {
+namespace detail {
+namespace {
+
+// A count that one thread raises and another waits for: polled for a while, then slept on.
+class alignas(cache_line) Event {
+ public:
+  void signal() {
+    {
+      // The lock closes the gap between a sleeper's last look at the count and its sleep.
+      const std::lock_guard<std::mutex> lock(mutex_);
+      count_.fetch_add(1, std::memory_order_release);
+    }
+    raised_.notify_one();
+  }
+
+  void wait_past(std::uint32_t seen) {
+    const auto raised = [&] { return count_.load(std::memory_order_acquire) != seen; };
+    if (spin(raised)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    raised_.wait(lock, raised);
+  }
+
+ private:
+  std::atomic<std::uint32_t> count_{0};
+  std::mutex mutex_;
+  std::condition_variable raised_;
+};
+
+// Workers must leave signals to the threads of the program, which may be waiting to be interrupted by one.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
+// A pool is never destroyed, and its threads are detached: they sleep until the process ends, and touch nothing
+// that the end of the process destroys.
+class Pool {
+ public:
+  bool try_take() { return !taken_.exchange(true, std::memory_order_acquire); }
+  void give_back() { taken_.store(false, std::memory_order_release); }
+
+  // The rest is for the caller that has taken the pool.
+
+  // Starts workers until there are `wanted`, or as many as the system lets us have; returns how many there are.
+  int grow(int wanted) {
+    while (static_cast<int>(start_.size()) < wanted) {
+      start_.push_back(std::make_unique<Event>());
+      try {
+        const SignalsBlocked blocked;
+        std::thread(&Pool::work, this, start_.back().get(), static_cast<int>(start_.size())).detach();
+      } catch (const std::system_error&) {
+        start_.pop_back();
+        break;
+      }
+    }
+    return std::min(wanted, static_cast<int>(start_.size()));
+  }
+
+  void run(Task task, void* fn, int size) {
+    task_ = task;
+    fn_ = fn;
+    std::fegetenv(&environment_);
+    running_.store(size - 1, std::memory_order_relaxed);
+    for (int worker = 0; worker < size - 1; ++worker) start_[static_cast<std::size_t>(worker)]->signal();
+    run_part(0);
+    finished_.wait_past(rounds_++);
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  void work(Event* start, int tid) {
+    for (std::uint32_t round = 0;; ++round) {
+      start->wait_past(round);
+      std::fesetenv(&environment_);
+      run_part(tid);
+      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) finished_.signal();
+    }
+  }
+
+  void run_part(int tid) {
+    try {
+      task_(fn_, tid);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  std::atomic<bool> taken_{false};
+  std::vector<std::unique_ptr<Event>> start_;  // one for each worker; worker i has tid i + 1
+
+  // The task of this round: written before the start events, read after them.
+  Task task_ = nullptr;
+  void* fn_ = nullptr;
+  std::fenv_t environment_;
+
+  alignas(cache_line) std::atomic<int> running_{0};  // workers that have not finished this round
+  Event finished_;
+  std::uint32_t rounds_ = 0;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
+namespace {
+
+std::atomic<Pool*> current_pool{nullptr};
+
+// fork() copies the pool but none of its threads, so a child forgets it and makes its own when it needs one.
+[[maybe_unused]] const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr, std::memory_order_relaxed); });
+
+Pool& pool() {
+  Pool* existing = current_pool.load(std::memory_order_acquire);
+  if (existing != nullptr) return *existing;
+  auto fresh = std::make_unique<Pool>();
+  if (current_pool.compare_exchange_strong(existing, fresh.get(), std::memory_order_acq_rel)) {
+    return *fresh.release();
+  }
+  return *existing;  // another thread was first
+}
+
+std::atomic<int>& thread_setting() {
+  static std::atomic<int> threads{default_threads()};
+  return threads;
+}
+
+}  // namespace
+}  // namespace detail
+
+void set_num_threads(int n) {
+  if (n < 1 || n > max_threads) {
+    throw std::invalid_argument("n is " + std::to_string(n) + "; expected a number of threads from 1 to " +
+                                std::to_string(max_threads));
+  }
+  detail::thread_setting().store(n, std::memory_order_relaxed);
+}
+
+int num_threads() { return detail::thread_setting().load(std::memory_order_relaxed); }
+
+// Delegates, so that the destructor gives the pool back when starting a worker throws.
+Team::Team(int wanted) : Team() {
+  wanted = std::min(wanted, num_threads());
+  if (wanted <= 1) return;
+  detail::Pool& pool = detail::pool();
+  if (!pool.try_take()) return;
+  pool_ = &pool;
+  size_ = 1 + pool.grow(wanted - 1);
+}
+
+Team::~Team() {
+  if (pool_ != nullptr) pool_->give_back();
+}
+
+void Team::run_task(detail::Task task, void* fn) {
+  if (size_ == 1) {
+    task(fn, 0);
+  } else {
+    pool_->run(task, fn, size_);
+  }
+}
+
+}  // namespace fastrnn::cpu
