@@ -72,7 +72,8 @@ EVERY = slice(None)
 
 def sigmoid(a: Array) -> Array:
     """Return 1 / (1 + exp(-a)), accurate at both ends and without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -a)))
+    e = np.exp(-np.abs(a))
+    return np.asarray(np.where(a < 0, e, 1.0) / (1.0 + e))
 
 
 # ---- The products ---------------------------------------------------------------------------------
