@@ -1,0 +1,7 @@
+"""``python -m fastrnn``: see `fastrnn.cli`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,327 @@
+"""A character-level language model on one fused stack: what ``python -m fastrnn train`` trains.
+
+Characters become integer tokens, tokens go straight into an LSTM, GRU or RNN, and a `Linear` layer
+turns its output into logits for the next character (Graves, "Generating Sequences With Recurrent
+Neural Networks", 2013).  Training is truncated back-propagation through time: the text is cut into
+parallel streams, every stream is read chunk by chunk, and the state at the end of one chunk starts
+the next, so that only gradients, not memory, end at a chunk's border.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .layers import GRU, LSTM, RNN
+from .training import Linear, softmax_cross_entropy
+
+__all__ = ["CharacterModel", "Vocabulary", "chunks"]
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+FORMAT = "fastrnn character model 1"
+
+CellName = Literal["lstm", "gru", "rnn"]
+Tokens = NDArray[np.int64]
+
+
+class Vocabulary:
+    """The characters a model knows.  Token 0 stands for every other one.
+
+    Examples
+    --------
+    >>> from fastrnn.charmodel import Vocabulary
+    >>> vocabulary = Vocabulary("abc")
+    >>> vocabulary.encode("cab?")
+    array([3, 1, 2, 0])
+    >>> vocabulary.decode([3, 1, 2, 0])
+    'cab\N{REPLACEMENT CHARACTER}'
+    """
+
+    def __init__(self, characters: str) -> None:
+        if not characters or len(set(characters)) != len(characters):
+            raise ValueError(f"characters is {characters!r}; expected at least one, and each once")
+        self.characters = characters
+        codes = _code_points(characters)
+        # One entry more than the largest known code point: what lies above reads that last 0.
+        self._token_of = np.zeros(int(codes.max(initial=-1)) + 2, np.int64)
+        self._token_of[codes] = np.arange(1, len(characters) + 1)
+
+    @classmethod
+    def from_text(cls, text: str, coverage: float = 0.9999, max_size: int = 2000) -> Vocabulary:
+        """Take the most frequent characters, up to `coverage` of the text or max_size of them.
+
+        Rare characters are left out because each costs a row of every product of the output layer and
+        is seen too seldom to be learned.
+        """
+        counts = Counter(text)
+        kept: list[str] = []
+        seen = 0
+        for character, count in counts.most_common(max_size):
+            if seen >= coverage * len(text):
+                break
+            if character != UNKNOWN:
+                kept.append(character)
+            seen += count
+        return cls("".join(sorted(kept)))
+
+    def __len__(self) -> int:
+        """V: the number of tokens, the one for unknown characters included."""
+        return len(self.characters) + 1
+
+    def encode(self, text: str) -> Tokens:
+        """Turn each character into a token."""
+        codes = np.minimum(_code_points(text), len(self._token_of) - 1)
+        tokens: Tokens = self._token_of[codes]
+        return tokens
+
+    def decode(self, tokens: Any) -> str:
+        """Turn tokens into text; unknown characters come out as U+FFFD."""
+        symbols = UNKNOWN + self.characters
+        return "".join(symbols[token] for token in tokens)
+
+
+def _code_points(text: str) -> NDArray[np.int64]:
+    # A command-line prompt may hold lone surrogates (undecodable bytes): they are unknown characters too.
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64)
+
+
+def chunks(tokens: NDArray[Any], batch: int, steps: int) -> Iterator[tuple[Tokens, Tokens]]:
+    """Cut a token sequence into `batch` contiguous streams and yield them chunk by chunk.
+
+    Row b of each chunk continues row b of the chunk before, so the state carries over (Williams & Peng,
+    "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network Trajectories", 1990).
+
+    Parameters
+    ----------
+    tokens
+        (N,), one long sequence, N > batch.
+    batch
+        B: the number of streams, (N - 1) // B tokens each.  The remainder is left out.
+    steps
+        T: the length of a chunk; the last one may be shorter.
+
+    Yields
+    ------
+    x, targets
+        Both (T, B): the targets are x one step later.
+
+    Raises
+    ------
+    ValueError
+        The sequence is too short for one step of every stream.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.charmodel import chunks
+    >>> for x, targets in chunks(np.arange(7), batch=2, steps=2):
+    ...     print(x.tolist(), targets.tolist())
+    [[0, 3], [1, 4]] [[1, 4], [2, 5]]
+    [[2, 5]] [[3, 6]]
+    """
+    if batch < 1 or steps < 1:
+        raise ValueError(f"batch is {batch} and steps is {steps}; expected both at least 1")
+    length = (len(tokens) - 1) // batch
+    if length < 1:
+        raise ValueError(
+            f"{len(tokens)} tokens are too few for {batch} streams; expected at least {batch + 1}"
+        )
+    x = tokens[: batch * length].reshape(batch, length).T
+    targets = tokens[1 : batch * length + 1].reshape(batch, length).T
+    for start in range(0, length, steps):
+        part = slice(start, start + steps)
+        yield np.ascontiguousarray(x[part], np.int64), np.ascontiguousarray(targets[part], np.int64)
+
+
+class CharacterModel:
+    """Vocabulary, recurrent stack and output layer.
+
+    Parameters
+    ----------
+    vocabulary
+        The characters it reads and writes.
+    cell
+        "lstm", "gru" or "rnn".
+    hidden_size, num_layers
+        Of the stack.
+    seed
+        Makes the initial parameters reproducible.
+
+    Attributes
+    ----------
+    layer, output
+        The two modules to train.
+
+    Examples
+    --------
+    >>> from fastrnn.charmodel import CharacterModel, Vocabulary, chunks
+    >>> from fastrnn.training import Adam
+    >>> text = "tick tock " * 200
+    >>> model = CharacterModel(Vocabulary.from_text(text), hidden_size=32, seed=0)
+    >>> optimizer = Adam([model.layer, model.output], learning_rate=0.01)
+    >>> for epoch in range(20):
+    ...     state = None
+    ...     for x, targets in chunks(model.vocabulary.encode(text), batch=8, steps=25):
+    ...         optimizer.zero_grad()
+    ...         loss, state = model.loss_and_gradients(x, targets, state)
+    ...         optimizer.step()
+    >>> _ = model.layer.eval()
+    >>> "".join(model.generate("tick", length=16, temperature=0))
+    ' tock tick tock '
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        cell: CellName = "lstm",
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        if cell not in CELLS:
+            raise ValueError(f"cell is {cell!r}; expected one of {', '.join(CELLS)}")
+        self.vocabulary = vocabulary
+        self.cell = cell
+        self.layer: Any = CELLS[cell](len(vocabulary), hidden_size, num_layers, seed=seed)
+        # The output layer draws from its own stream, or it would repeat the first weights of the stack.
+        output_seed = None if seed is None else seed + 1
+        self.output = Linear(hidden_size, len(vocabulary), seed=output_seed)
+
+    def loss_and_gradients(self, x: Tokens, targets: Tokens, state: Any = None) -> tuple[float, Any]:
+        """One training pass over a chunk; adds the gradients to those of the modules.
+
+        Parameters
+        ----------
+        x, targets
+            (T, B), as `chunks` yields them.
+        state
+            What the call for the chunk before returned; None is zero.
+
+        Returns
+        -------
+        loss
+            Mean cross entropy in nats per character.
+        state
+            For the next chunk.  No gradient flows back through it.
+        """
+        y, state = self.layer(x, state)
+        loss, dlogits = softmax_cross_entropy(self.output(y), targets)
+        self.layer.backward(self.output.backward(dlogits))
+        return loss, state
+
+    def bits_per_character(self, tokens: NDArray[Any], batch: int = 32, steps: int = 256) -> float:
+        """Mean cross entropy over a token sequence, which is read as `batch` streams from a zero state.
+
+        The layer must be in eval mode.  Unknown characters count as one symbol.
+        """
+        total, count, state = 0.0, 0, None
+        for x, targets in chunks(tokens, batch, steps):
+            y, state = self.layer(x, state)
+            loss, _ = softmax_cross_entropy(self.output(y), targets)
+            total += loss * x.size
+            count += x.size
+        return total / count / math.log(2)
+
+    def generate(
+        self, prompt: str, length: int, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Iterator[str]:
+        """Read the prompt, then yield `length` characters, each drawn given all before it.
+
+        The layer must be in eval mode; it advances one `stream` step by step.  Characters are drawn from
+        softmax(logits / temperature), the unknown one never.
+
+        Parameters
+        ----------
+        prompt
+            At least one character.  It is not yielded.
+        length
+            The number of characters to yield.
+        temperature
+            Below 1 the likely characters get likelier; 0 always takes the likeliest.
+        seed
+            Makes the draws reproducible.
+        """
+        if not prompt:
+            raise ValueError("prompt is empty; expected at least one character to start from")
+        if not temperature >= 0:
+            raise ValueError(f"temperature is {temperature}; expected 0 or more")
+        return self._generate(
+            self.vocabulary.encode(prompt), length, temperature, np.random.default_rng(seed)
+        )
+
+    def _generate(
+        self, prompt: Tokens, length: int, temperature: float, rng: np.random.Generator
+    ) -> Iterator[str]:
+        stream = self.layer.stream(batch=1)
+        token = np.empty(1, np.int64)
+        for token[0] in prompt:
+            y = stream.step(token)
+        for _ in range(length):
+            logits = self.output(y)[0, 1:].astype(np.float64)
+            if temperature > 0:
+                # Adding Gumbel noise and taking the largest draws from the softmax.
+                logits = logits / temperature + rng.gumbel(size=logits.size)
+            token[0] = 1 + np.argmax(logits)
+            yield self.vocabulary.characters[token[0] - 1]
+            y = stream.step(token)
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters, vocabulary and configuration to one safetensors file.
+
+        The file appears complete or not at all: an interrupted save leaves an older one as it was.
+        """
+        path = Path(path)
+        config = {
+            "cell": self.cell,
+            "hidden_size": self.layer.hidden_size,
+            "num_layers": self.layer.num_layers,
+            "characters": self.vocabulary.characters,
+        }
+        tensors = {f"layer.{name}": array for name, array in self.layer.state_dict().items()}
+        tensors |= {f"output.{name}": array for name, array in self.output.parameters.items()}
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={"format": FORMAT, "config": json.dumps(config)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CharacterModel:
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The file is none that `save` wrote.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a fastrnn character model (metadata: {metadata})")
+        try:
+            config = json.loads(metadata["config"])
+            model = cls(Vocabulary(config.pop("characters")), **config)
+            for name, parameter in model.output.parameters.items():
+                parameter[...] = tensors.pop(f"output.{name}")
+            model.layer.load_state_dict({name.removeprefix("layer."): a for name, a in tensors.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged fastrnn character model: {error!r}") from error
+        return model

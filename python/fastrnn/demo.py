@@ -1,0 +1,332 @@
+"""``python -m fastrnn train``: train a character model before the user's eyes, then use it.
+
+The loop is an ordinary one (chunk, loss, gradients, clip, optimizer step); the rest is what a person
+wants to see: a progress bar, samples, a loss curve, and how fast the kernels are.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import get_num_threads, reference
+from .charmodel import CELLS, CellName, CharacterModel, Tokens, Vocabulary, chunks
+from .corpus import Corpus
+from .layouts import Spec
+from .training import Adam, clip_by_global_norm, cosine_learning_rate
+
+__all__ = ["Options", "run", "throughput"]
+
+EVALUATIONS = 16
+"""Points of the held-out curve."""
+
+SAMPLES = 4
+"""Samples shown on the way."""
+
+QUICK_CHARACTERS = 100_000
+"""Held-out characters that the curve is measured on; the final figure uses up to ten times as many."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; see ``python -m fastrnn train --help``."""
+
+    out: Path
+    cell: CellName
+    hidden: int
+    layers: int
+    batch: int
+    chunk: int
+    learning_rate: float
+    minutes: float | None
+    steps: int | None
+    prompt: str
+    temperature: float
+    seed: int
+
+
+@dataclass
+class History:
+    """The curves, in bits per character."""
+
+    training: list[float] = field(default_factory=list)
+    """One value a step."""
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+    """(steps done, value)."""
+    characters_per_step: int = 1
+
+    def recent(self, steps: int = 50) -> float:
+        """Mean of the last steps of training."""
+        return float(np.mean(self.training[-steps:]))
+
+
+class Limit:
+    """How far a training is: the larger part of its minutes and of its steps."""
+
+    def __init__(self, minutes: float | None, steps: int | None) -> None:
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._steps = math.inf if steps is None else steps
+        self._start = time.monotonic()
+
+    def progress(self, steps: int) -> float:
+        """Done part, 0 to 1."""
+        elapsed = time.monotonic() - self._start
+        return min(1.0, max(elapsed / self._seconds, steps / self._steps))
+
+
+def run(corpus: Corpus, options: Options) -> None:
+    """Train, save, reload, write some text and compare speeds.
+
+    Raises
+    ------
+    FloatingPointError
+        The training diverged.
+    """
+    vocabulary = Vocabulary.from_text(corpus.train)
+    model = CharacterModel(vocabulary, options.cell, options.hidden, options.layers, seed=options.seed)
+    train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "model.safetensors"
+    size = sum(p.size for module in (model.layer, model.output) for p in module.parameters.values())
+    print(f"text    {corpus.source}, {len(vocabulary)} symbols")
+    print(f"model   {model.layer!r} + {model.output!r}, {size:,} parameters")
+    print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
+
+    history = History()
+    with interruptible() as stop:
+        train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
+        model.layer.eval()
+        model.save(path)
+        if history.held_out:
+            plot(history, options.out / "loss.png")
+    if stop():
+        print(f"\nInterrupted after {len(history.training)} steps; the model is in {path}")
+        return
+
+    model = CharacterModel.load(path)
+    model.layer.eval()
+    tokens = held_out[: 10 * QUICK_CHARACTERS]
+    bits = model.bits_per_character(tokens)
+    print(f"\nheld-out text: {bits:.3f} bits per character ({len(tokens):,} characters), from the saved file")
+    print(f"saved {path} and {options.out / 'loss.png'}\n\nThe saved model writes, through stream.step:\n")
+    started = time.perf_counter()
+    length = 600
+    sys.stdout.write(options.prompt)
+    for character in model.generate(
+        options.prompt, length, temperature=options.temperature, seed=options.seed
+    ):
+        sys.stdout.write(character)
+        sys.stdout.flush()
+    rate = length / (time.perf_counter() - started)
+    print(f"\n\n({rate:,.0f} characters per second, one at a time)\n")
+    print(throughput(options.cell, options.hidden, options.layers, options.batch, options.chunk))
+
+
+def train(
+    model: CharacterModel,
+    tokens: Tokens,
+    held_out: Tokens,
+    options: Options,
+    history: History,
+    stop: Callable[[], bool],
+) -> None:
+    """Train until the limit is reached or stop() is true, reporting on the way."""
+    from tqdm import tqdm
+
+    # A short text gets fewer streams, so that each is at least one chunk long.
+    batch = max(1, min(options.batch, (len(tokens) - 1) // options.chunk))
+    history.characters_per_step = batch * options.chunk
+    modules = [model.layer, model.output]
+    optimizer = Adam(modules)
+    limit = Limit(options.minutes, options.steps)
+    training_seconds = 0.0
+    characters = 0
+    state: Any = None
+    with tqdm(
+        total=100.0,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        mininterval=0.2 if sys.stderr.isatty() else 5,
+        dynamic_ncols=True,
+    ) as bar:
+        for x, targets, first in epochs(tokens, batch, options.chunk):
+            step = len(history.training)
+            progress = limit.progress(step)
+            bar.update(100 * progress - bar.n)
+            if len(history.held_out) < EVALUATIONS * progress:
+                model.layer.eval()
+                history.held_out.append((step, model.bits_per_character(held_out)))
+                if len(history.held_out) % (EVALUATIONS // SAMPLES) == 0:
+                    bar.write(sample(model, history, options))
+                model.layer.train()
+            if progress >= 1 or stop():
+                break
+            started = time.perf_counter()
+            optimizer.learning_rate = cosine_learning_rate(
+                progress, options.learning_rate, final=0.05 * options.learning_rate, warmup=0.02
+            )
+            optimizer.zero_grad()
+            loss, state = model.loss_and_gradients(x, targets, None if first else state)
+            clip_by_global_norm(modules, 1.0)
+            optimizer.step()
+            training_seconds += time.perf_counter() - started
+            characters += x.size
+            history.training.append(loss / math.log(2))
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, {history.recent():.3f} bits/char, "
+                f"{characters / training_seconds:,.0f} char/s",
+                refresh=False,
+            )
+
+
+def epochs(tokens: Tokens, batch: int, steps: int) -> Iterator[tuple[Tokens, Tokens, bool]]:
+    """Endlessly the chunks of a text, and whether a chunk is the first of a pass (zero state)."""
+    while True:
+        for index, (x, targets) in enumerate(chunks(tokens, batch, steps)):
+            yield x, targets, index == 0
+
+
+def sample(model: CharacterModel, history: History, options: Options, length: int = 240) -> str:
+    """Write a little text, indented, below the latest held-out figure."""
+    steps, bits = history.held_out[-1]
+    text = options.prompt + "".join(
+        model.generate(options.prompt, length, temperature=options.temperature, seed=options.seed)
+    )
+    lines = "\n".join("    " + line for line in text.splitlines()[:12])
+    return f"\nafter {steps:,} steps, held out {bits:.3f} bits/char:\n{lines}\n"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that a training step is never cut in half.
+
+    A second Ctrl-C interrupts at once, as usual.
+    """
+    stopped = False
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def plot(history: History, path: Path) -> None:
+    """Draw both curves over the characters read."""
+    from matplotlib.figure import Figure
+
+    millions = history.characters_per_step / 1e6
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if history.training:
+        width = max(1, len(history.training) // 200)
+        bins = [history.training[i : i + width] for i in range(0, len(history.training), width)]
+        centers = [(i * width + len(b) / 2) * millions for i, b in enumerate(bins)]
+        axes.plot(centers, [float(np.mean(b)) for b in bins], label="training")
+    steps, values = zip(*history.held_out, strict=True)
+    axes.plot([s * millions for s in steps], values, "o-", label="held out")
+    axes.set(xlabel="characters read (millions)", ylabel="bits per character", title="Next-character loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def throughput(cell: CellName, hidden: int, layers: int, batch: int, steps: int) -> str:
+    """Tabulate the time of one forward and one training pass, here and elsewhere, same shapes.
+
+    The others are `fastrnn.reference`, which is a plain NumPy loop in float64, and torch.nn if it is
+    installed.  All run the same parameters on the same input, and agree before they are timed.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((steps, batch, hidden), dtype=np.float32)
+    dy = rng.standard_normal((steps, batch, hidden), dtype=np.float32)
+    layer = CELLS[cell](hidden, hidden, layers, seed=0)
+
+    def fast_forward() -> Any:
+        return layer(x)[0]
+
+    def fast_training() -> None:
+        layer.zero_grad()
+        layer(x)
+        layer.backward(dy)
+
+    spec = Spec(cell, hidden, hidden, layers)
+
+    def loop_forward() -> Any:
+        return reference.forward(spec, layer.parameters, x)[0]
+
+    def loop_training() -> None:
+        reference.backward(spec, layer.parameters, reference.forward(spec, layer.parameters, x)[2], dy)
+
+    contenders = [
+        ("fastrnn", fast_forward, fast_training),
+        ("NumPy loop (float64)", loop_forward, loop_training),
+    ]
+    try:
+        contenders.append(_torch_contender(cell, layer, x, dy))
+    except ImportError:
+        note = "PyTorch is not installed, so it is not in the table."
+    else:
+        note = ""
+    expected = loop_forward()
+    lines = [
+        f"One pass over T={steps} steps, B={batch} rows, I=H={hidden}, {layers} layer(s), "
+        f"{get_num_threads()} thread(s), in milliseconds:",
+        f"{'':24}{'forward':>10}{'forward + backward':>20}",
+    ]
+    for name, forward, training in contenders:
+        layer.eval()
+        if not np.allclose(forward(), expected, rtol=1e-3, atol=1e-4):
+            raise ArithmeticError(f"{name} and the reference disagree")
+        forward_ms = _milliseconds(forward)
+        layer.train()
+        lines.append(f"{name:24}{forward_ms:10.1f}{_milliseconds(training):20.1f}")
+    return "\n".join([*lines, note])
+
+
+def _torch_contender(
+    cell: CellName, layer: Any, x: Any, dy: Any
+) -> tuple[str, Callable[[], Any], Callable[[], None]]:
+    import torch
+
+    torch.set_num_threads(get_num_threads())
+    peer = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell](
+        layer.input_size, layer.hidden_size, layer.num_layers
+    )
+    peer.load_state_dict({name: torch.from_numpy(a) for name, a in layer.state_dict().items()})
+    x, dy = torch.from_numpy(x), torch.from_numpy(dy)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return peer(x)[0].numpy()
+
+    def training() -> None:
+        peer.zero_grad()
+        peer(x)[0].backward(dy)
+
+    return f"PyTorch {torch.__version__}", forward, training
+
+
+def _milliseconds(call: Callable[[], Any], seconds: float = 0.7) -> float:
+    """Median over as many calls as fit into the time, at least three, after one to warm up."""
+    call()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)

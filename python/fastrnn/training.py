@@ -1,0 +1,475 @@
+"""What it takes to train a recurrent layer from NumPy: output layer, loss, clipping, optimizers.
+
+Everything works on *modules*: objects with two dictionaries of equal keys and shapes,
+``parameters`` and ``gradients``, as every fastrnn layer has.  Gradients accumulate until
+``zero_grad()``; optimizers write the parameters in place.
+
+Examples
+--------
+Learn to repeat the previous value of a random sequence.
+
+>>> import numpy as np
+>>> import fastrnn
+>>> from fastrnn.training import Adam, Linear, clip_by_global_norm
+>>> rng = np.random.default_rng(0)
+>>> rnn, readout = fastrnn.GRU(1, 16, seed=0), Linear(16, 1, seed=1)
+>>> optimizer = Adam([rnn, readout], learning_rate=1e-2)
+>>> for step in range(150):
+...     x = rng.standard_normal((20, 8, 1), dtype=np.float32)
+...     target = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+...     y, _ = rnn(x)
+...     error = readout(y) - target
+...     optimizer.zero_grad()
+...     _ = rnn.backward(readout.backward(2 * error / error.size))
+...     _ = clip_by_global_norm([rnn, readout], 1.0)
+...     optimizer.step()
+>>> bool(np.mean(error**2) < 0.2)
+True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Linear",
+    "Module",
+    "clip_by_global_norm",
+    "cosine_learning_rate",
+    "softmax_cross_entropy",
+]
+
+Array = NDArray[Any]
+
+
+class Module(Protocol):
+    """Anything that can be trained: every fastrnn layer, `Linear`, or a class of your own."""
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Name to array, written in place by optimizers."""
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """Gradient of the loss in each parameter: same names, same shapes."""
+
+
+class Linear:
+    """Affine map of the last axis, ``y = x W^T + b``, with its backward pass.
+
+    The backward pass is ``dx = dy W``, ``dW += dy^T x`` and ``db += sum(dy)``, the sums running over
+    all leading axes (Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 6.5.6).
+    Names, shapes and initial values are those of torch.nn.Linear: ``weight`` (O, I), ``bias`` (O,),
+    uniform within +-1/sqrt(I).
+
+    Parameters
+    ----------
+    in_features, out_features
+        I and O.
+    bias
+        Whether there is a ``bias``.
+    dtype
+        float32 or float64; inputs must have it too.
+    seed
+        Makes the initial values reproducible.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import Linear
+    >>> readout = Linear(4, 2, seed=0)
+    >>> y = readout(np.ones((5, 3, 4), np.float32))
+    >>> dx = readout.backward(np.ones_like(y))
+    >>> y.shape, dx.shape, readout.gradients["bias"]
+    ((5, 3, 2), (5, 3, 4), array([15., 15.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if size < 1:
+                raise ValueError(f"{name} is {size}; expected at least 1")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
+        self.in_features = in_features
+        self.out_features = out_features
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(in_features)
+
+        def uniform(*shape: int) -> Array:
+            return rng.uniform(-bound, bound, shape).astype(self.dtype)
+
+        self.parameters: dict[str, Array] = {"weight": uniform(out_features, in_features)}
+        if bias:
+            self.parameters["bias"] = uniform(out_features)
+        self.gradients = {name: np.zeros_like(p) for name, p in self.parameters.items()}
+        self._x: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}, bias={'bias' in self.parameters})"
+
+    def __call__(self, x: Array) -> Array:
+        """Map x (..., I) to y (..., O).  Keeps a reference to x for `backward`.
+
+        Raises
+        ------
+        TypeError
+            x has another dtype than the layer.
+        ValueError
+            The last axis of x is not I long.
+        """
+        self._check("x", x, self.in_features)
+        self._x = x
+        y: Array = x @ self.parameters["weight"].T
+        if "bias" in self.parameters:
+            y += self.parameters["bias"]
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I).
+
+        Raises
+        ------
+        RuntimeError
+            There is no forward call that this could belong to.
+        TypeError, ValueError
+            dy has another dtype or shape than the y of the last forward call.
+        """
+        x = self._x
+        if x is None:
+            raise RuntimeError("backward() needs a forward call before it, one for each backward")
+        self._check("dy", dy, self.out_features)
+        if dy.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+        self._x = None
+        rows = dy.reshape(-1, self.out_features)
+        self.gradients["weight"] += rows.T @ x.reshape(-1, self.in_features)
+        if "bias" in self.gradients:
+            self.gradients["bias"] += rows.sum(axis=0)
+        dx: Array = dy @ self.parameters["weight"]
+        return dx
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        for gradient in self.gradients.values():
+            gradient.fill(0)
+
+    def _check(self, name: str, array: Array, width: int) -> None:
+        if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
+            came = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(f"{name} is {came}; expected a NumPy array of {self.dtype}")
+        if array.ndim == 0 or array.shape[-1] != width:
+            raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
+
+
+def softmax_cross_entropy(
+    logits: Array, targets: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[float, Array]:
+    """Mean cross entropy of softmax(logits) with integer targets, and its gradient in the logits.
+
+    With p = softmax(logits), N scored positions and the one-hot target e,
+    ``loss = -(1/N) sum log p[target]`` and ``dlogits = (p - e) / N`` (Bishop, "Pattern Recognition and
+    Machine Learning", 2006, section 4.3.4).  The largest logit of each row is subtracted first, so no
+    finite logit overflows.
+
+    Parameters
+    ----------
+    logits
+        (..., V), float32 or float64.
+    targets
+        (...), integers in 0..V-1.
+    mask
+        (...), bool: the positions that are scored.  Where it is False the target may be anything, the
+        logits too (NaN included), and the gradient is 0.
+
+    Returns
+    -------
+    loss
+        In nats; divide by log(2) for bits.
+    dlogits
+        (..., V), a new array of the dtype of logits.
+
+    Raises
+    ------
+    TypeError
+        logits are not floating point, targets not integers, or mask not bool.
+    ValueError
+        Shapes do not agree, a scored target is out of range, or no position is scored.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from fastrnn.training import softmax_cross_entropy
+    >>> loss, dlogits = softmax_cross_entropy(np.zeros((1, 4)), [2])
+    >>> round(loss / math.log(2), 6), dlogits
+    (2.0, array([[ 0.25,  0.25, -0.75,  0.25]]))
+    """
+    if not isinstance(logits, np.ndarray) or logits.dtype not in (np.float32, np.float64):
+        came = getattr(logits, "dtype", type(logits).__name__)
+        raise TypeError(f"logits are {came}; expected a NumPy array of float32 or float64")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits have shape {logits.shape}; expected (..., V) with V > 0")
+    target = np.asarray(targets)
+    if not np.issubdtype(target.dtype, np.integer):
+        raise TypeError(f"targets are {target.dtype}; expected integers")
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(f"targets have shape {target.shape}; expected {logits.shape[:-1]}")
+    size = logits.shape[-1]
+    scored = np.ones(target.shape, bool) if mask is None else np.asarray(mask)
+    if scored.dtype != np.bool_:
+        raise TypeError(f"mask is {scored.dtype}; expected bool")
+    if scored.shape != target.shape:
+        raise ValueError(f"mask has shape {scored.shape}; expected {target.shape}")
+    chosen = target[scored]
+    if chosen.size == 0:
+        raise ValueError("no position is scored: the mean over none is undefined")
+    if chosen.min() < 0 or chosen.max() >= size:
+        raise ValueError(f"targets range from {chosen.min()} to {chosen.max()}; expected 0..{size - 1}")
+
+    rows = np.arange(chosen.size)
+    p = logits[scored]  # a copy (N, V), which becomes the gradient in place
+    p -= p.max(axis=-1, keepdims=True)
+    target_logits = p[rows, chosen]
+    np.exp(p, out=p)
+    total = p.sum(axis=-1, keepdims=True)
+    loss = float(np.mean(np.log(total[:, 0]) - target_logits, dtype=np.float64))
+    p /= total
+    p[rows, chosen] -= 1
+    p /= chosen.size
+    if mask is None:
+        return loss, p.reshape(logits.shape)
+    dlogits = np.zeros_like(logits)
+    dlogits[scored] = p
+    return loss, dlogits
+
+
+def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm.
+
+    Keeps the direction of the step where back-propagation through time explodes (Pascanu, Mikolov &
+    Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1).
+
+    Parameters
+    ----------
+    modules
+        Whose gradients are scaled, in place.
+    max_norm
+        Greater than 0.
+
+    Returns
+    -------
+    norm
+        Before scaling; worth logging.
+
+    Raises
+    ------
+    FloatingPointError
+        A gradient holds NaN or infinity; nothing is scaled.
+    ValueError
+        max_norm is not greater than 0.
+
+    Examples
+    --------
+    >>> from fastrnn.training import Linear, clip_by_global_norm
+    >>> readout = Linear(1, 1)
+    >>> readout.gradients["weight"][:] = 3
+    >>> readout.gradients["bias"][:] = 4
+    >>> clip_by_global_norm([readout], 1.0)
+    5.0
+    >>> readout.gradients["bias"]
+    array([0.8], dtype=float32)
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}; expected a number greater than 0")
+    gradients = [gradient for module in modules for gradient in module.gradients.values()]
+    norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the norm of the gradients is {norm}: one of them holds NaN or infinity")
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient *= max_norm / norm
+    return norm
+
+
+def cosine_learning_rate(progress: float, peak: float, *, final: float = 0.0, warmup: float = 0.0) -> float:
+    """Learning rate that rises linearly from 0 to peak, then falls to final along half a cosine.
+
+    One cycle of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR
+    2017, equation 5, as a function of the fraction of the training that is done, so that it serves
+    a limit in minutes as well as one in steps.
+
+    Parameters
+    ----------
+    progress
+        Done part of the training; held to 0..1.
+    peak, final
+        The learning rate after the warm-up and at the end.
+    warmup
+        The part of the training, 0 <= warmup < 1, in which the rate rises.
+
+    Examples
+    --------
+    >>> from fastrnn.training import cosine_learning_rate
+    >>> [round(cosine_learning_rate(p, 1.0, warmup=0.2), 6) for p in (0.1, 0.2, 0.6, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is {warmup}; expected 0 <= warmup < 1")
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < warmup:
+        return peak * progress / warmup
+    angle = math.pi * (progress - warmup) / (1 - warmup)
+    return final + (peak - final) * (1 + math.cos(angle)) / 2
+
+
+class _Optimizer:
+    """What the optimizers share: the modules and zero-filled buffers shaped like their parameters."""
+
+    def __init__(self, modules: Sequence[Module], learning_rate: float) -> None:
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate is {learning_rate}; expected a number greater than 0")
+        self.modules = list(modules)
+        self.learning_rate = learning_rate
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        for _, gradient in self._pairs():
+            gradient.fill(0)
+
+    def _pairs(self) -> Iterator[tuple[Array, Array]]:
+        """Every (parameter, gradient), always in the same order."""
+        for module in self.modules:
+            for name, parameter in module.parameters.items():
+                yield parameter, module.gradients[name]
+
+    def _buffers(self) -> list[Array]:
+        return [np.zeros_like(parameter) for parameter, _ in self._pairs()]
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with (heavy-ball) momentum.
+
+    ``v = momentum v + g``, ``p -= learning_rate v`` (Polyak, "Some methods of speeding up the convergence
+    of iteration methods", 1964, with the learning rate outside v as in Sutskever et al., ICML 2013).
+
+    Parameters
+    ----------
+    modules
+        What is trained.
+    learning_rate
+        Greater than 0; may be assigned between steps.
+    momentum
+        0 <= momentum < 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import SGD, Linear
+    >>> readout = Linear(1, 1, bias=False, seed=0)
+    >>> readout.parameters["weight"][:] = 1
+    >>> readout.gradients["weight"][:] = 2
+    >>> optimizer = SGD([readout], learning_rate=0.1, momentum=0.5)
+    >>> optimizer.step()  # v = 2
+    >>> optimizer.step()  # v = 3
+    >>> readout.parameters["weight"].round(6)
+    array([[0.5]], dtype=float32)
+    """
+
+    def __init__(self, modules: Sequence[Module], learning_rate: float, *, momentum: float = 0.0) -> None:
+        super().__init__(modules, learning_rate)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}; expected 0 <= momentum < 1")
+        self.momentum = momentum
+        self._velocity = self._buffers()
+
+    def step(self) -> None:
+        """Move every parameter once, in place."""
+        for (parameter, gradient), v in zip(self._pairs(), self._velocity, strict=True):
+            v *= self.momentum
+            v += gradient
+            parameter -= self.learning_rate * v
+
+
+class Adam(_Optimizer):
+    """Adam: steps scaled by running means of the gradient and of its square.
+
+    ``m = b1 m + (1 - b1) g``, ``v = b2 v + (1 - b2) g^2``,
+    ``p -= learning_rate m_hat / (sqrt(v_hat) + eps)`` with ``m_hat = m / (1 - b1^t)`` and
+    ``v_hat = v / (1 - b2^t)`` at step t (Kingma & Ba, "Adam: A Method for Stochastic Optimization",
+    ICLR 2015, algorithm 1).
+
+    Parameters
+    ----------
+    modules
+        What is trained.
+    learning_rate
+        Greater than 0; may be assigned between steps.
+    betas
+        (b1, b2), each at least 0 and less than 1.
+    eps
+        Greater than 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import Adam, Linear
+    >>> readout = Linear(1, 1, bias=False, seed=0)
+    >>> readout.parameters["weight"][:] = 1
+    >>> readout.gradients["weight"][:] = 1000
+    >>> Adam([readout], learning_rate=0.1).step()  # the first step is learning_rate * sign(g)
+    >>> readout.parameters["weight"].round(6)
+    array([[0.9]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        learning_rate: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(modules, learning_rate)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are {betas}; expected each at least 0 and less than 1")
+        if not eps > 0:
+            raise ValueError(f"eps is {eps}; expected a number greater than 0")
+        self.betas = betas
+        self.eps = eps
+        self._steps = 0
+        self._mean = self._buffers()
+        self._square = self._buffers()
+
+    def step(self) -> None:
+        """Move every parameter once, in place."""
+        self._steps += 1
+        b1, b2 = self.betas
+        rate = self.learning_rate / (1 - b1**self._steps)
+        root = 1 / math.sqrt(1 - b2**self._steps)
+        for (parameter, gradient), m, v in zip(self._pairs(), self._mean, self._square, strict=True):
+            m *= b1
+            m += (1 - b1) * gradient
+            v *= b2
+            v += (1 - b2) * np.square(gradient)
+            step = np.sqrt(v)
+            step *= root
+            step += self.eps
+            np.divide(m, step, out=step)
+            step *= rate
+            parameter -= step
