@@ -52,7 +52,8 @@ int group_quota(const std::string& directory) {
 int cgroup_quota(const std::string& mount, const std::string& membership) {
   int tightest = 0;
   std::ifstream groups(membership);
-  // A line is "ID:CONTROLLERS:PATH"; version 2 has no controllers, version 1 mounts them in folders of that name.
+  // A line is "ID:CONTROLLERS:PATH"; version 2 has no controllers, version 1 mounts them in folders of that
+  // name.
   for (std::string line; std::getline(groups, line);) {
     const std::size_t first = line.find(':');
     const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);

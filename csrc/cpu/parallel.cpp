@@ -37,8 +37,10 @@ class alignas(cache_line) Event {
   void wait_past(std::uint32_t seen) {
     const auto raised = [&] { return count_.load(std::memory_order_acquire) != seen; };
     if (spin(raised)) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    raised_.wait(lock, raised);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // The native call, because std::condition_variable::wait asks for a libstdc++ newer than all else here
+    // does.
+    while (!raised()) pthread_cond_wait(raised_.native_handle(), mutex_.native_handle());
   }
 
  private:
@@ -65,8 +67,8 @@ class SignalsBlocked {
 
 }  // namespace
 
-// A pool is never destroyed, and its threads are detached: they sleep until the process ends, and touch nothing
-// that the end of the process destroys.
+// A pool is never destroyed, and its threads are detached: they sleep until the process ends, and touch
+// nothing that the end of the process destroys.
 class Pool {
  public:
   bool try_take() { return !taken_.exchange(true, std::memory_order_acquire); }
@@ -74,7 +76,8 @@ class Pool {
 
   // The rest is for the caller that has taken the pool.
 
-  // Starts workers until there are `wanted`, or as many as the system lets us have; returns how many there are.
+  // Starts workers until there are `wanted`, or as many as the system lets us have; returns how many there
+  // are.
   int grow(int wanted) {
     while (static_cast<int>(start_.size()) < wanted) {
       start_.push_back(std::make_unique<Event>());

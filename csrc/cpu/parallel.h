@@ -13,7 +13,8 @@ namespace fastrnn::cpu {
 // More threads than any machine this is meant for has CPUs; catches a mistaken set_num_threads(10**9).
 inline constexpr int max_threads = 1024;
 
-// The largest team from now on; starts as default_threads(). std::invalid_argument unless 1 <= n <= max_threads.
+// The largest team from now on; starts as default_threads(). std::invalid_argument unless 1 <= n <=
+// max_threads.
 void set_num_threads(int n);
 int num_threads();
 
@@ -30,9 +31,9 @@ inline void pause() {
 #endif
 }
 
-// Polls until ready() or until some 10 to 50 us have gone (a pause is 10 to 140 cycles): longer than the steps of a
-// sequence differ between threads, and short beside the time slice that a sleeping thread's CPU is worth.
-// Returns the last ready().
+// Polls until ready() or until some 10 to 50 us have gone (a pause is 10 to 140 cycles): longer than the
+// steps of a sequence differ between threads, and short beside the time slice that a sleeping thread's CPU is
+// worth. Returns the last ready().
 template <class Ready>
 bool spin(Ready ready) {
   for (int i = 0; i < 1024; ++i) {
@@ -48,10 +49,10 @@ class Pool;
 
 }  // namespace detail
 
-// The threads for one parallel region. Constructing a team takes the pool for its lifetime; when the pool is taken
-// (by another caller, or by the region that this code itself runs in) the team has size 1. The size is therefore
-// final before any work is cut up, and may be less than wanted. No thread is started before the first team of two.
-// A team is used by the thread that made it, in the process that made it.
+// The threads for one parallel region. Constructing a team takes the pool for its lifetime; when the pool is
+// taken (by another caller, or by the region that this code itself runs in) the team has size 1. The size is
+// therefore final before any work is cut up, and may be less than wanted. No thread is started before the
+// first team of two. A team is used by the thread that made it, in the process that made it.
 class Team {
  public:
   explicit Team(int wanted);  // at most num_threads()
@@ -61,10 +62,10 @@ class Team {
 
   int size() const { return size_; }
 
-  // Calls fn(tid) once for each tid in 0..size()-1, tid 0 on this thread, and returns when all have returned. The
-  // workers take over this thread's floating-point environment (rounding, denormals), so that results do not depend
-  // on which thread computed them. An exception is rethrown here once all are done, the first if there are several;
-  // a call that throws must not leave others waiting in a barrier.
+  // Calls fn(tid) once for each tid in 0..size()-1, tid 0 on this thread, and returns when all have returned.
+  // The workers take over this thread's floating-point environment (rounding, denormals), so that results do
+  // not depend on which thread computed them. An exception is rethrown here once all are done, the first if
+  // there are several; a call that throws must not leave others waiting in a barrier.
   template <class F>
   void run(F&& fn) {
     using Fn = std::remove_reference_t<F>;
@@ -80,7 +81,8 @@ class Team {
   int size_ = 1;
 };
 
-// Holds n threads until all have arrived; reusable at once. What a thread wrote before wait() is seen by all after it.
+// Holds n threads until all have arrived; reusable at once. What a thread wrote before wait() is seen by all
+// after it.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int n) : n_(n), missing_(n) {}

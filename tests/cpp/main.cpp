@@ -1,0 +1,25 @@
+// Runs the tests whose name contains the argument, all without one.
+#include "check.h"
+
+int main(int argc, char** argv) {
+  const std::string wanted = argc > 1 ? argv[1] : "";
+  int passed = 0;
+  int failed = 0;
+  for (const check::Test& test : check::tests()) {
+    if (std::string(test.name).find(wanted) == std::string::npos) continue;
+    check::failures = 0;
+    try {
+      test.run();
+    } catch (const std::exception& error) {
+      check::fail(test.name, 0, std::string("unexpected exception: ") + error.what());
+    }
+    if (check::failures == 0) {
+      ++passed;
+    } else {
+      ++failed;
+      std::cerr << "FAILED " << test.name << "\n";
+    }
+  }
+  std::cout << passed << " passed, " << failed << " failed" << std::endl;
+  return failed == 0 && passed > 0 ? 0 : 1;
+}
