@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from fastrnn import reference
 from fastrnn.layouts import Spec
+from tolerances import assert_close, chain, size
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,36 @@ def make_problem(
         dy=dy,
         dstate_n=draw_state(),
     )
+
+
+def arrays_of(results: Any) -> dict[str, np.ndarray | None]:
+    """Return the arrays in ((y, state_n), (dx, dstate, gradients)) by name."""
+    (y, state_n), (dx, dstate, gradients) = results
+    named = {"y": y, "dx": dx}
+    named |= {f"state_n[{i}]": a for i, a in enumerate(flat(state_n))}
+    named |= {f"dstate[{i}]": a for i, a in enumerate(flat(dstate))}
+    return named | {"gradient of " + name: g for name, g in gradients.items()}
+
+
+def compare(actual: Any, expected: Any, problem: Problem) -> None:
+    """Assert that two ((y, state_n), (dx, dstate, gradients)) of one problem are equal up to rounding."""
+    spec, got, wanted = problem.spec, arrays_of(actual), arrays_of(expected)
+    assert list(got) == list(wanted)
+    forward = chain(spec, problem.steps)
+    backward = chain(spec, problem.steps, problem.batch)
+    gradient_size = size(*(a for name, a in wanted.items() if name.startswith("gradient")))
+    for name, reference_array in wanted.items():
+        if reference_array is None:
+            assert got[name] is None, f"{name} is not None"
+            continue
+        assert_close(
+            got[name],
+            reference_array,
+            n_products=forward if name.startswith(("y", "state_n")) else backward,
+            dtype=spec.dtype,
+            scale=gradient_size if name.startswith("gradient") else None,
+            what=name,
+        )
 
 
 def pieces(problem: Problem, row: int) -> Iterator[slice]:

@@ -23,9 +23,9 @@ FACTOR = 8.0
 def chain(spec: Spec, steps: int, batch: int = 0) -> int:
     """Return the products that one element may hang on: a forward pass, or with `batch` its gradients.
 
-    Each step and layer does the products of its input, its recurrence, its peepholes, its
-    projection, and one for the state update.  A gradient hangs on the forward chain, walks as far again with G gates
-    in each product, and ends in a sum over steps and rows.
+    Each step and layer does the products of its input, its recurrence and its peepholes or projection,
+    and one for the state update.  A gradient hangs on the forward chain, walks as far again with G
+    gates in each product, and ends in a sum over steps and rows.
     """
     step = spec.recurrent_size + spec.hidden_size + 1
     forward = sum(steps * (spec.layer_input_size(layer) + step) for layer in range(spec.num_layers))
