@@ -1,0 +1,77 @@
+# Each target sets up .venv when it is missing and installs the package again when its sources have changed.
+# Stamp files in .venv say what has been done, so that a second run does nothing twice.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -type f -not -name '*.pyc')
+CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint wheel bench clean
+
+# Two minutes of training on the source of Python's standard library; writes the folder demo.
+demo: $(VENV)/.package
+	$(PYTHON) -m fastrnn train --out demo
+
+# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer; the kernel tests with each instruction set
+# forced that this CPU has beside its fastest; then everything with the fastest.
+test: $(VENV)/.package
+	cmake --preset sanitize > build/sanitize.log || { cat build/sanitize.log; exit 1; }
+	cmake --build --preset sanitize
+	ctest --preset sanitize
+	@fastest=$$($(PYTHON) -c "from fastrnn import _core; print(_core.available_isas()[-1])"); \
+	for isa in baseline avx2 avx512; do \
+	    if [ $$isa = $$fastest ]; then \
+	        continue; \
+	    elif FASTRNN_ISA=$$isa $(PYTHON) -c "from fastrnn import _core; _core.isa()" 2> build/isa.log; then \
+	        echo "FASTRNN_ISA=$$isa"; \
+	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m kernels || exit 1; \
+	    else \
+	        echo "FASTRNN_ISA=$$isa left out: $$(tail -n 1 build/isa.log)"; \
+	    fi; \
+	done
+	$(PYTHON) -m pytest
+
+# The C++ warnings are errors in the build that .package installs.
+lint: $(VENV)/.package $(VENV)/.lint
+	ruff check
+	ruff format --check
+	mypy
+	clang-format --dry-run -Werror $(CPP)
+
+# A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment.
+wheel: dist/.checked
+
+# Throughput on this machine; results go to bench/results.
+bench: $(VENV)/.package
+	$(PYTHON) bench/run.py
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.build: pyproject.toml
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install --group build
+	touch $@
+
+# Without isolation and in a folder that stays, only what has changed is compiled.
+$(VENV)/.package: $(VENV)/.build $(SOURCES)
+	$(PIP) install --no-build-isolation -Cbuild-dir=build/dev -Ccmake.define.FASTRNN_WERROR=ON ".[test]"
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.build
+	$(PIP) install --group lint
+	touch $@
+
+dist/.checked: $(VENV)/.build $(SOURCES) scripts/check_wheel.py scripts/smoke_test.py
+	$(PIP) install --group wheel
+	rm -rf dist build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	auditwheel repair --wheel-dir dist build/wheel/*.whl
+	auditwheel show dist/*.whl
+	$(PYTHON) scripts/check_wheel.py dist/*.whl
+	touch $@
