@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import functional as F
+from fastrnn import functional
 from fastrnn.layouts import DTYPES
 from problems import Problem, compare, flat, like_state, make_problem
 from shapes import LANES, SHAPES, VARIANTS, Shape, make_spec
@@ -55,18 +55,20 @@ def run(problem: Problem, *, strided: bool = False) -> tuple[Any, ...]:
         return y, like_state(spec, (guarded.array(shape) for shape in spec.state_shapes(problem.batch)))
 
     out = outputs()
-    y, state_n, reserve = F.forward_train(
+    y, state_n, reserve = functional.forward_train(
         spec, problem.parameters, problem.x, problem.state, **problem.options, out=out, seed=SEED, call=CALL
     )
     if spec.dropout == 0.0:
         inferred = outputs()
-        F.forward(spec, problem.parameters, problem.x, problem.state, **problem.options, out=inferred)
+        functional.forward(
+            spec, problem.parameters, problem.x, problem.state, **problem.options, out=inferred
+        )
         for a, b in zip((inferred[0], *flat(inferred[1])), (y, *flat(state_n)), strict=True):
             assert a.tobytes() == b.tobytes(), "training and inference differ"
     dx = None if problem.x.ndim == 2 else guarded.array(problem.x.shape, strided=strided)
     dstate = like_state(spec, (guarded.array(shape) for shape in spec.state_shapes(problem.batch)))
     gradients = {name: guarded.array(shape) for name, shape in spec.parameter_shapes().items()}
-    back = F.backward(
+    back = functional.backward(
         spec, problem.parameters, reserve, problem.dy, problem.dstate_n, out=(dx, dstate, gradients)
     )
     guarded.check()
@@ -138,15 +140,15 @@ def test_a_missing_incoming_gradient_is_zero(variant: str, isa: str, rng: np.ran
     """None for dy, for dstate_n, for either of its arrays, for all: the same bits as zeros."""
     problem = make_problem(rng, make_spec(variant, 3, 9, num_layers=2), 4, 3)
     spec, parameters = problem.spec, problem.parameters
-    *_, reserve = F.forward_train(spec, parameters, problem.x, problem.state)
+    *_, reserve = functional.forward_train(spec, parameters, problem.x, problem.state)
     given = (problem.dy, *flat(problem.dstate_n))
     for present in range(2 ** len(given)):
         keep = [bool(present >> i & 1) for i in range(len(given))]
         missing = [a if k else None for a, k in zip(given, keep, strict=True)]
         zeros = [a if k else np.zeros_like(a) for a, k in zip(given, keep, strict=True)]
         dstate_n = like_state(spec, missing[1:]) if any(keep[1:]) else None
-        dx, dstate, gradients = F.backward(spec, parameters, reserve, missing[0], dstate_n)
-        expected = F.backward(spec, parameters, reserve, zeros[0], like_state(spec, zeros[1:]))
+        dx, dstate, gradients = functional.backward(spec, parameters, reserve, missing[0], dstate_n)
+        expected = functional.backward(spec, parameters, reserve, zeros[0], like_state(spec, zeros[1:]))
         for a, e in zip(
             (dx, *flat(dstate), *gradients.values()),
             (expected[0], *flat(expected[1]), *expected[2].values()),
@@ -179,8 +181,8 @@ def test_backward_twice_gives_the_same(isa: str, rng: np.random.Generator) -> No
     """Backward reads the reserve and writes nothing into it."""
     spec = make_spec("lstm", 3, 9, num_layers=2, dropout=0.5)
     problem = make_problem(rng, spec, 5, 3)
-    *_, reserve = F.forward_train(spec, problem.parameters, problem.x, problem.state, seed=SEED)
-    first, second = (F.backward(spec, problem.parameters, reserve, problem.dy) for _ in range(2))
+    *_, reserve = functional.forward_train(spec, problem.parameters, problem.x, problem.state, seed=SEED)
+    first, second = (functional.backward(spec, problem.parameters, reserve, problem.dy) for _ in range(2))
     assert first[0].tobytes() == second[0].tobytes()
     for name, gradient in first[2].items():
         assert gradient.tobytes() == second[2][name].tobytes()

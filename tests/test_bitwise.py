@@ -1,0 +1,172 @@
+"""What is promised bit for bit: no result depends on the batch, the threads, or how the work is cut up."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from fastrnn import _core
+from fastrnn import functional
+from fastrnn.layouts import DTYPES, Spec
+from problems import Problem, apart, arrays_of, compare, flat, make_problem
+from shapes import LANES, VARIANTS, make_spec
+
+pytestmark = pytest.mark.kernels
+
+STACK = {"bidirectional": True, "num_layers": 2}
+
+
+def run(problem: Problem, **keys: int) -> tuple[Any, ...]:
+    """Return ((y, state_n), (dx, dstate, gradients)) of the kernels."""
+    spec, parameters = problem.spec, problem.parameters
+    *out, reserve = functional.forward_train(
+        spec, parameters, problem.x, problem.state, **problem.options, **keys
+    )
+    return out, functional.backward(spec, parameters, reserve, problem.dy, problem.dstate_n)
+
+
+def assert_same_bits(actual: Any, expected: Any, *, gradients: bool = True) -> None:
+    """Compare every array; those of the parameters only where both sum in the same order."""
+    wanted = arrays_of(expected)
+    for name, array in arrays_of(actual).items():
+        if array is not None and (gradients or not name.startswith("gradient")):
+            assert array.tobytes() == wanted[name].tobytes(), (
+                f"{name} differs in {_differences(array, wanted[name])}"
+            )
+
+
+def _differences(a: np.ndarray, b: np.ndarray) -> str:
+    different = a.view(np.uint8).reshape(*a.shape, -1) != b.view(np.uint8).reshape(*b.shape, -1)
+    places = np.argwhere(different.any(axis=-1))
+    return f"{len(places)} of {a.size} elements, the first at {tuple(int(i) for i in places[0])}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masks", ["", "lengths", "reset", "lengths reset"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_is_its_rows_and_pieces_apart(
+    variant: str, masks: str, dtype: str, isa: str, rng: np.random.Generator
+) -> None:
+    """Row by row, cut at resets and at its length: outputs, states and their gradients, both directions.
+
+    Parameter gradients sum over rows and pieces, in another order when these are apart.
+    """
+    spec = make_spec(variant, 5, 2 * LANES[isa, dtype] + 1, dtype=dtype, **STACK)
+    problem = make_problem(rng, spec, steps=5, batch=11, **dict.fromkeys(masks.split(), True))
+    alone = {"state": None, "lengths": None, "reset": None}
+
+    def run_piece(x: Any, state: Any, dy: Any, dstate_n: Any) -> Any:
+        return run(
+            dataclasses.replace(problem, **alone | {"x": x, "state": state, "dy": dy, "dstate_n": dstate_n})
+        )
+
+    whole, pieces = run(problem), apart(problem, run_piece)
+    assert_same_bits(whole, pieces, gradients=False)
+    compare(whole, pieces, problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_and_chunks_equal_one_call(
+    variant: str, dtype: str, isa: str, rng: np.random.Generator
+) -> None:
+    """Forward: any cut of T, down to single steps, with the state carried over."""
+    spec = make_spec(variant, 5, 2 * LANES[isa, dtype] + 1, dtype=dtype, num_layers=2)
+    problem = make_problem(rng, spec, steps=23, batch=3, reset=True)
+    packed = functional.pack(spec, problem.parameters)
+    y, state_n = functional.forward(spec, packed, problem.x, problem.state, reset=problem.reset)
+    for cuts in (range(24), [0, 1, 7, 8, 20, 23]):
+        state, parts = problem.state, []
+        for start, stop in itertools.pairwise(cuts):
+            piece = slice(start, stop)
+            part, state = functional.forward(
+                spec, packed, problem.x[piece], state, reset=problem.reset[piece]
+            )
+            parts.append(part)
+        assert np.concatenate(parts).tobytes() == y.tobytes()
+        for a, b in zip(flat(state), flat(state_n), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chunks_of_backward_add_up(variant: str, isa: str, rng: np.random.Generator) -> None:
+    """Back-propagation chunk by chunk, the state's gradient handed back, is that of the whole."""
+    spec = make_spec(variant, 5, 19, num_layers=2)
+    problem = make_problem(rng, spec, steps=9, batch=3)
+    state, reserves = problem.state, []
+    chunks = [slice(0, 1), slice(1, 6), slice(6, 9)]
+    for chunk in chunks:
+        _, state, reserve = functional.forward_train(spec, problem.parameters, problem.x[chunk], state)
+        reserves.append(reserve)
+    dstate, dx, total = problem.dstate_n, np.empty_like(problem.x), {}
+    for chunk, reserve in zip(chunks[::-1], reserves[::-1], strict=True):
+        dx[chunk], dstate, gradients = functional.backward(
+            spec, problem.parameters, reserve, problem.dy[chunk], dstate
+        )
+        total = {name: g + total.get(name, 0) for name, g in gradients.items()}
+    whole = run(problem)
+    compare((whole[0], (dx, dstate, total)), whole, problem)
+
+
+THREADED = {
+    "many rows": (3, 64, {}),
+    "one row": (3, 1, {}),
+    "few rows, both directions, layers": (4, 3, STACK),
+    "lengths": (4, 37, {"bidirectional": True}),
+}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", THREADED)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_number_of_threads_changes_nothing(
+    variant: str, size: str, isa: str, rng: np.random.Generator
+) -> None:
+    """Every output and every gradient, dropout included."""
+    steps, batch, options = THREADED[size]
+    spec = make_spec(variant, 70, 130, dropout=0.5 if options == STACK else 0.0, **options)
+    problem = make_problem(rng, spec, steps, batch, lengths=size == "lengths", reset=size == "lengths")
+    results = {}
+    for threads in (1, 2, 3):
+        _core.set_num_threads(threads)
+        results[threads] = run(problem, seed=7, call=11)
+    assert_same_bits(results[2], results[1])
+    assert_same_bits(results[3], results[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tokens_equal_one_hot_vectors(variant: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
+    """Outputs to the bit; gradients too, but for the sums over tokens that one-hot rows pad with zeros."""
+    spec = make_spec(variant, 7, 2 * LANES[isa, dtype] + 1, dtype=dtype, **STACK)
+    problem = make_problem(rng, spec, 4, 5, tokens=True, lengths=True, reset=True)
+    one_hot = dataclasses.replace(problem, x=np.eye(7, dtype=dtype)[problem.x])
+    out, (dx, dstate, gradients) = run(problem)
+    expected_out, (_, expected_dstate, expected_gradients) = run(one_hot)
+    assert dx is None
+    assert_same_bits(
+        (out, (None, dstate, gradients)), (expected_out, (None, expected_dstate, expected_gradients))
+    )
+
+
+def test_a_packed_network_is_a_value(rng: np.random.Generator) -> None:
+    """Packing copies: parameters changed later change nothing, and two packs give the same bits."""
+    problem = make_problem(rng, Spec("gru", 3, 5), 2, 2)
+    packed = functional.pack(problem.spec, problem.parameters)
+    before, _ = functional.forward(problem.spec, packed, problem.x)
+    again, _ = functional.forward(problem.spec, problem.parameters, problem.x)
+    problem.parameters["weight_ih_l0"][...] = 0
+    after, _ = functional.forward(problem.spec, packed, problem.x)
+    assert before.tobytes() == again.tobytes() == after.tobytes()
+
+
+def test_calls_with_another_key_draw_another_mask(rng: np.random.Generator) -> None:
+    """Seed and call number both matter, and nothing else does."""
+    problem = make_problem(rng, make_spec("gru", 3, 9, num_layers=2, dropout=0.5), 3, 2)
+    first = run(problem, seed=1, call=2)
+    assert_same_bits(run(problem, seed=1, call=2), first)
+    for keys in ({"seed": 1, "call": 3}, {"seed": 2, "call": 2}):
+        assert not np.array_equal(run(problem, **keys)[0][0], first[0][0])
