@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fastrnn import functional
 from fastrnn.layouts import DTYPES
-from problems import Problem, compare, flat, like_state, make_problem
+from problems import Problem, arrays_of, compare, flat, like_state, make_problem
 from shapes import LANES, SHAPES, VARIANTS, Shape, make_spec
+from tolerances import assert_same_bits
 
 pytestmark = pytest.mark.kernels
 
@@ -64,7 +65,7 @@ def run(problem: Problem, *, strided: bool = False) -> tuple[Any, ...]:
             spec, problem.parameters, problem.x, problem.state, **problem.options, out=inferred
         )
         for a, b in zip((inferred[0], *flat(inferred[1])), (y, *flat(state_n)), strict=True):
-            assert a.tobytes() == b.tobytes(), "training and inference differ"
+            assert_same_bits(a, b, "inference, compared with training,")
     dx = None if problem.x.ndim == 2 else guarded.array(problem.x.shape, strided=strided)
     dstate = like_state(spec, (guarded.array(shape) for shape in spec.state_shapes(problem.batch)))
     gradients = {name: guarded.array(shape) for name, shape in spec.parameter_shapes().items()}
@@ -171,10 +172,8 @@ def test_strides_make_no_difference(variant: str, isa: str, rng: np.random.Gener
     for view in views:
         strided = dataclasses.replace(problem, x=view(problem.x), dy=view(problem.dy))
         actual = run(strided)
-        assert actual[0][0].tobytes() == expected[0][0].tobytes()
-        assert actual[1][0].tobytes() == expected[1][0].tobytes()
-        for name, gradient in expected[1][2].items():
-            assert actual[1][2][name].tobytes() == gradient.tobytes()
+        for name, array in arrays_of(actual).items():
+            assert_same_bits(array, arrays_of(expected)[name], name)
 
 
 def test_backward_twice_gives_the_same(isa: str, rng: np.random.Generator) -> None:
@@ -183,6 +182,6 @@ def test_backward_twice_gives_the_same(isa: str, rng: np.random.Generator) -> No
     problem = make_problem(rng, spec, 5, 3)
     *_, reserve = functional.forward_train(spec, problem.parameters, problem.x, problem.state, seed=SEED)
     first, second = (functional.backward(spec, problem.parameters, reserve, problem.dy) for _ in range(2))
-    assert first[0].tobytes() == second[0].tobytes()
+    assert_same_bits(second[0], first[0], "dx")
     for name, gradient in first[2].items():
-        assert gradient.tobytes() == second[2][name].tobytes()
+        assert_same_bits(second[2][name], gradient, name)

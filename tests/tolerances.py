@@ -78,3 +78,21 @@ def assert_close(
             f"error {error[place]:.3g} is {error[place] / allowed:.3g} times the {allowed:.3g} allowed; "
             f"{int((~(error <= allowed)).sum())} of {error.size} elements are off"
         )
+
+
+def assert_same_bits(actual: np.ndarray, expected: np.ndarray, what: str = "result") -> None:
+    """Fail, naming the first place, unless every bit is equal; NaN and the sign of 0 count."""
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+    different = bits(actual) != bits(expected)
+    if different.any():
+        places = np.argwhere(different)
+        first = tuple(int(i) for i in places[0])
+        raise AssertionError(
+            f"{what} differs in {len(places)} of {actual.size} elements, "
+            f"the first at {first}: {actual[first]!r}, expected {expected[first]!r}"
+        )
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy of a float array, seen as integers."""
+    return np.ascontiguousarray(array).view(f"u{array.itemsize}")
