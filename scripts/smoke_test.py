@@ -8,9 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import fastrnn
+import numpy as np
 
 
 def check_cell(cell: type[fastrnn.LSTM | fastrnn.GRU | fastrnn.RNN]) -> None:

@@ -1,0 +1,94 @@
+"""Does the source tree keep its own rules: who includes whom, which words, what the kernel objects export?"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cuh", ".cu"})
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+
+# The layers that a layer may include: its own, and those below.
+ALLOWED = {
+    "core": {"core"},
+    "cells": {"cells", "core"},
+    "cpu": {"cpu", "cells", "core"},
+    "cuda": {"cuda", "cells", "core"},
+    "ops": {"ops", "cpu", "cuda", "cells", "core"},
+    "bind": {"bind", "ops", "cpu", "cells", "core"},
+}
+
+# Headers that only some files may see: (header, files).
+RESERVED = [
+    (r".*intrin\.h|arm_neon\.h|arm_sve\.h", r"cpu/vec_\w+\.h"),
+    (r"pybind11/.*|Python\.h|numpy/.*", r"bind/.*"),
+    (r"cuda.*|cublas.*|nv.*", r"cuda/.*"),
+]
+
+# All that a unit compiled with wider instructions may see of the standard library: types, no functions. A
+# shared inline function could be the copy that the linker keeps for the whole program.
+TYPE_HEADERS = {"cstddef", "cstdint"}
+
+
+def includes(path: Path) -> list[tuple[str, str]]:
+    """The (quote, header) pairs of a file."""
+    return INCLUDE.findall(path.read_text())
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CSRC).as_posix()
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 10
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_includes_point_downwards(path: Path) -> None:
+    layer = path.relative_to(CSRC).parts[0]
+    for quote, header in includes(path):
+        if quote == '"':
+            assert (CSRC / header).is_file(), f"{name(path)} includes {header}, which is not below csrc"
+            assert header.split("/")[0] in ALLOWED[layer], f"{name(path)} includes {header}"
+        for pattern, users in RESERVED:
+            if quote == "<" and re.fullmatch(pattern, header):
+                assert re.fullmatch(users, name(path)), f"{name(path)} includes <{header}>"
+
+
+def test_kernel_units_see_no_library_functions() -> None:
+    waiting, seen = [CSRC / "cpu/kernels_unit.cpp"], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for quote, header in includes(path):
+            if quote == '"':
+                waiting.append(CSRC / header)
+            elif not re.fullmatch(RESERVED[0][0], header):
+                assert header in TYPE_HEADERS, f"{name(path)}, part of a kernel unit, includes <{header}>"
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_kernel_units_export_only_names_of_their_instruction_set(isa: str, real: str) -> None:
+    unit = ROOT / f"build/dev/CMakeFiles/kernels_{isa}_{real}.dir/csrc/cpu/kernels_unit.cpp.o"
+    if not unit.exists():
+        pytest.skip(f"no {unit.relative_to(ROOT)}; 'make test' builds it where the compiler knows {isa}")
+    command = ["nm", "--demangle", "--defined-only", "--extern-only", unit]
+    exported = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert any(f"{isa}::{real}_kernels" in line for line in exported), exported
+    shared = [line for line in exported if f"fastrnn::cpu::{isa}::" not in line]
+    assert not shared, "the linker may keep this copy for CPUs that cannot run it:\n" + "\n".join(shared)
+
+
+def test_the_word_that_means_two_things_is_absent() -> None:
+    word = "work" + "space"
+    for path in [*SOURCES, *(ROOT / "python").rglob("*.py*")]:
+        if path.suffix != ".pyc":
+            assert word not in path.read_text().lower(), f"{path}: say scratch or reserve"

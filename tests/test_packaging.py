@@ -1,0 +1,93 @@
+"""Is the installed package what pyproject.toml says, and how does it meet its environment?"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import fastrnn
+import pytest
+from fastrnn import _core
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGE = Path(fastrnn.__file__).parent
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new process, away from the source tree."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_one_version() -> None:
+    assert fastrnn.__version__ == PROJECT["version"]
+    assert importlib.metadata.version("fastrnn") == PROJECT["version"]
+    assert _core.build_info()["version"] == PROJECT["version"]
+
+
+def test_runtime_requirements() -> None:
+    requirements = importlib.metadata.requires("fastrnn") or []
+    needed = {line.split(">")[0] for line in requirements if "extra ==" not in line}
+    assert needed == {"numpy", "safetensors"}
+
+
+def test_typing_files_are_installed() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    assert (PACKAGE / "_core.pyi").is_file()
+
+
+def test_the_stub_names_what_the_module_has() -> None:
+    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+    stub = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert set(stub) == {name for name in vars(_core) if not name.startswith("_")}
+    for name, node in stub.items():
+        if isinstance(node, ast.ClassDef):
+            members = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            public = {member for member in vars(getattr(_core, name)) if not member.startswith("_")}
+            assert members - {"__init__"} == public, name
+
+
+def test_import_needs_numpy_and_safetensors_alone() -> None:
+    result = run("import sys, fastrnn; print(*sys.modules)")
+    assert result.returncode == 0, result.stderr
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert not loaded & {"torch", "tqdm", "matplotlib", "hypothesis", "pytest"}
+
+
+def test_import_starts_no_thread() -> None:
+    # OpenBLAS, which NumPy loads, starts its own unless told not to.
+    code = "import os, fastrnn; print(len(os.listdir('/proc/self/task')))"
+    assert run(code, OPENBLAS_NUM_THREADS="1").stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_environment_forces_the_instruction_set(isa: str) -> None:
+    assert run("import fastrnn; print(fastrnn.info()['isa'])", FASTRNN_ISA=isa).stdout.strip() == isa
+
+
+def test_environment_with_an_unknown_instruction_set() -> None:
+    error = run("import fastrnn; fastrnn.info()", FASTRNN_ISA="sse9").stderr
+    assert "ValueError: FASTRNN_ISA is 'sse9'; expected" in error
+    assert all(isa in error for isa in _core.available_isas())
+
+
+def test_environment_sets_the_number_of_threads() -> None:
+    code = "import fastrnn; print(fastrnn.get_num_threads())"
+    assert run(code, FASTRNN_NUM_THREADS="3").stdout.strip() == "3"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_environment_with_a_bad_number_of_threads(value: str) -> None:
+    error = run("import fastrnn; fastrnn.get_num_threads()", FASTRNN_NUM_THREADS=value).stderr
+    assert f"ValueError: FASTRNN_NUM_THREADS is '{value}'; expected" in error
