@@ -139,6 +139,27 @@ def test_tokens_are_one_hot_vectors(rng: np.random.Generator) -> None:
     compare((out, (None, dstate, gradients)), (expected_out, (None, *expected)), problem)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("x", np.zeros((3, 2, 5)), r"x has shape \(3, 2, 5\); expected \(3, 2, 4\)"),
+        ("x", np.zeros(3), r"x has shape \(3,\); expected \(T, B, I\)"),
+        ("x", np.zeros((0, 2, 4)), "with T of at least 1"),
+        ("x", np.array([[0, 4]]), "x holds tokens from 0 to 4; expected 0 to 3"),
+        ("state", np.zeros((1, 2, 3)), r"state has 1 entries; expected the pair \(h, c\)"),
+        ("state", [np.zeros((1, 2, 3))] * 2, r"state\[0\] has shape \(1, 2, 3\); expected \(1, 2, 5\)"),
+        ("lengths", [1, 2, 3], r"lengths has shape \(3,\); expected \(2,\)"),
+        ("lengths", [4, 2], r"lengths is \[4, 2\]; expected lengths from 0 to 3"),
+        ("reset", np.zeros((2, 3), bool), r"reset has shape \(2, 3\); expected \(3, 2\)"),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, value: Any, message: str) -> None:
+    spec = Spec("lstm", 4, 5, dtype="float64")
+    arguments = {"x": np.zeros((3, 2, 4))} | {argument: value}
+    with pytest.raises(ValueError, match=message):
+        reference.forward(spec, _ones(spec), **arguments)
+
+
 # ---- Facts known without a second program ---------------------------------------------------------
 
 

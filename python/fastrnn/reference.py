@@ -355,12 +355,48 @@ def of_layer(spec: Spec, arrays: Mapping[str, Array], suffix: str) -> dict[str, 
     }
 
 
-def as_states(spec: Spec, state: Any, batch: int) -> State:
-    """Return the public form of a state (None, h, or (h, c)) as a tuple of new arrays."""
-    if state is None:
-        return tuple(np.zeros(shape) for shape in spec.state_shapes(batch))
-    arrays = state if spec.cell == "lstm" else (state,)
-    return tuple(np.array(a, dtype=np.float64) for a in arrays)
+def expect_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `array` has this shape."""
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+
+
+def as_parameters(spec: Spec, parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Return all parameters in float64, their shapes checked."""
+    p = {name: np.asarray(parameters[name], dtype=np.float64) for name in spec.parameter_shapes()}
+    for name, shape in spec.parameter_shapes().items():
+        expect_shape(f"parameters[{name!r}]", p[name], shape)
+    return p
+
+
+def as_states(name: str, spec: Spec, state: Any, batch: int) -> State:
+    """Return the public form of a state (h, or (h, c); None for zeros) as a tuple of new arrays."""
+    shapes = spec.state_shapes(batch)
+    given = (state,) if spec.cell != "lstm" else (None, None) if state is None else tuple(state)
+    if len(given) != len(shapes):
+        raise ValueError(f"{name} has {len(given)} entries; expected the pair (h, c)")
+    states = tuple(
+        np.zeros(shape) if a is None else np.array(a, np.float64)
+        for a, shape in zip(given, shapes, strict=True)
+    )
+    for i, (array, shape) in enumerate(zip(states, shapes, strict=True)):
+        expect_shape(f"{name}[{i}]" if len(shapes) > 1 else name, array, shape)
+    return states
+
+
+def as_vectors(spec: Spec, x: NDArray[Any], active: NDArray[np.bool_]) -> Array:
+    """Return x (T, B, I), zero where not active; tokens (T, B) become one-hot vectors."""
+    steps, batch = active.shape
+    if x.dtype.kind not in "iu":
+        expect_shape("x", x, (steps, batch, spec.input_size))
+        return np.where(active[:, :, None], x, 0.0).astype(np.float64)
+    expect_shape("x", x, (steps, batch))
+    tokens = np.where(active, x, 0)
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= spec.input_size):
+        raise ValueError(
+            f"x holds tokens from {tokens.min()} to {tokens.max()}; expected 0 to {spec.input_size - 1}"
+        )
+    return np.where(active[:, :, None], np.eye(spec.input_size)[tokens], 0.0)
 
 
 def forward(
@@ -405,7 +441,7 @@ def forward(
     KeyError
         A parameter is missing.
     ValueError
-        Shapes do not fit together.
+        A shape, a length or a token is not as stated.
 
     Examples
     --------
@@ -418,17 +454,22 @@ def forward(
     >>> y.ravel().tolist()
     [1.0, 1.5, 1.75]
     """
-    p = {name: np.asarray(parameters[name], dtype=np.float64) for name in spec.parameter_shapes()}
+    p = as_parameters(spec, parameters)
     x = np.asarray(x)
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(
+            f"x has shape {x.shape}; expected (T, B, I), or (T, B) for tokens, with T of at least 1"
+        )
     steps, batch = x.shape[:2]
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths)
+    expect_shape("lengths", lengths, (batch,))
+    if not ((lengths >= 0) & (lengths <= steps)).all():
+        raise ValueError(f"lengths is {lengths.tolist()}; expected lengths from 0 to {steps}")
     reset = np.zeros((steps, batch), dtype=bool) if reset is None else np.asarray(reset, dtype=bool)
+    expect_shape("reset", reset, (steps, batch))
+    states = as_states("state", spec, state, batch)
     active = np.arange(steps)[:, None] < lengths
-    tokens = x.ndim == 2
-    if tokens:
-        x = np.eye(spec.input_size)[np.where(active, x, 0)]
-    layer_x: Array = np.where(active[:, :, None], x, 0.0).astype(np.float64)
-    states = as_states(spec, state, batch)
+    layer_x = as_vectors(spec, x, active)
 
     step = CELLS[spec.cell][0]
     directions = spec.num_directions
@@ -455,7 +496,8 @@ def forward(
             scale = dropout_scale(spec, layer, steps, batch, dropout_key)
             scales[layer] = scale
             layer_x = layer_x * scale
-    return layer_x, states if spec.cell == "lstm" else states[0], Cache(tokens, active, reset, saved, scales)
+    cache = Cache(x.dtype.kind in "iu", active, reset, saved, scales)
+    return layer_x, states if spec.cell == "lstm" else states[0], cache
 
 
 def backward(
@@ -485,6 +527,11 @@ def backward(
     gradients : dict of str to ndarray
         In the order of `Spec.parameter_shapes`.
 
+    Raises
+    ------
+    ValueError
+        A shape is not as stated.
+
     Examples
     --------
     >>> import numpy as np
@@ -497,16 +544,13 @@ def backward(
     >>> dx.ravel().tolist(), gradients["weight_hh_l0"].item()
     ([0.25, 0.5, 1.0], 2.0)
     """
-    p = {name: np.asarray(parameters[name], dtype=np.float64) for name in spec.parameter_shapes()}
+    p = as_parameters(spec, parameters)
     gradients = {name: np.zeros(shape) for name, shape in spec.parameter_shapes().items()}
     active, directions = cache.active, spec.num_directions
     steps, batch = active.shape
-    dstates = as_states(spec, None, batch)
-    if dstate_n is not None:
-        for whole, given in zip(dstates, dstate_n if spec.cell == "lstm" else (dstate_n,), strict=True):
-            if given is not None:
-                whole[...] = given
+    dstates = as_states("dstate_n", spec, dstate_n, batch)
     dlayer = np.zeros((steps, batch, spec.output_size)) if dy is None else np.asarray(dy, dtype=np.float64)
+    expect_shape("dy", dlayer, (steps, batch, spec.output_size))
 
     step_backward = CELLS[spec.cell][1]
     for layer in range(spec.num_layers - 1, -1, -1):
