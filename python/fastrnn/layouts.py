@@ -8,8 +8,11 @@ L layers, D directions.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 Cell = Literal["lstm", "gru", "rnn"]
 DType = Literal["float32", "float64"]
@@ -26,6 +29,54 @@ GATES: dict[str, tuple[str, ...]] = {
 DTYPES: tuple[DType, ...] = ("float32", "float64")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu", "sigmoid", "identity")
 PEEPHOLES: tuple[Peephole, ...] = ("none", "diagonal", "full")
+
+
+def integer(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return `value` as a plain int of at least `least` (and at most `most`); bool is not an integer here."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected an integer")
+    if number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {number}; expected an integer {bounds}")
+    return number
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return `value` as a plain bool; 0 and 1 are refused, since they are usually a misplaced argument."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected True or False")
+    return bool(value)
+
+
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected a number from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; expected a probability from 0 to 1")
+    return float(value)
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    expected = ", ".join(repr(choice) for choice in choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one of {expected}")
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {expected}")
+
+
+def _dtype(value: Any) -> str:
+    """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type."""
+    try:
+        name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise TypeError(f"dtype is {value!r}; expected 'float32' or 'float64'")
+    return name
 
 
 @dataclass(frozen=True)
@@ -55,6 +106,37 @@ class Spec:
     reset_after: bool = True
     nonlinearity: Nonlinearity = "tanh"
     dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        # Fields of one kind each; NumPy integers, floats and dtypes become plain Python values.
+        _one_of("cell", self.cell, tuple(GATES))
+        for name, least in (("input_size", 1), ("hidden_size", 1), ("num_layers", 1), ("proj_size", 0)):
+            self._set(name, integer(name, getattr(self, name), least))
+        for name in ("bias", "bidirectional", "reset_after"):
+            self._set(name, boolean(name, getattr(self, name)))
+        self._set("dropout", _probability("dropout", self.dropout))
+        _one_of("peephole", self.peephole, PEEPHOLES)
+        _one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
+        self._set("dtype", _dtype(self.dtype))
+
+        # Options that only one cell has.
+        if self.proj_size and self.cell != "lstm":
+            raise ValueError(f"proj_size is {self.proj_size} for cell {self.cell!r}; only 'lstm' has one")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size is {self.proj_size}; expected less than hidden_size = {self.hidden_size}"
+            )
+        if self.peephole != "none" and self.cell != "lstm":
+            raise ValueError(f"peephole is {self.peephole!r} for cell {self.cell!r}; only 'lstm' has it")
+        if not self.reset_after and self.cell != "gru":
+            raise ValueError(f"reset_after is False for cell {self.cell!r}; only 'gru' has that choice")
+        if self.nonlinearity != "tanh" and self.cell != "rnn":
+            raise ValueError(
+                f"nonlinearity is {self.nonlinearity!r} for cell {self.cell!r}; only 'rnn' has that choice"
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def num_gates(self) -> int:

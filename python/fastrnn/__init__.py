@@ -1,0 +1,39 @@
+"""Fast recurrent layers for the CPU: LSTM, GRU and Elman RNN, forward and backward, without a framework.
+
+The layers take torch.nn's arguments, parameter names and shapes; see `LSTM`, `GRU`, `RNN` and their
+single-step cells.  `functional` has the same as pure functions, `reference` as plain NumPy loops
+written to be read.
+
+Examples
+--------
+>>> import numpy as np
+>>> import fastrnn
+>>> layer = fastrnn.LSTM(input_size=3, hidden_size=4, seed=0)
+>>> y, (h_n, c_n) = layer(np.ones((5, 2, 3), "float32"))
+>>> y.shape, h_n.shape, c_n.shape
+((5, 2, 4), (1, 2, 4), (1, 2, 4))
+"""
+
+from . import _core, functional, reference
+from .info import get_num_threads, info, set_num_threads
+from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
+from .streaming import Stream
+
+__version__: str = _core.build_info()["version"]
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Stream",
+    "__version__",
+    "functional",
+    "get_num_threads",
+    "info",
+    "load",
+    "reference",
+    "set_num_threads",
+]

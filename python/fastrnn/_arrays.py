@@ -1,0 +1,169 @@
+"""Arrays in and out: NumPy as it is, every other library by DLPack, without a copy on the CPU.
+
+Nothing here knows about recurrent layers.  Messages name the argument, what came and what was
+expected; the callers add shapes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Export = Callable[[Array], Any]
+"""Hands a NumPy array to the caller's library, sharing its memory."""
+
+# DLPack device types whose memory this process can read directly: the CPU, and host memory pinned by
+# CUDA or ROCm.
+_HOST_DEVICES = (1, 3, 11)
+
+
+def take(name: str, value: Any) -> Array:
+    """Return a NumPy view of an array of any library; no copy."""
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(...)")
+        return np.asarray(value)
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected an array, as from np.asarray({name})")
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} requires grad, but no autograd graph is recorded here: pass {name}.detach() and call "
+            f"backward() of the layer (autograd is the part of fastrnn.torch, not in this version)"
+        )
+    device = value.__dlpack_device__()[0]
+    if device not in _HOST_DEVICES:
+        raise ValueError(
+            f"{name} is on DLPack device type {int(device)}; expected the CPU: copy it there first"
+        )
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{name} ({kind}) cannot be taken by DLPack: {error}") from error
+
+
+def take_float(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """Take an array of exactly this dtype; only the byte order is converted."""
+    array = take(name, value)
+    if array.dtype == dtype:
+        return array
+    if array.dtype.newbyteorder("=") == dtype:
+        return array.astype(dtype)
+    convert = f"{name}.astype('{dtype}')" if hasattr(value, "astype") else f"{name}.to(torch.{dtype})"
+    raise TypeError(f"{name} is {array.dtype}; expected {dtype}: convert it with {convert}, or choose dtype=")
+
+
+def take_integers(name: str, value: Any) -> Array:
+    """Take an array of any integer dtype; a list or tuple of integers will do."""
+    if isinstance(value, list | tuple):
+        try:
+            array = np.asarray(value) if len(value) else np.empty(0, np.int64)
+        except ValueError as error:  # ragged
+            raise TypeError(f"{name} is a {type(value).__name__} that makes no array: {error}") from error
+    else:
+        array = take(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} is {array.dtype}; expected integers")
+    return array
+
+
+def exporter(name: str, value: Any) -> Export:
+    """Find how results go back to the library that `value` came from."""
+    if isinstance(value, np.ndarray):
+        return as_it_is
+    if hasattr(value, "__array_namespace__"):
+        importer = getattr(value.__array_namespace__(), "from_dlpack", None)
+    else:
+        importer = _dlpack_importer(type(value))
+    if importer is None:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, whose library has no from_dlpack to take results back; "
+            f"pass np.from_dlpack({name})"
+        )
+    return importer  # type: ignore[no-any-return]
+
+
+def as_it_is(array: Array) -> Array:
+    """Hand over to NumPy itself: an `Export`."""
+    return array
+
+
+def _dlpack_importer(kind: type) -> Any:
+    """Find `from_dlpack` of the nearest package that defines this array type or a base of it."""
+    for base in kind.__mro__:
+        package = base.__module__
+        while package:
+            importer = getattr(sys.modules.get(package), "from_dlpack", None)
+            if importer is not None:
+                return importer
+            package = package.rpartition(".")[0]
+    return None
+
+
+def unit_stride(array: Array) -> Array:
+    """Return the array itself if a kernel can read it in place, else a contiguous copy.
+
+    Kernels take any strides but the last, which must be one element; negative ones are fine.
+    """
+    if array.flags.aligned and array.strides[-1] == array.itemsize:
+        return array
+    return array.copy()
+
+
+def contiguous(array: Array) -> Array:
+    """Return the array itself if it is C-contiguous and aligned, else a copy that is."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else array.copy()
+
+
+def expect_shape(name: str, array: Array, axes: Mapping[str, int | None]) -> None:
+    """Compare with named axes, in order; an axis of None may have any size."""
+    if array.ndim == len(axes) and all(
+        size is None or have == size for have, size in zip(array.shape, axes.values(), strict=True)
+    ):
+        return
+    raise ValueError(f"{name} has shape {array.shape}; expected {describe_axes(axes)}")
+
+
+def describe_axes(axes: Mapping[str, int | None]) -> str:
+    """Write ``(T, B, I) = (T, B, 3)``: the letters, and the sizes where they are given."""
+    comma = "," if len(axes) == 1 else ""
+    letters = ", ".join(axes) + comma
+    sizes = ", ".join(letter if size is None else str(size) for letter, size in axes.items()) + comma
+    return f"({letters})" if letters == sizes else f"({letters}) = ({sizes})"
+
+
+def take_output(
+    name: str, value: Any, dtype: np.dtype[Any], axes: Mapping[str, int | None], *, strided: bool = False
+) -> Array:
+    """Take an array that a kernel writes into: exactly this dtype and shape, never a copy.
+
+    `strided` allows any strides but the last, which is one element.
+    """
+    array = take(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name} is {array.dtype.str}; expected {dtype}, native byte order")
+    expect_shape(name, array, axes)
+    flags = array.flags
+    if not flags.writeable:
+        raise ValueError(f"{name} is read-only; expected an array to write into")
+    unit = array.strides[-1] == dtype.itemsize if strided else flags.c_contiguous
+    if array.size and not (flags.aligned and unit):
+        wanted = "a last axis of unit stride" if strided else "a C-contiguous array"
+        raise ValueError(f"{name} has strides {array.strides}; expected {wanted}, aligned")
+    return array
+
+
+def refuse_overlap(outputs: Mapping[str, Array], inputs: Mapping[str, Array | None]) -> None:
+    """Raise ValueError if an output shares memory with an input or with another output."""
+    others = {key: array for key, array in inputs.items() if array is not None}
+    for name, output in outputs.items():
+        for other, array in others.items():
+            if np.shares_memory(output, array):
+                raise ValueError(f"{name} overlaps {other} in memory; expected separate memory")
+        others[name] = output

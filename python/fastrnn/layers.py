@@ -1,0 +1,1050 @@
+"""LSTM, GRU and RNN layers and their single-step cells, with the arguments and names of torch.nn."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from . import _core
+from ._arrays import Array
+from ._calls import (
+    BATCH_FIRST,
+    CELL,
+    CELL_UNBATCHED,
+    SEED_END,
+    TIME_MAJOR,
+    UNBATCHED,
+    Call,
+    Layout,
+    Packed,
+    Reserve,
+    State,
+    check_call,
+    check_incoming,
+    check_parameters,
+    network,
+    run_backward,
+    run_forward,
+)
+from .info import Report, cuda_missing
+from .layouts import DType, Nonlinearity, Spec, boolean, integer
+from .streaming import Stream
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "load"]
+
+
+class NamedArrays(Mapping[str, Array]):
+    """Arrays under fixed names in a fixed order: their contents may change, the arrays may not.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> parameters = fastrnn.RNN(2, 3).parameters
+    >>> parameters["bias_hh_l0"][...] = 0
+    >>> parameters["weight_hh_l0"] *= 0.5
+    >>> parameters["bias_hh_l0"] = None
+    Traceback (most recent call last):
+        ...
+    TypeError: 'bias_hh_l0' cannot be replaced; write into it: [...] = value
+    """
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise KeyError(f"no {name!r}; expected one of {', '.join(self._arrays)}") from None
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        # `arrays[name] -= step` ends in an assignment of the very same array.
+        if value is not self[name]:
+            raise TypeError(f"{name!r} cannot be replaced; write into it: [...] = value")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {array.dtype} {array.shape}" for name, array in self._arrays.items())
+
+
+class _Recurrent(ABC):
+    """What layers and cells share: parameters, gradients, the two modes, copies and files."""
+
+    __slots__ = (
+        "__weakref__",
+        "_batch_first",
+        "_calls",
+        "_gradients",
+        "_packed",
+        "_parameters",
+        "_pending",
+        "_saved",
+        "_seed",
+        "_spec",
+        "_sums",
+        "_training",
+    )
+
+    # Names of the constructor's arguments that make up the configuration, in order.
+    _arguments: ClassVar[tuple[str, ...]]
+    # What this class leaves out at the end of the parameter names of a Spec.
+    _dropped_suffix: ClassVar[str] = ""
+
+    def __init__(self, spec: Spec, batch_first: object, device: object, seed: object) -> None:
+        if not isinstance(device, str):
+            raise TypeError(f"device is {device!r}, a {type(device).__name__}; expected 'cpu'")
+        if device == "cuda":
+            raise RuntimeError(f"device='cuda' is not available: {cuda_missing()}")
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; expected 'cpu' or 'cuda'")
+        batch_first = boolean("batch_first", batch_first)
+        seed = secrets.randbits(64) if seed is None else integer("seed", seed, 0, SEED_END - 1)
+
+        rng = np.random.default_rng(seed)
+        bound = spec.hidden_size**-0.5
+        drawn = {name: rng.uniform(-bound, bound, shape) for name, shape in self._shapes(spec).items()}
+        self._set_up(spec, batch_first, seed, 0, drawn, {})
+
+    def _set_up(
+        self,
+        spec: Spec,
+        batch_first: bool,
+        seed: int,
+        calls: int,
+        parameters: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+    ) -> None:
+        """Set every attribute, in training mode, with own copies of the arrays."""
+        self._spec = spec
+        self._batch_first = batch_first
+        self._seed = seed
+        self._calls = calls
+        self._parameters = NamedArrays({k: np.array(a, spec.dtype, order="C") for k, a in parameters.items()})
+        self._gradients = NamedArrays({k: np.zeros_like(a) for k, a in self._parameters.items()})
+        for name, gradient in gradients.items():
+            self._gradients[name][...] = gradient
+        self._training = True
+        self._packed: Packed | None = None
+        self._pending: Reserve | None = None
+        # Memory of the last training call, kept to be reused by the next.
+        self._saved = _core.Reserve()
+        self._sums: list[Array] | None = None
+
+    @classmethod
+    def _shapes(cls, spec: Spec) -> dict[str, tuple[int, ...]]:
+        return {k.removesuffix(cls._dropped_suffix): shape for k, shape in spec.parameter_shapes().items()}
+
+    # ------------------------------------------------------------------------------- attributes
+
+    @property
+    def input_size(self) -> int:
+        """I: features of x, or the number of different tokens."""
+        return self._spec.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """H: hidden units of each layer and direction."""
+        return self._spec.hidden_size
+
+    @property
+    def bias(self) -> bool:
+        """Whether there are bias_ih and bias_hh."""
+        return self._spec.bias
+
+    @property
+    def dtype(self) -> DType:
+        """Of parameters, inputs and results alike: "float32" or "float64"."""
+        return self._spec.dtype
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu"."""
+        return "cpu"
+
+    @property
+    def seed(self) -> int:
+        """Drawn or given seed of the initial parameters and of the dropout masks."""
+        return self._seed
+
+    @property
+    def training(self) -> bool:
+        """True in training mode, False in eval mode."""
+        return self._training
+
+    @property
+    def parameters(self) -> NamedArrays:
+        """Name to array, in a fixed order: writable in place in training mode, read-only in eval mode.
+
+        Writing through a view taken in training mode while in eval mode is undefined.
+        """
+        return self._parameters
+
+    @property
+    def gradients(self) -> NamedArrays:
+        """Name to gradient of the loss, in the order of `parameters`; zero until the first backward."""
+        return self._gradients
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name in self._arguments[2:]:
+            default = False if name == "batch_first" else getattr(Spec, name)
+            own = self._batch_first if name == "batch_first" else getattr(self._spec, name)
+            if own != default:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # ------------------------------------------------------------------------------------ modes
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode (or with False to eval mode); returns the layer itself.
+
+        Parameters are writable again, and streams made in eval mode stop working.
+        """
+        if not boolean("mode", mode):
+            return self.eval()
+        if not self._training:
+            for array in self._parameters.values():
+                array.flags.writeable = True
+            self._packed = None
+            self._training = True
+        return self
+
+    def eval(self) -> Self:
+        """Switch to eval mode: pack the weights once and make the parameters read-only.
+
+        Calls then save nothing, apply no dropout, and may run in several threads at a time.
+        """
+        if self._training:
+            self._packed = Packed(self._spec, list(self._parameters.values()))
+            for array in self._parameters.values():
+                array.flags.writeable = False
+            self._pending = None
+            self._training = False
+        return self
+
+    # ------------------------------------------------------------------------- forward, backward
+
+    @abstractmethod
+    def _layouts(self) -> tuple[Layout, Layout]:
+        """Return the layouts that x may come in, with and without a batch axis."""
+
+    def _run(self, call: Call) -> tuple[Array, State]:
+        """Run a checked call in the mode in force; time-major results."""
+        if not self._training:
+            assert self._packed is not None
+            return run_forward(self._packed, call)
+        self._pending = None  # its memory is used again
+        arrays = list(self._parameters.values())
+        if self._packed is None:
+            self._packed = Packed(self._spec, arrays)
+        else:
+            self._packed.weights.pack(arrays)
+        reserve = Reserve(call, self._saved, self._seed, self._calls)
+        results = run_forward(self._packed, call, reserve=reserve)
+        self._calls = (self._calls + 1) % SEED_END
+        self._pending = reserve
+        return results
+
+    def _backward(self, dy: Any, dstate_n: Any) -> tuple[Any, Any]:
+        if not self._training:
+            raise RuntimeError(
+                "backward in eval mode, where calls save nothing; call train() and the layer again"
+            )
+        reserve = self._pending
+        if reserve is None:
+            raise RuntimeError(
+                "backward without a training call to go back through: call the layer first, and again before "
+                "every further backward (fastrnn.functional keeps several calls)"
+            )
+        dy, dstate_n = check_incoming(reserve, dy, dstate_n)
+        if self._sums is None:
+            self._sums = [np.empty_like(array) for array in self._parameters.values()]
+        dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
+        self._pending = None
+        for gradient, total in zip(self._gradients.values(), self._sums, strict=True):
+            gradient += total
+        call = reserve.call
+        return None if dx is None else call.give(dx), call.give_state(dstate)
+
+    def zero_grad(self) -> None:
+        """Set all of `gradients` to zero, in place."""
+        for gradient in self._gradients.values():
+            gradient[...] = 0
+
+    def explain(self, x: Any) -> Report:
+        """Tell which kernel a call with this x runs, and why not a faster one; computes nothing.
+
+        Parameters
+        ----------
+        x : array
+            As in a call.
+
+        Returns
+        -------
+        Report
+            A dict that prints one line per entry: kernel, isa, threads, split and the reasons.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastrnn
+        >>> report = fastrnn.GRU(3, 4).explain(np.zeros((5, 2, 3), "float32"))
+        >>> "kernel" in report and "isa" in report
+        True
+        """
+        call = check_call(self._spec, self._layouts(), x)
+        return Report(network(self._spec).explain(call.steps, call.batch, self._training, call.tokens))
+
+    # -------------------------------------------------------------------------- copies and files
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the parameters, name to array, in their fixed order."""
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy parameters from a mapping of arrays of any library, in either mode.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            Exactly the names and shapes of `parameters`; torch tensors too, also those that require
+            grad.  Other float widths are converted to `dtype`.
+
+        Raises
+        ------
+        TypeError
+            For something that is no mapping of float arrays.
+        ValueError
+            For missing or unexpected names and wrong shapes, all of them listed.  Nothing has changed then.
+
+        Notes
+        -----
+        A training call made before cannot be gone back through any more, and streams stop working.
+        """
+        dtype = np.dtype(self._spec.dtype)
+        arrays = check_parameters("state_dict", self._shapes(self._spec), state_dict, dtype, cast=True)
+        packed = None if self._training else Packed(self._spec, arrays)
+        for target, source in zip(self._parameters.values(), arrays, strict=True):
+            target.flags.writeable = True
+            target[...] = source
+            target.flags.writeable = self._training
+        self._packed = packed
+        self._pending = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and configuration to a safetensors file, for `fastrnn.load`.
+
+        Parameters
+        ----------
+        path : str or path
+            An existing file is replaced, and only once the new one is complete.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        import safetensors.numpy
+
+        description = {
+            "format": _FORMAT,
+            "class": next(name for name, kind in _KINDS.items() if isinstance(self, kind)),
+            "arguments": {name: getattr(self, name) for name in self._arguments},
+            "seed": self._seed,
+            "calls": self._calls,
+        }
+        contents = safetensors.numpy.save(dict(self._parameters), {_METADATA_KEY: json.dumps(description)})
+        partial = Path(f"{os.fspath(path)}.partial")
+        try:
+            partial.write_bytes(contents)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "spec": self._spec,
+            "batch_first": self._batch_first,
+            "seed": self._seed,
+            "calls": self._calls,
+            "parameters": dict(self._parameters),
+            "gradients": dict(self._gradients),
+            "training": self._training,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # copy.copy comes here too: every copy owns its parameters, none has a call to go back through.
+        training = state.pop("training")
+        self._set_up(**state)
+        self.train(training)
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+class _Layer(_Recurrent):
+    """A stack of recurrent layers over whole sequences."""
+
+    __slots__ = ()
+
+    @property
+    def num_layers(self) -> int:
+        """L: layers of the stack."""
+        return self._spec.num_layers
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x, y and reset are (B, T, ...); states are (L*D, B, ...) in any case."""
+        return self._batch_first
+
+    @property
+    def dropout(self) -> float:
+        """Probability that an output of a layer but the last is dropped in training."""
+        return self._spec.dropout
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every layer also runs from the end to the start."""
+        return self._spec.bidirectional
+
+    @property
+    def proj_size(self) -> int:
+        """P: size that h is projected to; 0 if it is not."""
+        return self._spec.proj_size
+
+    def _layouts(self) -> tuple[Layout, Layout]:
+        return (BATCH_FIRST if self._batch_first else TIME_MAJOR), UNBATCHED
+
+    def __call__(
+        self, x: Any, state: Any = None, *, lengths: Any = None, reset: Any = None
+    ) -> tuple[Any, Any]:
+        """Run the layer over a batch of sequences, or one sequence without a batch axis.
+
+        Parameters
+        ----------
+        x : array (T, B, I), with `batch_first` (B, T, I), or (T, I)
+            Of the layer's dtype, or integer tokens without the axis I, which stand for one-hot
+            vectors.  NumPy, or any library with DLPack: results come back in the same library,
+            without a copy on the way.  T is at least 1, B may be 0.
+        state : array (L*D, B, R) or (L*D, R), for LSTM the pair (h, c), optional
+            Initial state; zeros if None.  c has H in place of R.
+        lengths : integers (B,), optional
+            Steps of each row, from 0 to T, in any order; y is 0 past them.
+        reset : bool array, the leading axes of x, optional
+            A boundary before step t: the state that enters it is zero, and no gradient crosses.
+
+        Returns
+        -------
+        y : array (T, B, D*R), in x's layout
+            The last layer's h at every step.  In training mode it is part of what backward needs and
+            therefore read-only; libraries without read-only arrays get a plain one, not to be changed.
+        state_n : array, or the pair (h_n, c_n)
+            Final state, as `state`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument of the wrong type, dtype, shape or value; nothing has changed then.
+
+        Notes
+        -----
+        In training mode x is kept, not copied, and must not change before backward.
+        """
+        call = check_call(self._spec, self._layouts(), x, state, lengths, reset)
+        y, state_n = self._run(call)
+        return call.give(y, writeable=not self._training), call.give_state(state_n)
+
+    def backward(self, dy: Any = None, dstate_n: Any = None) -> tuple[Any, Any]:
+        """Back-propagate through the last call, once, and add to `gradients`.
+
+        Parameters
+        ----------
+        dy : array of y's shape, optional
+            Gradient of the loss in y; zeros if None.  What it holds past a row's length is ignored.
+        dstate_n : array, or pair for LSTM, of the final state's shape, optional
+            Gradient of the loss in the final state; zeros if None (also inside the pair).
+
+        Returns
+        -------
+        dx : array of x's shape and layout, or None for tokens
+        dstate : array, or pair for LSTM
+            Gradient in the initial state, also if there was none.
+
+        Raises
+        ------
+        RuntimeError
+            In eval mode, before any call, or a second time.
+        TypeError, ValueError
+            For an argument of the wrong type, dtype or shape; nothing has changed then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastrnn
+        >>> layer = fastrnn.GRU(3, 4, seed=0)
+        >>> y, h_n = layer(np.ones((5, 2, 3), "float32"))
+        >>> dx, dh = layer.backward(dy=np.ones_like(y))
+        >>> for name in layer.parameters:
+        ...     layer.parameters[name] -= 0.1 * layer.gradients[name]
+        >>> layer.zero_grad()
+        """
+        return self._backward(dy, dstate_n)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Make a `Stream` of `batch` rows that keeps its state from step to step.
+
+        Needs eval mode and one direction (RuntimeError, ValueError).
+        """
+        return Stream(self, batch)
+
+
+def _warn_of_useless_dropout(dropout: float, num_layers: int) -> None:
+    if dropout and num_layers == 1:
+        warnings.warn(
+            f"dropout={dropout} has no effect: it acts between layers, and num_layers is 1",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+class LSTM(_Layer):
+    """Long short-term memory.
+
+    ::
+
+        i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)          input gate
+        f = sigmoid(W_if x + b_if + W_hf h + b_hf)          forget gate
+        g =    tanh(W_ig x + b_ig + W_hg h + b_hg)          candidate
+        o = sigmoid(W_io x + b_io + W_ho h + b_ho)          output gate
+        c' = f * c + i * g
+        h' = o * tanh(c')                                   then W_hr h', if there is a projection
+
+    With peepholes i and f also see c, and o sees c', each through its part of weight_ch.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int, optional
+        L: each layer after the first reads the output of the one before.
+    bias : bool, optional
+        Whether there are bias_ih and bias_hh.
+    batch_first : bool, optional
+        x and y are (B, T, ...) in place of (T, B, ...).
+    dropout : float, optional
+        Probability of dropping an output of a layer but the last, in training.
+    bidirectional : bool, optional
+        A second direction from the end to the start; y then has both, side by side.
+    proj_size : int, optional
+        P, less than H: project h to this size; 0 for no projection.
+    peephole : False, "diagonal" or "full", optional
+        One weight per unit and gate, or a matrix per gate; parameters weight_ch, gates i, f, o.
+    device : str, optional
+        "cpu".
+    dtype : str, optional
+        "float32" or "float64".
+    seed : int, optional
+        Of the initial parameters, uniform within 1/sqrt(H), and of dropout; drawn if None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of the wrong type or value.
+    RuntimeError
+        For ``device="cuda"``, which this build does not have.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997; forget gate:
+    Gers, Schmidhuber and Cummins, "Learning to forget", Neural Computation 12(10), 2000; peepholes:
+    Gers, Schraudolph and Schmidhuber, "Learning precise timing with LSTM recurrent networks", JMLR 3,
+    2002; projection: Sak, Senior and Beaufays, "Long short-term memory recurrent neural network
+    architectures for large scale acoustic modeling", Interspeech 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> layer = fastrnn.LSTM(3, 4, num_layers=2, batch_first=True, seed=0).eval()
+    >>> layer
+    LSTM(3, 4, num_layers=2, batch_first=True)
+    >>> y, (h_n, c_n) = layer(np.ones((2, 5, 3), "float32"))
+    >>> y.shape, h_n.shape
+    ((2, 5, 4), (2, 2, 4))
+    """
+
+    __slots__ = ()
+    _arguments = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "proj_size",
+        "peephole",
+        "dtype",
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peephole: bool | str = False,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        if peephole is not False and peephole not in ("diagonal", "full"):
+            kind = ValueError if isinstance(peephole, bool | str) else TypeError
+            raise kind(f"peephole is {peephole!r}; expected False, 'diagonal' or 'full'")
+        spec = Spec(
+            "lstm",
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            peephole=peephole or "none",
+            dtype=dtype,
+        )
+        super().__init__(spec, batch_first, device, seed)
+        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
+
+    @property
+    def peephole(self) -> bool | str:
+        """False, "diagonal" or "full"."""
+        return False if self._spec.peephole == "none" else self._spec.peephole
+
+
+class GRU(_Layer):
+    """Gated recurrent unit.
+
+    ::
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)          reset gate
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)          update gate
+        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))       candidate; with reset_after=False
+        n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
+        h' = (1 - z) * n + z * h
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+        As for `LSTM`.
+    reset_after : bool, optional
+        Whether r acts after the product with W_hn (as in torch.nn and cuDNN) or before it, on h (as in
+        the paper).
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As for `LSTM`.
+
+    References
+    ----------
+    Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine
+    translation", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> layer = fastrnn.GRU(input_size=10, hidden_size=4, bidirectional=True, seed=0)
+    >>> tokens = np.array([[1, 2], [3, 9]])
+    >>> y, h_n = layer(tokens)
+    >>> y.shape, h_n.shape
+    ((2, 2, 8), (2, 2, 4))
+    """
+
+    __slots__ = ()
+    _arguments = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "reset_after",
+        "dtype",
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        spec = Spec(
+            "gru",
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reset_after=reset_after,
+            dtype=dtype,
+        )
+        super().__init__(spec, batch_first, device, seed)
+        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate acts after the recurrent product."""
+        return self._spec.reset_after
+
+
+class RNN(_Layer):
+    """Elman network: h' = f(W_ih x + b_ih + W_hh h + b_hh).
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+        As for `LSTM`; `nonlinearity` stands fourth, where torch.nn has it.
+    nonlinearity : "tanh", "relu", "sigmoid" or "identity", optional
+        f.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As for `LSTM`.
+
+    References
+    ----------
+    Elman, "Finding structure in time", Cognitive Science 14(2), 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> layer = fastrnn.RNN(3, 4, nonlinearity="relu", seed=0)
+    >>> y, h_n = layer(np.ones((5, 3), "float32"))
+    >>> y.shape, h_n.shape
+    ((5, 4), (1, 4))
+    """
+
+    __slots__ = ()
+    _arguments = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "nonlinearity",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "dtype",
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Nonlinearity = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        spec = Spec(
+            "rnn",
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            nonlinearity=nonlinearity,
+            dtype=dtype,
+        )
+        super().__init__(spec, batch_first, device, seed)
+        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
+
+    @property
+    def nonlinearity(self) -> Nonlinearity:
+        """f: "tanh", "relu", "sigmoid" or "identity"."""
+        return self._spec.nonlinearity
+
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+class _Cell(_Recurrent):
+    """One step of one layer; a whole sequence runs faster through the layer of the same kind."""
+
+    __slots__ = ()
+    _dropped_suffix = "_l0"
+
+    def _layouts(self) -> tuple[Layout, Layout]:
+        return CELL, CELL_UNBATCHED
+
+    def __call__(self, x: Any, state: Any = None) -> Any:
+        """Advance one step.
+
+        Parameters
+        ----------
+        x : array (B, I) or (I,)
+            Or integer tokens without the axis I.
+        state : array (B, H) or (H,), for LSTMCell the pair (h, c), optional
+            Zeros if None.
+
+        Returns
+        -------
+        array, or pair for LSTMCell
+            The next state, as `state`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument of the wrong type, dtype, shape or value; nothing has changed then.
+        """
+        call = check_call(self._spec, self._layouts(), x, state)
+        _, state_n = self._run(call)
+        return call.give_state(state_n)
+
+    def backward(self, dstate_n: Any) -> tuple[Any, Any]:
+        """Back-propagate through the last call, once, and add to `gradients`.
+
+        Parameters
+        ----------
+        dstate_n : array, or pair for LSTMCell
+            Gradient of the loss in the next state.
+
+        Returns
+        -------
+        dx : array of x's shape, or None for tokens
+        dstate : array, or pair for LSTMCell
+            Gradient in the state, also if there was none.
+
+        Raises
+        ------
+        RuntimeError
+            In eval mode, before any call, or a second time.
+        TypeError, ValueError
+            For an argument of the wrong type, dtype or shape; nothing has changed then.
+        """
+        return self._backward(None, dstate_n)
+
+
+class LSTMCell(_Cell):
+    """One step of an `LSTM` layer: ``(h', c') = cell(x, (h, c))``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, device, dtype, seed
+        As for `LSTM`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> cell = fastrnn.LSTMCell(3, 4).eval()
+    >>> h, c = cell(np.ones((2, 3), "float32"))
+    >>> h, c = cell(np.ones((2, 3), "float32"), (h, c))
+    >>> list(cell.parameters)
+    ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh']
+    """
+
+    __slots__ = ()
+    _arguments = ("input_size", "hidden_size", "bias", "dtype")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(Spec("lstm", input_size, hidden_size, bias=bias, dtype=dtype), False, device, seed)
+
+
+class GRUCell(_Cell):
+    """One step of a `GRU` layer: ``h' = cell(x, h)``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, reset_after, device, dtype, seed
+        As for `GRU`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> cell = fastrnn.GRUCell(3, 4)
+    >>> h = cell(np.ones((2, 3), "float32"))
+    >>> dx, dh = cell.backward(np.ones_like(h))
+    >>> dx.shape, dh.shape
+    ((2, 3), (2, 4))
+    """
+
+    __slots__ = ()
+    _arguments = ("input_size", "hidden_size", "bias", "reset_after", "dtype")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        spec = Spec("gru", input_size, hidden_size, bias=bias, reset_after=reset_after, dtype=dtype)
+        super().__init__(spec, False, device, seed)
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate acts after the recurrent product."""
+        return self._spec.reset_after
+
+
+class RNNCell(_Cell):
+    """One step of an `RNN` layer: ``h' = cell(x, h)``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, nonlinearity, device, dtype, seed
+        As for `RNN`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> cell = fastrnn.RNNCell(3, 4, nonlinearity="relu").eval()
+    >>> cell(np.ones(3, "float32")).shape
+    (4,)
+    """
+
+    __slots__ = ()
+    _arguments = ("input_size", "hidden_size", "bias", "nonlinearity", "dtype")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: Nonlinearity = "tanh",
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        spec = Spec("rnn", input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, dtype=dtype)
+        super().__init__(spec, False, device, seed)
+
+    @property
+    def nonlinearity(self) -> Nonlinearity:
+        """f: "tanh", "relu", "sigmoid" or "identity"."""
+        return self._spec.nonlinearity
+
+
+# ------------------------------------------------------------------------------------------- files
+
+_METADATA_KEY = "fastrnn"
+_FORMAT = 1
+_KINDS: dict[str, type[_Recurrent]] = {
+    kind.__name__: kind for kind in (LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)
+}
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a layer or cell that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        A safetensors file.
+
+    Returns
+    -------
+    LSTM, GRU, RNN, LSTMCell, GRUCell or RNNCell
+        With the same configuration, parameters, seed and place in the sequence of dropout masks; in
+        training mode, as every new layer.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no safetensors file, or not one of `save`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fastrnn
+    >>> layer = fastrnn.GRU(3, 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     layer.save(folder + "/model.safetensors")
+    ...     fastrnn.load(folder + "/model.safetensors")
+    GRU(3, 4)
+    """
+    import safetensors
+
+    with Path(path).open("rb"):  # the system's own error if it cannot be read
+        pass
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
+    if _METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{os.fspath(path)} was not written by save(): its metadata has no {_METADATA_KEY!r} entry; "
+            f"build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
+        )
+    try:
+        description = json.loads(metadata[_METADATA_KEY])
+        if description["format"] != _FORMAT:
+            raise ValueError(f"it has format {description['format']}; expected {_FORMAT}")
+        kind = _KINDS[description["class"]]
+        layer = kind(**description["arguments"], seed=description["seed"])
+        layer.load_state_dict(parameters)
+        layer._calls = integer("calls", description["calls"], 0, SEED_END - 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} holds a layer that this version cannot read: {error}") from error
+    return layer

@@ -1,0 +1,205 @@
+"""Step by step, with the state kept in place between calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from ._arrays import Array, contiguous, expect_shape, exporter, take, take_integers
+from ._calls import TIME_MAJOR, check_call, check_state, check_x
+from .layouts import integer
+
+if TYPE_CHECKING:
+    from .layers import _Layer
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """N independent streams of one layer, whose state lives in one buffer that every step updates.
+
+    Made by ``layer.stream(batch=N)`` in eval mode.  Feeding a sequence step by step gives the same
+    bits as one call of the layer.  A stream goes with the weights it was made with: after the layer
+    has gone back to training or loaded other weights it raises RuntimeError, and a new one is needed.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU or RNN
+        In eval mode, not bidirectional.
+    batch : int
+        N.
+
+    Raises
+    ------
+    RuntimeError
+        If the layer is in training mode.
+    ValueError
+        If the layer is bidirectional, or N less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> layer = fastrnn.GRU(3, 4, seed=0).eval()
+    >>> stream = layer.stream(batch=2)
+    >>> x = np.ones((5, 2, 3), "float32")
+    >>> steps = [stream.step(x[t]).copy() for t in range(5)]
+    >>> bool((np.stack(steps) == layer(x)[0]).all())
+    True
+    >>> stream.reset(rows=[1])
+    >>> bool((stream.state[:, 1] == 0).all())
+    True
+    """
+
+    __slots__ = ("__weakref__", "_batch", "_core", "_dtype", "_layer", "_packed", "_shape")
+
+    def __init__(self, layer: _Layer, batch: int) -> None:
+        self._batch = integer("batch", batch, 1)
+        if layer.training:
+            raise RuntimeError("a stream needs a layer in eval mode; call eval() first")
+        if layer.bidirectional:
+            raise ValueError("the layer is bidirectional; a stream cannot start from the end")
+        packed = layer._packed
+        assert packed is not None
+        self._layer = layer
+        self._packed = packed
+        self._dtype = np.dtype(layer.dtype)
+        self._shape = (self._batch, layer.input_size)
+        self._core = _core.Stream(packed.network, packed.weights, self._batch)
+
+    @property
+    def batch(self) -> int:
+        """N: number of streams."""
+        return self._batch
+
+    def __repr__(self) -> str:
+        return f"Stream({self._layer!r}, batch={self._batch})"
+
+    def step(self, x: Any, rows: Any = None) -> Any:
+        """Advance all streams, or some, by one step.
+
+        Parameters
+        ----------
+        x : array (N, I), or (k, I) with `rows`
+            Or integer tokens (N,) or (k,).
+        rows : distinct integers (k,), optional
+            The streams that x belongs to, in its order; the others stay as they are.
+
+        Returns
+        -------
+        array (N, R) or (k, R)
+            The last layer's h, in one buffer that the next step overwrites; copy what is to stay.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument of the wrong type, dtype, shape or value; no stream has moved then.
+        RuntimeError
+            If the layer's weights have changed, or another thread is in this stream.
+        """
+        if self._layer._packed is not self._packed:
+            raise self._outdated()
+        # The common case costs a few comparisons; everything else is told apart below.
+        if rows is None and type(x) is np.ndarray and x.dtype is self._dtype and x.shape == self._shape:
+            flags = x.flags
+            if flags.c_contiguous and flags.aligned:
+                return self._core.step(x, None)
+        return self._checked_step(x, rows)
+
+    def _checked_step(self, x: Any, rows: Any) -> Any:
+        spec = self._packed.spec
+        array = check_x("x", spec, x)
+        export = exporter("x", x)
+        features = {} if array.dtype.kind == "i" else {"I": spec.input_size}
+        if rows is None:
+            expect_shape("x", array, {"N": self._batch} | features)
+            return export(self._core.step(contiguous(array), None))
+        indices = self._row_indices(rows)
+        expect_shape("x", array, {"k": indices.size} | features)
+        if np.unique(indices).size != indices.size:
+            raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
+        return export(self._core.step(contiguous(array), indices))
+
+    def _row_indices(self, rows: Any) -> Array:
+        array = take_integers("rows", rows)
+        expect_shape("rows", array, {"k": None})
+        bad = np.flatnonzero((array < 0) | (array >= self._batch))
+        if bad.size:
+            raise ValueError(f"rows[{bad[0]}] is {array[bad[0]]}; expected from 0 to {self._batch - 1}")
+        return contiguous(array.astype(np.int64, copy=False))
+
+    def run(self, x: Any) -> Any:
+        """Advance all streams by T steps.
+
+        Parameters
+        ----------
+        x : array (T, N, I), with the layer's `batch_first` (N, T, I)
+            Or integer tokens without the axis I.
+
+        Returns
+        -------
+        y : array (T, N, R), in x's layout
+            New memory; the layer's y for the same steps.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As for `step`.
+        """
+        if self._layer._packed is not self._packed:
+            raise self._outdated()
+        spec = self._packed.spec
+        call = check_call(spec, self._layer._layouts()[:1], x, batch=self._batch)
+        y = np.empty((call.steps, self._batch, spec.output_size), self._dtype)
+        self._core.run(contiguous(call.x), y)
+        return call.give(y)
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state of all streams, or some, to zero.
+
+        Parameters
+        ----------
+        rows : integers (k,) or bool mask (N,), optional
+            Which; all if None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For rows of the wrong type, shape or value; nothing has changed then.
+        """
+        if rows is None:
+            chosen: Any = slice(None)
+        elif getattr(rows, "dtype", None) is not None and take("rows", rows).dtype == np.bool_:
+            chosen = take("rows", rows)
+            expect_shape("rows", chosen, {"N": self._batch})
+        else:
+            chosen = self._row_indices(rows)
+        for buffer in self._buffers():
+            buffer[:, chosen] = 0
+
+    @property
+    def state(self) -> Any:
+        """Copies of the state: h (L, N, R), for LSTM the pair (h, c) with c (L, N, H); assign to set it."""
+        copies = tuple(buffer.copy() for buffer in self._buffers())
+        return copies if len(copies) == 2 else copies[0]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        if value is None:
+            raise TypeError("state is None; expected arrays, or call reset()")
+        arrays = check_state("state", self._packed.spec, TIME_MAJOR, self._batch, value)
+        assert arrays is not None
+        for buffer, array in zip(self._buffers(), arrays, strict=True):
+            buffer[...] = array
+
+    def _buffers(self) -> tuple[Array, ...]:
+        c = self._core.c
+        return (self._core.h,) if c is None else (self._core.h, c)
+
+    def _outdated(self) -> RuntimeError:
+        return RuntimeError(
+            "this stream was made with weights that its layer no longer has (train() or load_state_dict() "
+            "was called since); make a new one with stream()"
+        )
