@@ -103,11 +103,14 @@ def test_chunks_of_backward_add_up(variant: str, isa: str, rng: np.random.Genera
     compare((whole[0], (dx, dstate, total)), whole, problem)
 
 
-THREADED = {
-    "many rows": (3, 64, {}),
-    "one row": (3, 1, {}),
-    "few rows, both directions, layers": (4, 3, STACK),
-    "lengths": (4, 37, {"bidirectional": True}),
+# Name: H, T, B and options.  Too little work is not shared at all.
+THREADED: dict[str, tuple[int, int, int, dict[str, Any]]] = {
+    "rows, a tile for each thread": (130, 3, 64, {}),
+    "rows, fewer": (130, 14, 3, {"bidirectional": True, "num_layers": 2, "dropout": 0.5}),
+    "rows of any length": (130, 4, 37, {"bidirectional": True}),
+    "units, one row": (550, 4, 1, {}),
+    "units, both directions": (330, 4, 4, {"bidirectional": True, "num_layers": 2, "dropout": 0.5}),
+    "one thread": (7, 2, 3, {}),
 }
 
 
@@ -117,16 +120,18 @@ THREADED = {
 def test_the_number_of_threads_changes_nothing(
     variant: str, size: str, isa: str, rng: np.random.Generator
 ) -> None:
-    """Every output and every gradient, dropout included."""
-    steps, batch, options = THREADED[size]
-    spec = make_spec(variant, 70, 130, dropout=0.5 if options == STACK else 0.0, **options)
-    problem = make_problem(rng, spec, steps, batch, lengths=size == "lengths", reset=size == "lengths")
-    results = {}
+    """Every output and every gradient, however the work is divided, dropout included."""
+    hidden, steps, batch, options = THREADED[size]
+    spec = make_spec(variant, 70, hidden, **options)
+    masked = "any length" in size
+    problem = make_problem(rng, spec, steps, batch, lengths=masked, reset=masked)
+    results = []
     for threads in (1, 2, 3):
         _core.set_num_threads(threads)
-        results[threads] = run(problem, seed=7, call=11)
-    assert_same_results(results[2], results[1])
-    assert_same_results(results[3], results[1])
+        assert _core.get_num_threads() == threads
+        results.append(run(problem, seed=7, call=11))
+    assert_same_results(results[1], results[0])
+    assert_same_results(results[2], results[0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -128,12 +128,26 @@ def test_every_cell_with_every_option(
     compare(run(problem, strided=True), problem.reference(key), problem)
 
 
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [({}, False), ({}, True), ({"num_layers": 2, "dropout": 0.3}, False)],
+    ids=["plain", "tokens", "dropout"],
+)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_many_steps(variant: str, isa: str, rng: np.random.Generator) -> None:
-    """More steps than any block of them, both directions: what is handed from block to block arrives."""
-    spec = make_spec(variant, 40, 2 * LANES[isa, "float32"] + 3, bidirectional=True)
-    problem = make_problem(rng, spec, steps=131, batch=9, lengths=True, reset=True)
-    compare(run(problem), problem.reference(), problem)
+def test_many_steps(
+    variant: str, options: dict[str, Any], tokens: bool, isa: str, rng: np.random.Generator
+) -> None:
+    """What is handed from one block of steps to the next arrives, both directions.
+
+    Forward, a block is 256 KB of pre-activations; backward, it is 128 to 512 rows.  This is several
+    blocks of each, for every cell and instruction set.
+    """
+    hidden = 4 * LANES[isa, "float32"] + 3
+    spec = make_spec(variant, 21, hidden, bidirectional=True, **options)
+    problem = make_problem(rng, spec, steps=67, batch=64, tokens=tokens, lengths=True, reset=True)
+    assert problem.steps * problem.batch * hidden * spec.num_gates * 4 > 256 * 1024
+    key = (SEED, CALL) if spec.dropout else None
+    compare(run(problem), problem.reference(key), problem)
 
 
 @pytest.mark.parametrize("variant", ["lstm-full", "gru", "rnn-tanh"])
