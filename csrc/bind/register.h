@@ -1,0 +1,43 @@
+// The parts of the module, and the Python classes they share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <variant>
+
+#include "ops/network.h"
+
+namespace fastrnn::bind {
+
+struct PyNetwork {
+  Network network;
+  bool is_double = false;
+};
+
+// One type for both widths: a stack has one dtype for life.
+struct PyWeights {
+  PyNetwork network;
+  std::variant<std::shared_ptr<Weights<float>>, std::shared_ptr<Weights<double>>> weights;
+};
+
+struct PyReserve {
+  Reserve<float> single;
+  Reserve<double> wide;
+
+  template <class T>
+  Reserve<T>& of() {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return single;
+    } else {
+      return wide;
+    }
+  }
+};
+
+void register_network(pybind11::module_& m);
+void register_calls(pybind11::module_& m);
+void register_stream(pybind11::module_& m);
+void register_machine(pybind11::module_& m);
+
+}  // namespace fastrnn::bind

@@ -1,0 +1,59 @@
+// The words every layer of csrc shares: index type, options, shapes.  Letters as in csrc/README.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastrnn {
+
+// Sizes and offsets are 64-bit and signed: T*B*G*H passes 2^31 elements in real use.
+using Index = std::int64_t;
+
+enum class Cell { lstm, gru, rnn };
+enum class Peephole { none, diagonal, full };
+enum class Nonlinearity { tanh, relu, sigmoid, identity };
+
+// One direction of one layer.
+struct LayerShape {
+  Cell cell = Cell::lstm;
+  Peephole peephole = Peephole::none;                // LSTM only
+  Nonlinearity nonlinearity = Nonlinearity::tanh;    // Elman only
+  bool reset_after = true;                           // GRU only
+  bool bias = true;
+  Index input = 0;                                   // I
+  Index hidden = 0;                                  // H
+  Index projection = 0;                              // P, 0 = none; LSTM only
+
+  Index gates() const { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+  Index gate_rows() const { return gates() * hidden; }
+  Index recurrent() const { return projection ? projection : hidden; }
+
+  // Activated gates kept per (t, b, unit) for backward.  The Elman layer keeps none: its output is its
+  // activation.  GRU keeps r, z, n; W_hn h + b_hn is computed again, which costs one more product in
+  // backward (6 % of a training step) and saves a quarter of the memory.
+  Index reserved_gates() const { return cell == Cell::rnn ? 0 : gates(); }
+
+  // Columns of one row of dG, the gradient of the pre-activations that backward hands from step to step.
+  //   LSTM              i f g o
+  //   GRU reset-after   n' r z n     n' belongs to W_hn h + b_hn (it is dn * r), n to W_in x + b_in
+  //   GRU reset-before  r z n
+  //   Elman             h
+  // so that what W_hh^T multiplies and what W_ih^T multiplies are each one contiguous piece.
+  Index gradient_columns() const { return (cell == Cell::gru && reset_after ? 4 : gates()) * hidden; }
+  Index input_gradient_offset() const { return cell == Cell::gru && reset_after ? hidden : 0; }
+  // How many columns, from column 0, W_hh^T (without the reset-before candidate) multiplies.
+  Index recurrent_gradient_columns() const { return (cell == Cell::gru && !reset_after ? 2 : gates()) * hidden; }
+};
+
+// Rows of a [T, B, n] array with any strides over T and B (in elements) and unit stride over n.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  Index time_stride = 0;
+  Index batch_stride = 0;
+
+  T* at(Index t, Index b) const { return data + t * time_stride + b * batch_stride; }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,477 @@
+// Back-propagation through time (Werbos 1990).  Per block of steps, last block first: step by step the gradient of
+// the pre-activations, dG, in one pass over the transposed recurrent weights; then, all at once, what those rows
+// add to the weights' gradients and to dx.
+//
+// Order of sums: a weight's gradient is one chain over the rows of dG, last step first, rows of a step by falling
+// length; so it depends neither on the size of a block nor on the number of threads.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/sequence.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+// Rows of dG that are multiplied together: enough that reading and writing a tile of weight gradients costs little
+// beside the product, few enough that dG stays in L2.
+constexpr Index kBlockBytes = 1024 * 1024;
+constexpr Index kFewestRows = 128, kMostRows = 512;
+
+// One thread's lists of rows: a block's in the order of dG, a step's, and a weight gradient's.
+template <class T>
+struct Lists {
+  const T **x, **h_prev, **c_prev, **c, **gates, **in;
+  std::int64_t* tokens;
+  T **out, **dx;
+  const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **step_gates, **step_h_prev, **step_c, **step_c_prev;
+  T **dg, **dc, **carry, **projected;
+  const T** columns;
+  T** gradient;
+  Index bytes;
+
+  Lists(Arena arena, Index rows, Index B, Index gradient_rows) {
+    for (const T*** list : {&x, &h_prev, &c_prev, &c, &gates, &in}) *list = arena.take<const T*>(rows);
+    tokens = arena.take<std::int64_t>(rows);
+    for (T*** list : {&out, &dx}) *list = arena.take<T*>(rows);
+    for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &step_gates, &step_h_prev, &step_c,
+                            &step_c_prev}) *list = arena.take<const T*>(B);
+    for (T*** list : {&dg, &dc, &carry, &projected}) *list = arena.take<T*>(B);
+    columns = arena.take<const T*>(gradient_rows);
+    gradient = arena.take<T*>(gradient_rows);
+    bytes = static_cast<Index>(arena.used());
+  }
+};
+
+template <class T>
+Lists<T> lists_of(const BackwardCall<T>& call, Arena arena) {
+  return Lists<T>(arena, call.block * call.batch, call.batch, call.shape.gradient_columns());
+}
+
+// One thread's way through the sequence.
+template <class T>
+class Walk {
+ public:
+  Walk(const BackwardCall<T>& call, const Share& share)
+      : call_(call),
+        share_(share),
+        shape_(call.shape),
+        schedule_(*call.schedule),
+        kernels_(*call.kernels),
+        weights_(*call.weights),
+        list_(lists_of(call, Arena(call.lists + call.list_bytes * share.tid))),
+        H_(call.shape.hidden),
+        R_(call.shape.recurrent()),
+        width_(call.shape.gradient_columns()),
+        full_(call.shape.peephole == Peephole::full),
+        reset_after_(call.shape.cell == Cell::gru && call.shape.reset_after),
+        reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after) {}
+
+  void run() {
+    for (Index last = schedule_.steps(); last > 0;) {
+      const Index first = std::max<Index>(last - call_.block, 0);
+      list_block(first, last);
+      recompute();
+      Index row = 0;
+      for (Index step = last; step-- > first; row += schedule_.active(step)) step_backward(step, last, row);
+      share_.wait_all();
+      pack_block();
+      weight_gradients();
+      input_gradient();
+      keep_step(first);
+      share_.wait_all();
+      last = first;
+    }
+    initial_state();
+  }
+
+ private:
+  const T* previous_hidden(Index step, Index j) const {
+    const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
+    if (call_.starts_piece(step, j)) return call_.zeros;
+    if (step > 0) return call_.y.at(call_.reverse ? t + 1 : t - 1, b);
+    return call_.h0 ? call_.h0 + call_.state_row(b) * R_ : call_.zeros;
+  }
+  const T* previous_cell(Index step, Index j) const {
+    const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
+    if (call_.starts_piece(step, j)) return call_.zeros;
+    if (step > 0) return call_.cells + call_.cell_index(call_.reverse ? t + 1 : t - 1, b);
+    return call_.c0 ? call_.c0 + call_.state_row(b) * H_ : call_.zeros;
+  }
+
+  // The block's rows, last step first.
+  void list_block(Index first, Index last) {
+    rows_ = 0;
+    for (Index step = last; step-- > first;) {
+      for (Index j = 0; j < schedule_.active(step); ++j, ++rows_) {
+        const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
+        if (call_.tokens) {
+          list_.tokens[rows_] = call_.tokens[t * call_.batch + b];
+        } else if (call_.dropout) {
+          T* dropped = call_.dropped + rows_ * shape_.input;
+          if (rows_ % share_.threads == share_.tid) {
+            call_.dropout->apply(call_.x.at(t, b), dropped, t, b, shape_.input / call_.dropout->directions);
+          }
+          list_.x[rows_] = dropped;
+        } else {
+          list_.x[rows_] = call_.x.at(t, b);
+        }
+        list_.h_prev[rows_] = previous_hidden(step, j);
+        // The Elman layer's only gate is its output.
+        list_.gates[rows_] = call_.gates ? call_.gates + call_.cell_index(t, b) * shape_.reserved_gates() : call_.y.at(t, b);
+        if (shape_.cell == Cell::lstm) {
+          list_.c_prev[rows_] = previous_cell(step, j);
+          list_.c[rows_] = call_.cells + call_.cell_index(t, b);
+        }
+        if (call_.dx) list_.dx[rows_] = call_.dx.at(t, b);
+      }
+    }
+  }
+
+  // What forward computed and did not save, for all rows of the block.
+  void recompute() {
+    const PanelRange mine = share_.slice(rows_);
+    for (Index row = mine.first; row < mine.last; ++row) {
+      if (call_.candidate) list_.out[row] = call_.candidate + row * H_;
+      if (call_.hidden) list_.out[row] = call_.hidden + row * H_;
+    }
+    if (reset_after_) {  // q = W_hn h + b_hn: the same sums as in forward
+      Product<T> product;
+      product.operand = {list_.h_prev + mine.first, 1, weights_.candidate, H_};
+      product.units = H_;
+      product.rows = mine.last - mine.first;
+      product.panels = {0, panel_count(H_, kernels_.lanes)};
+      product.bias = shape_.bias ? call_.parameters.bias_hh + 2 * H_ : nullptr;
+      product.out = list_.out + mine.first;
+      kernels_.product(product);
+    }
+    StepForward<T> args;
+    args.units = H_;
+    args.rows = mine.last - mine.first;
+    args.pre = list_.gates + mine.first;
+    args.h_prev = list_.h_prev + mine.first;
+    args.c_prev = list_.c + mine.first;
+    args.h = list_.out + mine.first;
+    args.reset_h = list_.out + mine.first;
+    if (reset_before_) kernels_.gru_reset_hidden(args);
+    if (shape_.projection) kernels_.lstm_hidden(args);
+    if (call_.candidate || call_.hidden) share_.wait_all();
+  }
+
+  // `row`: where the step's rows begin in the block.
+  void step_backward(Index step, Index last, Index row) {
+    const Index active = share_.rows_of(schedule_.active(step));
+    for (Index i = 0; i < active; ++i) {
+      const Index j = share_.first_row() + i * share_.row_step();
+      const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j), state = call_.state_row(b);
+      const bool ends = step + 1 == schedule_.length(j);
+      const bool cut = !ends && call_.starts_piece(step + 1, j);
+      const bool goes_on = !ends && !cut;
+      const T* following = step + 1 == last ? call_.dg_next + j * width_
+                                            : call_.dg + (row - schedule_.active(step + 1) + j) * width_;
+      list_.dg[i] = call_.dg + (row + j) * width_;
+      list_.dg_now[i] = list_.dg[i];
+      list_.dg_next[i] = goes_on ? following : call_.zeros;
+      list_.dy[i] = call_.dy ? call_.dy.at(t, b) : call_.zeros;
+      list_.extra[i] = call_.zeros;
+      if (ends && call_.dh_n) list_.extra[i] = call_.dh_n + state * R_;
+      list_.step_gates[i] = list_.gates[row + j];
+      if (shape_.cell == Cell::lstm) {
+        list_.dc[i] = call_.dc + j * H_;
+        list_.dc_next[i] = goes_on ? list_.dc[i] : ends && call_.dc_n ? call_.dc_n + state * H_ : call_.zeros;
+        list_.step_c[i] = list_.c[row + j];
+        list_.step_c_prev[i] = list_.c_prev[row + j];
+        if (shape_.projection) list_.projected[i] = call_.projected + (row + j) * R_;
+      }
+      if (shape_.cell == Cell::gru) {
+        list_.carry[i] = call_.carry + j * H_;
+        if (goes_on) list_.extra[i] = list_.carry[i];
+        if (reset_after_) list_.candidate[i] = call_.candidate + (row + j) * H_;
+        list_.step_h_prev[i] = list_.h_prev[row + j];
+      }
+    }
+
+    StepBackward<T> args;
+    args.units = H_;
+    args.rows = active;
+    args.panels = share_.panels(H_, kernels_.lanes);
+    args.recurrent = {list_.dg_next, 1, weights_.recurrent, shape_.recurrent_gradient_columns()};
+    args.dy = list_.dy;
+    args.extra = list_.extra;
+    args.gates = list_.step_gates;
+    args.dg = list_.dg;
+    switch (shape_.cell) {
+      case Cell::lstm:
+        if (shape_.projection) project_backward(args, active);
+        args.c = list_.step_c;
+        args.c_prev = list_.step_c_prev;
+        args.dc_next = list_.dc_next;
+        args.dc = list_.dc;
+        args.peephole = shape_.peephole == Peephole::diagonal ? call_.parameters.weight_ch : nullptr;
+        if (full_) {
+          kernels_.lstm_backward_output(args);
+          share_.wait_units();
+          for (Index i = 0; i < active; ++i) list_.dg_now[i] += 3 * H_;
+          args.peephole_output = {list_.dg_now, 1, weights_.peephole_output, H_};
+          args.peephole_cell = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
+          kernels_.lstm_backward_cell(args);
+        } else {
+          kernels_.lstm_backward(args);
+        }
+        break;
+      case Cell::gru:
+        args.h_prev = list_.step_h_prev;
+        args.carry = list_.carry;
+        if (reset_after_) {
+          args.candidate = list_.candidate;
+          kernels_.gru_backward(args);
+        } else {
+          kernels_.gru_backward_candidate(args);
+          share_.wait_units();
+          for (Index i = 0; i < active; ++i) list_.dg_now[i] += 2 * H_;
+          args.recurrent = {list_.dg_now, 1, weights_.candidate, H_};
+          kernels_.gru_backward_reset(args);
+        }
+        break;
+      case Cell::rnn:
+        args.nonlinearity = shape_.nonlinearity;
+        kernels_.elman_backward(args);
+        break;
+    }
+    share_.wait_units();
+  }
+
+  // Gradient of the projected h; what is left of `args` then takes it through W_hr.
+  void project_backward(StepBackward<T>& args, Index active) {
+    Product<T> product;
+    product.operand = args.recurrent;
+    product.units = R_;
+    product.rows = active;
+    product.panels = share_.panels(R_, kernels_.lanes);
+    product.add = list_.dy;
+    product.add_more = list_.extra;
+    product.out = list_.projected;
+    kernels_.product(product);
+    share_.wait_units();
+    for (Index i = 0; i < active; ++i) {
+      list_.dy[i] = list_.extra[i] = call_.zeros;
+      list_.candidate[i] = list_.projected[i];
+    }
+    args.recurrent = {list_.candidate, 1, weights_.projection, R_};
+  }
+
+  // ---- what a block of dG adds to the gradients
+
+  void pack(const T* const* rows, Index units, T* panels) const {
+    const PanelRange mine = share_.slice(panel_count(units, kernels_.lanes));
+    kernels_.pack_rows({rows, rows_, units, mine, panels});
+  }
+
+  void pack_block() {
+    if (!call_.tokens) pack(list_.x, shape_.input, call_.panels.x);
+    pack(list_.h_prev, R_, call_.panels.h_prev);
+    if (call_.panels.inner) {  // r h, or the h before its projection
+      const T* rows = call_.hidden ? call_.hidden : call_.candidate;
+      for (Index row = 0; row < rows_; ++row) list_.in[row] = rows + row * H_;
+      pack(list_.in, H_, call_.panels.inner);
+    }
+    if (full_) {
+      pack(list_.c_prev, H_, call_.panels.c_prev);
+      pack(list_.c, H_, call_.panels.c);
+    }
+    share_.wait_all();
+  }
+
+  // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the gradient
+  // are dealt out in slices.
+  void outer_product(const T* a, Index stride, Index count, const T* panels, Index units, T* gradient) {
+    const PanelRange mine = share_.slice(count, kernels_.tile_rows);
+    for (Index row = mine.first; row < mine.last; ++row) {
+      list_.columns[row] = a + row;
+      list_.gradient[row] = gradient + row * units;
+    }
+    Product<T> product;
+    product.operand = {list_.columns + mine.first, stride, panels, rows_};
+    product.units = units;
+    product.rows = mine.last - mine.first;
+    product.panels = {0, panel_count(units, kernels_.lanes)};
+    product.add = list_.gradient + mine.first;
+    product.out = list_.gradient + mine.first;
+    kernels_.product(product);
+  }
+
+  // sum[column] += sum over rows of a[column] (times b's row)
+  void column_sum(const T* a, const T* const* b, Index count, T* sum) {
+    const PanelRange mine = share_.slice(count, kernels_.lanes);
+    kernels_.column_sum({a, width_, b, rows_, mine.first, mine.last, sum});
+  }
+
+  void weight_gradients() {
+    const LayerGradients<T>& to = call_.gradients;
+    const T* dg = call_.dg;
+    const T* dg_input = dg + shape_.input_gradient_offset();
+    const Index GH = shape_.gate_rows();
+    if (call_.tokens) {
+      const PanelRange mine = share_.slice(GH, kernels_.lanes);
+      for (Index row = 0; row < rows_; ++row) {
+        T* gradient = to.weight_ih_transposed + list_.tokens[row] * GH;
+        const T* from = dg_input + row * width_;
+        for (Index column = mine.first; column < mine.last; ++column) gradient[column] += from[column];
+      }
+    } else {
+      outer_product(dg_input, width_, GH, call_.panels.x, shape_.input, to.weight_ih);
+    }
+    if (shape_.bias) column_sum(dg_input, nullptr, GH, to.bias_ih);
+
+    if (reset_after_) {  // columns n' r z to rows r z n
+      outer_product(dg + H_, width_, 2 * H_, call_.panels.h_prev, R_, to.weight_hh);
+      outer_product(dg, width_, H_, call_.panels.h_prev, R_, to.weight_hh + 2 * H_ * R_);
+      if (shape_.bias) {
+        column_sum(dg + H_, nullptr, 2 * H_, to.bias_hh);
+        column_sum(dg, nullptr, H_, to.bias_hh + 2 * H_);
+      }
+    } else {
+      outer_product(dg, width_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
+      if (reset_before_) outer_product(dg + 2 * H_, width_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
+      if (shape_.bias) column_sum(dg, nullptr, GH, to.bias_hh);
+    }
+    if (shape_.projection) outer_product(call_.projected, R_, R_, call_.panels.inner, H_, to.weight_hr);
+    if (shape_.peephole == Peephole::diagonal) {
+      column_sum(dg, list_.c_prev, H_, to.weight_ch);
+      column_sum(dg + H_, list_.c_prev, H_, to.weight_ch + H_);
+      column_sum(dg + 3 * H_, list_.c, H_, to.weight_ch + 2 * H_);
+    } else if (full_) {
+      outer_product(dg, width_, 2 * H_, call_.panels.c_prev, H_, to.weight_ch);
+      outer_product(dg + 3 * H_, width_, H_, call_.panels.c, H_, to.weight_ch + 2 * H_ * H_);
+    }
+  }
+
+  void input_gradient() {
+    if (!call_.dx) return;
+    const PanelRange mine = share_.slice(rows_);
+    for (Index row = mine.first; row < mine.last; ++row) {
+      list_.in[row] = call_.dg + row * width_ + shape_.input_gradient_offset();
+    }
+    Product<T> product;
+    product.operand = {list_.in + mine.first, 1, weights_.input, shape_.gate_rows()};
+    product.units = shape_.input;
+    product.rows = mine.last - mine.first;
+    product.panels = {0, panel_count(shape_.input, kernels_.lanes)};
+    product.add = call_.add_dx ? list_.dx + mine.first : nullptr;
+    product.out = list_.dx + mine.first;
+    kernels_.product(product);
+  }
+
+  // The block's first step is what the block before it goes on from.
+  void keep_step(Index first) {
+    const Index active = schedule_.active(first);
+    const T* rows = call_.dg + (rows_ - active) * width_;
+    const PanelRange mine = share_.slice(active * width_);
+    std::copy(rows + mine.first, rows + mine.last, call_.dg_next + mine.first);
+  }
+
+  // Gradients of h0 and c0.
+  void initial_state() {
+    const bool lstm = shape_.cell == Cell::lstm;
+    Index n = 0;  // rows that reach their initial state
+    for (Index j = share_.tid; j < schedule_.batch(); j += share_.threads) {
+      const Index state = call_.state_row(schedule_.row(j));
+      T* dh0 = call_.dh0 + state * R_;
+      T* dc0 = lstm ? call_.dc0 + state * H_ : nullptr;
+      const bool empty = schedule_.length(j) == 0;  // the final state is the initial one
+      if (empty || call_.starts_piece(0, j)) {
+        copy_or_zero(empty && call_.dh_n ? call_.dh_n + state * R_ : nullptr, dh0, R_);
+        if (lstm) copy_or_zero(empty && call_.dc_n ? call_.dc_n + state * H_ : nullptr, dc0, H_);
+        continue;
+      }
+      list_.dg_next[n] = call_.dg_next + j * width_;
+      list_.projected[n] = dh0;
+      if (shape_.cell == Cell::gru) list_.extra[n] = call_.carry + j * H_;
+      if (lstm) {
+        list_.dc_next[n] = call_.dc + j * H_;
+        list_.dc[n] = dc0;
+      }
+      ++n;
+    }
+    Product<T> product;
+    product.operand = {list_.dg_next, 1, weights_.recurrent, shape_.recurrent_gradient_columns()};
+    product.units = R_;
+    product.rows = n;
+    product.panels = {0, panel_count(R_, kernels_.lanes)};
+    product.add = shape_.cell == Cell::gru ? list_.extra : nullptr;
+    product.out = list_.projected;
+    kernels_.product(product);
+    if (full_) {
+      product.operand = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
+      product.units = H_;
+      product.panels = {0, panel_count(H_, kernels_.lanes)};
+      product.add = list_.dc_next;
+      product.out = list_.dc;
+      kernels_.product(product);
+    } else if (lstm) {
+      for (Index i = 0; i < n; ++i) copy_or_zero(list_.dc_next[i], list_.dc[i], H_);
+    }
+  }
+
+  static void copy_or_zero(const T* from, T* to, Index count) {
+    if (from) {
+      std::copy(from, from + count, to);
+    } else {
+      std::fill(to, to + count, T(0));
+    }
+  }
+
+  const BackwardCall<T>& call_;
+  const Share& share_;
+  const LayerShape& shape_;
+  const Schedule& schedule_;
+  const Kernels<T>& kernels_;
+  const TransposedLayer<T>& weights_;
+  const Lists<T> list_;
+  const Index H_, R_, width_;
+  const bool full_, reset_after_, reset_before_;
+  Index rows_ = 0;  // of the block
+};
+
+}  // namespace
+
+template <class T>
+void BackwardCall<T>::layout(Arena& arena, int threads) {
+  const LayerShape& s = this->shape;
+  const int lanes = this->kernels->lanes;
+  const Index B = this->batch, H = s.hidden, R = s.recurrent(), width = s.gradient_columns();
+  const Index fitting = kBlockBytes / (width * static_cast<Index>(sizeof(T)));
+  const Index wanted = std::clamp(fitting, kFewestRows, kMostRows);
+  block = std::clamp<Index>(wanted / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
+  const Index rows = block * B;
+  const bool full = s.peephole == Peephole::full;
+  auto take_panels = [&](Index units) { return arena.take<T>(panel_count(units, lanes) * rows * lanes); };
+
+  dg = arena.take<T>(rows * width);
+  dg_next = arena.take<T>(B * width);
+  dc = s.cell == Cell::lstm ? arena.take<T>(B * H) : nullptr;
+  carry = s.cell == Cell::gru ? arena.take<T>(B * H) : nullptr;
+  candidate = s.cell == Cell::gru ? arena.take<T>(rows * H) : nullptr;
+  projected = s.projection ? arena.take<T>(rows * R) : nullptr;
+  hidden = s.projection ? arena.take<T>(rows * H) : nullptr;
+  dropped = this->dropout ? arena.take<T>(rows * s.input) : nullptr;
+  panels.x = this->tokens ? nullptr : take_panels(s.input);
+  panels.h_prev = take_panels(R);
+  panels.inner = s.projection || (s.cell == Cell::gru && !s.reset_after) ? take_panels(H) : nullptr;
+  panels.c_prev = full ? take_panels(H) : nullptr;
+  panels.c = full ? take_panels(H) : nullptr;
+  zeros = arena.take_zeroed<T>(width);
+  list_bytes = lists_of(*this, Arena()).bytes;
+  lists = arena.take<char>(list_bytes * threads);
+}
+
+template <class T>
+void backward(const BackwardCall<T>& call, const Share& share) {
+  Walk<T>(call, share).run();
+}
+
+template struct BackwardCall<float>;
+template struct BackwardCall<double>;
+template void backward(const BackwardCall<float>&, const Share&);
+template void backward(const BackwardCall<double>&, const Share&);
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,236 @@
+// Forward over time.  Per block of steps: the input product W_ih x + b of all its rows, which stays in L2;
+// then step by step the recurrent product, activations and state update in one pass over the weights.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/sequence.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+// Bytes of W_ih x + b computed ahead: well inside a 1 MB L2, beside a panel of weights.
+constexpr Index kBlockBytes = 256 * 1024;
+// Rows in a block below which the input product would read W_ih for too little work.
+constexpr Index kBlockRows = 48;
+
+template <class T>
+void copy(const T* from, T* to, Index count) {
+  if (from != to) std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+// One thread's lists of rows: a block's input product, and one step.
+template <class T>
+struct Lists {
+  const T** x;
+  std::int64_t* tokens;
+  T** block_pre;
+  T **pre, **c, **h, **y, **reset_h;
+  const T **h_prev, **c_prev;
+
+  Lists(Arena arena, Index block_rows, Index B)
+      : x(arena.take<const T*>(block_rows)),
+        tokens(arena.take<std::int64_t>(block_rows)),
+        block_pre(arena.take<T*>(block_rows)),
+        pre(arena.take<T*>(B)),
+        c(arena.take<T*>(B)),
+        h(arena.take<T*>(B)),
+        y(arena.take<T*>(B)),
+        reset_h(arena.take<T*>(B)),
+        h_prev(arena.take<const T*>(B)),
+        c_prev(arena.take<const T*>(B)),
+        bytes(static_cast<Index>(arena.used())) {}
+
+  Index bytes;
+};
+
+}  // namespace
+
+template <class T>
+void ForwardCall<T>::layout(Arena& arena, int threads) {
+  const LayerShape& s = this->shape;
+  const Index B = this->batch, GH = s.gate_rows();
+  const Index row_bytes = GH * static_cast<Index>(sizeof(T));
+  const Index rows = std::max<Index>({kBlockBytes / row_bytes, kBlockRows, 1});
+  block = std::clamp<Index>(rows / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
+  const Index block_rows = block * B;
+  // In training the gates of the reserve are computed in place.
+  pre = this->gates ? nullptr : arena.take<T>(block_rows * GH);
+  dropped = this->dropout ? arena.take<T>(block_rows * s.input) : nullptr;
+  hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
+  reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;
+  zeros = arena.take_zeroed<T>(s.hidden);
+  const bool two_cells = s.peephole == Peephole::full && !this->cells;
+  cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
+  list_bytes = Lists<T>(Arena(), block_rows, B).bytes;
+  lists = arena.take<char>(list_bytes * threads);
+}
+
+template <class T>
+void forward(const ForwardCall<T>& call, const Share& share) {
+  const LayerShape& shape = call.shape;
+  const Schedule& schedule = *call.schedule;
+  const Kernels<T>& kernels = *call.kernels;
+  const PackedLayer<T>& weights = *call.weights;
+  const Index B = call.batch, H = shape.hidden, R = shape.recurrent(), GH = shape.gate_rows();
+  const bool lstm = shape.cell == Cell::lstm;
+  const PanelRange panels = share.panels(H, kernels.lanes);
+
+  const Lists<T> list(Arena(call.lists + call.list_bytes * share.tid), call.block * B, B);
+
+  auto pre_row = [&](Index step, Index first_step, Index j) {
+    if (call.gates) return call.gates + (schedule.time(step, j, call.reverse) * B + schedule.row(j)) * GH;
+    return call.pre + ((step - first_step) * B + j) * GH;
+  };
+
+  // A row of no steps keeps its state.
+  for (Index j = share.tid; j < schedule.batch(); j += share.threads) {
+    if (schedule.length(j) > 0) continue;
+    const Index state = call.state_row(schedule.row(j));
+    copy(call.h0 ? call.h0 + state * R : call.zeros, call.h_n + state * R, R);
+    if (lstm) copy(call.c0 ? call.c0 + state * H : call.zeros, call.c_n + state * H, H);
+  }
+
+  for (Index first = 0; first < schedule.steps(); first += call.block) {
+    const Index last = std::min(first + call.block, schedule.steps());
+
+    // ---- W_ih x + b of the block
+    Index rows = 0;
+    for (Index step = first; step < last; ++step) {
+      const Index active = share.rows_of(schedule.active(step));
+      for (Index i = 0; i < active; ++i, ++rows) {
+        const Index j = share.first_row() + i * share.row_step();
+        const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
+        list.block_pre[rows] = pre_row(step, first, j);
+        if (call.tokens) {
+          list.tokens[rows] = call.tokens[t * B + b];
+        } else if (call.dropout) {
+          T* dropped = call.dropped + ((step - first) * B + j) * shape.input;
+          if (!share.by_units || rows % share.threads == share.tid) {
+            call.dropout->apply(call.x.at(t, b), dropped, t, b, shape.input / call.dropout->directions);
+          }
+          list.x[rows] = dropped;
+        } else {
+          list.x[rows] = call.x.at(t, b);
+        }
+      }
+    }
+    if (call.dropout) share.wait_units();
+    if (call.tokens) {
+      kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows, panels, weights.bias,
+                      list.block_pre});
+    } else {
+      Product<T> product;
+      product.operand = {list.x, 1, weights.input, shape.input};
+      product.gates = static_cast<int>(shape.gates());
+      product.units = H;
+      product.rows = rows;
+      product.panels = panels;
+      product.bias = weights.bias;
+      product.out = list.block_pre;
+      kernels.product(product);
+    }
+
+    // ---- the steps
+    for (Index step = first; step < last; ++step) {
+      const Index active = share.rows_of(schedule.active(step));
+      for (Index i = 0; i < active; ++i) {
+        const Index j = share.first_row() + i * share.row_step();
+        const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
+        const Index state = call.state_row(b);
+        const bool zero = call.starts_piece(step, j);
+        const Index t_prev = call.reverse ? t + 1 : t - 1;
+        list.pre[i] = pre_row(step, first, j);
+        list.y[i] = call.y.at(t, b);
+        list.h[i] = call.hidden ? call.hidden + j * H : list.y[i];
+        if (call.reset_h) list.reset_h[i] = call.reset_h + j * H;
+        list.h_prev[i] = zero       ? call.zeros
+                    : step > 0 ? call.y.at(t_prev, b)
+                    : call.h0  ? call.h0 + state * R
+                               : call.zeros;
+        if (lstm) {
+          auto cell = [&](Index at_step, Index at_time) {
+            if (call.cells) return call.cells + call.cell_index(at_time, b);
+            if (call.cell_pair) return call.cell_pair + (at_step % 2 * B + j) * H;
+            return call.c_n + state * H;
+          };
+          list.c[i] = cell(step, t);
+          list.c_prev[i] = zero       ? call.zeros
+                           : step > 0 ? cell(step - 1, t_prev)
+                           : call.c0  ? call.c0 + state * H
+                                      : call.zeros;
+        }
+      }
+
+      StepForward<T> args;
+      args.units = H;
+      args.rows = active;
+      args.panels = panels;
+      args.recurrent = {list.h_prev, 1, weights.recurrent, R};
+      args.pre = list.pre;
+      args.gates = call.gates ? list.pre : nullptr;
+      args.h_prev = list.h_prev;
+      args.h = list.h;
+      switch (shape.cell) {
+        case Cell::lstm:
+          args.c_prev = list.c_prev;
+          args.c = list.c;
+          args.peephole = weights.peephole;
+          if (shape.peephole == Peephole::full) {
+            args.gates = list.pre;  // o waits there
+            args.peephole_full = {list.c_prev, 1, weights.peephole_cell, H};
+            kernels.lstm_forward(args);
+            share.wait_units();
+            args.peephole_full = {list.c, 1, weights.peephole_output, H};
+            kernels.lstm_forward_output(args);
+          } else {
+            kernels.lstm_forward(args);
+          }
+          if (shape.projection) {
+            share.wait_units();
+            Product<T> product;
+            product.operand = {list.h, 1, weights.projection, H};
+            product.units = R;
+            product.rows = active;
+            product.panels = share.panels(R, kernels.lanes);
+            product.out = list.y;
+            kernels.product(product);
+          }
+          break;
+        case Cell::gru:
+          if (shape.reset_after) {
+            args.candidate_bias = weights.candidate_bias;
+            kernels.gru_forward(args);
+          } else {
+            args.gates = list.pre;
+            args.reset_h = list.reset_h;
+            kernels.gru_forward_reset(args);
+            share.wait_units();
+            args.recurrent = {list.reset_h, 1, weights.candidate, H};
+            kernels.gru_forward_candidate(args);
+          }
+          break;
+        case Cell::rnn:
+          args.nonlinearity = shape.nonlinearity;
+          kernels.elman_forward(args);
+          break;
+      }
+      share.wait_units();  // all of h_t before anyone reads it; all reads of h0 before h_n, which may be the same
+
+      // Rows that end here.  By units, rows are dealt out for this.
+      for (Index i = share.by_units ? share.tid : 0; i < active; i += share.by_units ? share.threads : 1) {
+        const Index j = share.first_row() + i * share.row_step();
+        if (schedule.length(j) != step + 1) continue;
+        const Index state = call.state_row(schedule.row(j));
+        copy<T>(list.y[i], call.h_n + state * R, R);
+        if (lstm) copy<T>(list.c[i], call.c_n + state * H, H);
+      }
+    }
+  }
+}
+
+template struct ForwardCall<float>;
+template struct ForwardCall<double>;
+template void forward(const ForwardCall<float>&, const Share&);
+template void forward(const ForwardCall<double>&, const Share&);
+
+}  // namespace fastrnn::cpu

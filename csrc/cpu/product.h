@@ -1,0 +1,242 @@
+// The register-tiled product under every kernel.
+//
+// A tile is `Rows` rows by `Panels` panels of `Gates` vectors, all sums in registers.  It starts from sums in
+// `z` (a few KB on the stack, in L1), runs over k and leaves the sums there; what a cell does before and after
+// is an ordinary loop over z, so it is compiled once and not once per tile shape.  Storing and loading z costs
+// two moves a vector against K multiply-adds.  `z` is [row][panel][gate][lanes].
+//
+// Tile shapes: as many sums as there are registers for (kAccumulators).  With few rows left, more panels at
+// once keep enough independent chains in flight to hide the latency of fma; K is never split, because the
+// order of a sum must not depend on the shape of the tile.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace fastrnn::cpu::FRNN_ISA {
+
+inline constexpr int kMaxRows = 8;
+
+// Panels side by side in the main tile: four vectors of one or two gates, else one panel.
+constexpr int main_panels(int gates) { return gates <= 2 ? 4 / gates : 1; }
+constexpr int main_rows(int gates) {
+  const int rows = kAccumulators / (gates * main_panels(gates));
+  return rows < kMaxRows ? rows : kMaxRows;
+}
+constexpr int panels_for(int gates, int rows) {
+  int panels = 4;
+  while (panels > 1 && rows * panels * gates > kAccumulators) panels /= 2;
+  return panels;
+}
+
+template <class T>
+using TileFn = void (*)(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride);
+
+template <class T, int Rows, int Panels, int Gates>
+void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride) {
+  using V = Vec<T>;
+  V acc[Rows][Panels][Gates];
+  const T* row[Rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = a[r];
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+      for (int g = 0; g < Gates; ++g) acc[r][p][g] = V::load(z + (r * Panels + p) * z_stride + g * V::lanes);
+    }
+  }
+  for (Index k = 0; k < depth; ++k) {
+    V weight[Panels][Gates];
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+      for (int g = 0; g < Gates; ++g) weight[p][g] = V::load(w + p * panel_stride + (k * Gates + g) * V::lanes);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const V value(row[r][k * step]);
+#pragma GCC unroll 8
+      for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+        for (int g = 0; g < Gates; ++g) acc[r][p][g] = fma(value, weight[p][g], acc[r][p][g]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+      for (int g = 0; g < Gates; ++g) acc[r][p][g].store(z + (r * Panels + p) * z_stride + g * V::lanes);
+    }
+  }
+}
+
+// tile<Rows, Panels, Gates> for the shapes that fit in registers.
+template <class T, int Gates>
+struct Tiles {
+  TileFn<T> fn[3][kMaxRows];  // [log2 panels][rows - 1]
+
+  template <int Panels, int Row>
+  static constexpr TileFn<T> pick() {
+    if constexpr (Row * Panels * Gates <= kAccumulators) {
+      return tile<T, Row, Panels, Gates>;
+    } else {
+      return nullptr;
+    }
+  }
+  template <int Panels, int Log>
+  constexpr void fill() {
+    fn[Log][0] = pick<Panels, 1>();
+    fn[Log][1] = pick<Panels, 2>();
+    fn[Log][2] = pick<Panels, 3>();
+    fn[Log][3] = pick<Panels, 4>();
+    fn[Log][4] = pick<Panels, 5>();
+    fn[Log][5] = pick<Panels, 6>();
+    fn[Log][6] = pick<Panels, 7>();
+    fn[Log][7] = pick<Panels, 8>();
+  }
+  constexpr Tiles() : fn() {
+    fill<1, 0>();
+    fill<2, 1>();
+    fill<4, 2>();
+  }
+};
+template <class T, int Gates>
+inline constexpr Tiles<T, Gates> tiles{};
+
+// A group of rows and panels that one tile covers.
+struct TileAt {
+  Index row;
+  Index panel;
+  int rows;
+  int panels;
+};
+
+// z += A W over the whole depth.  `z_gates`: gates of one z entry, at least Gates.
+template <int Gates, class T>
+FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
+  const Index panel_stride = op.depth * Gates * Vec<T>::lanes;
+  tiles<T, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride, panel_stride,
+                                                  op.depth, z, z_gates * Vec<T>::lanes);
+}
+
+// For every tile: start(row, unit, n, z) for each row and panel, products(at, z), finish(row, unit, n, z) for each.
+// unit is the panel's first unit and n how many of its lanes are real.
+template <int Gates, class T, class Start, class Products, class Finish>
+FRNN_INLINE void for_tiles(Index rows, PanelRange range, Index units, Start start, Products products, Finish finish) {
+  constexpr int lanes = Vec<T>::lanes;
+  constexpr int most = main_rows(Gates);
+  alignas(64) T z[kAccumulators * lanes];
+
+  auto each = [&](const TileAt& at, auto&& visit) {
+    T* entry = z;
+    for (int r = 0; r < at.rows; ++r) {
+      for (int p = 0; p < at.panels; ++p, entry += Gates * lanes) {
+        const Index unit = (at.panel + p) * lanes;
+        const Index n = units - unit < lanes ? units - unit : lanes;
+        visit(at.row + r, unit, n, entry);
+      }
+    }
+  };
+  // All panels for the rows [first, last), in groups of `group` rows.
+  auto sweep = [&](Index first, Index last, int group) {
+    int wide = panels_for(Gates, group);
+    for (Index panel = range.first; panel < range.last; panel += wide) {
+      while (panel + wide > range.last) wide /= 2;
+      for (Index row = first; row < last; row += group) {
+        const TileAt at{row, panel, group, wide};
+        each(at, start);
+        products(at, static_cast<T*>(z));
+        each(at, finish);
+      }
+    }
+  };
+  const Index rest = rows % most;
+  if (rows > rest) sweep(0, rows - rest, most);
+  if (rest) sweep(rows - rest, rows, static_cast<int>(rest));
+}
+
+template <class T>
+FRNN_INLINE Vec<T> at(const T* z, int gate) {
+  return Vec<T>::load(z + gate * Vec<T>::lanes);
+}
+template <class T>
+FRNN_INLINE void put(T* z, int gate, Vec<T> x) {
+  x.store(z + gate * Vec<T>::lanes);
+}
+
+template <class T, int Gates>
+void product_gates(const Product<T>& p) {
+  for_tiles<Gates, T>(
+      p.rows, p.panels, p.units,
+      [&](Index row, Index unit, Index n, T* z) {
+        for (int g = 0; g < Gates; ++g) {
+          const Index column = g * p.units + unit;
+          Vec<T> start(T(0));
+          if (p.bias) start = load(p.bias + column, n);
+          if (p.add) start = load(p.add[row] + column, n);
+          if (p.add_more) start = start + load(p.add_more[row] + column, n);
+          put(z, g, start);
+        }
+      },
+      [&](TileAt tile, T* z) { multiply<Gates>(p.operand, tile, z, Gates); },
+      [&](Index row, Index unit, Index n, T* z) {
+        for (int g = 0; g < Gates; ++g) store(p.out[row] + g * p.units + unit, at(z, g), n);
+      });
+}
+
+template <class T>
+void product(const Product<T>& p) {
+  switch (p.gates) {
+    case 1: return product_gates<T, 1>(p);
+    case 2: return product_gates<T, 2>(p);
+    case 3: return product_gates<T, 3>(p);
+    default: return product_gates<T, 4>(p);
+  }
+}
+
+template <class T>
+void gather(const Gather<T>& p) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (Index row = 0; row < p.rows; ++row) {
+    for (Index panel = p.range.first; panel < p.range.last; ++panel) {
+      const T* w = p.panels + (panel * p.depth + p.tokens[row]) * p.gates * lanes;
+      const Index unit = panel * lanes;
+      const Index n = p.units - unit < lanes ? p.units - unit : lanes;
+      for (int g = 0; g < p.gates; ++g) {
+        Vec<T> sum = Vec<T>::load(w + g * lanes);
+        if (p.bias) sum = sum + load(p.bias + g * p.units + unit, n);
+        store(p.out[row] + g * p.units + unit, sum, n);
+      }
+    }
+  }
+}
+
+template <class T>
+void pack_rows(const PackRows<T>& p) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (Index panel = p.panels.first; panel < p.panels.last; ++panel) {
+    const Index unit = panel * lanes;
+    const Index n = p.units - unit < lanes ? p.units - unit : lanes;
+    T* out = p.out + panel * p.depth * lanes;
+    for (Index k = 0; k < p.depth; ++k) load(p.rows[k] + unit, n).store(out + k * lanes);
+  }
+}
+
+template <class T>
+void column_sum(const ColumnSum<T>& p) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (Index unit = p.first; unit < p.last; unit += lanes) {
+    const Index n = p.last - unit < lanes ? p.last - unit : lanes;
+    Vec<T> sum = load(p.out + unit, n);
+    for (Index row = 0; row < p.rows; ++row) {
+      const Vec<T> a = load(p.a + row * p.stride + unit, n);
+      sum = p.b ? fma(a, load(p.b[row] + unit, n), sum) : sum + a;
+    }
+    store(p.out + unit, sum, n);
+  }
+}
+
+}  // namespace fastrnn::cpu::FRNN_ISA

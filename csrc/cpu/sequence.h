@@ -1,0 +1,113 @@
+// The time loops: one direction of one layer over a whole sequence, on the kernels of one instruction set.
+#pragma once
+
+#include "core/buffers.h"
+#include "core/philox.h"
+#include "cpu/kernels.h"
+#include "cpu/pack.h"
+#include "cpu/schedule.h"
+
+namespace fastrnn::cpu {
+
+// What forward and backward share.
+template <class T>
+struct Sequence {
+  LayerShape shape;
+  const Kernels<T>* kernels = nullptr;
+  const Schedule* schedule = nullptr;
+  bool reverse = false;
+  Index T_steps = 0, batch = 0;               // of the arrays
+  Rows<const T> x;                            // [T,B,I]; not with tokens
+  const std::int64_t* tokens = nullptr;       // [T,B], or null
+  const Dropout* dropout = nullptr;           // mask of x, or null
+  const bool* reset = nullptr;                // [T,B], or null
+  const T* h0 = nullptr;                      // [B,R], null = zeros
+  const T* c0 = nullptr;                      // [B,H], null = zeros
+  const Index* state_rows = nullptr;          // row b's state is at this row of h0, c0, h_n, c_n; null = b
+  T* gates = nullptr;                         // reserve [T,B,reserved_gates,H], null in inference
+  T* cells = nullptr;                         // reserve [T,B,H] (LSTM), null in inference
+
+  Index state_row(Index b) const { return state_rows ? state_rows[b] : b; }
+  Index cell_index(Index t, Index b) const { return (t * batch + b) * shape.hidden; }
+  // Is there a boundary between row j's steps s - 1 and s (in processing order)?
+  bool starts_piece(Index step, Index j) const {
+    if (!reset) return false;
+    const Index t = schedule->time(step, j, reverse);
+    if (reverse) return step > 0 && reset[(t + 1) * batch + schedule->row(j)];
+    return reset[t * batch + schedule->row(j)];
+  }
+};
+
+// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0.
+template <class T>
+struct ForwardCall : Sequence<T> {
+  const PackedLayer<T>* weights = nullptr;
+  Rows<T> y;         // [T,B,R], out; steps past a row's length are left alone
+  T* h_n = nullptr;  // [B,R], out
+  T* c_n = nullptr;  // [B,H], out; in inference also where c lives meanwhile
+  // Memory, laid out by layout().
+  Index block = 1;   // steps whose input product is computed ahead
+  T* pre = nullptr;
+  T* dropped = nullptr;
+  T* hidden = nullptr;
+  T* reset_h = nullptr;
+  T* cell_pair = nullptr;    // full peephole in inference: every unit reads all of c, so c has two buffers
+  const T* zeros = nullptr;
+  char* lists = nullptr;     // lists of rows, one set per thread
+  Index list_bytes = 0;
+
+  void layout(Arena& arena, int threads);
+};
+
+template <class T>
+void forward(const ForwardCall<T>& call, const Share& share);
+
+// Gradients of a layer's parameters: LayerParameters' shapes, out, +=.
+template <class T>
+struct LayerGradients {
+  T* weight_ih = nullptr;
+  T* weight_hh = nullptr;
+  T* bias_ih = nullptr;
+  T* bias_hh = nullptr;
+  T* weight_hr = nullptr;
+  T* weight_ch = nullptr;
+  T* weight_ih_transposed = nullptr;  // (I, G*H), instead of weight_ih with tokens
+};
+
+template <class T>
+struct BackwardCall : Sequence<T> {
+  const TransposedLayer<T>* weights = nullptr;
+  LayerParameters<T> parameters;
+  Rows<const T> y;           // as forward left it
+  Rows<const T> dy;          // [T,B,R] or null
+  const T* dh_n = nullptr;   // [B,R] or null
+  const T* dc_n = nullptr;   // [B,H] or null
+  Rows<T> dx;                // [T,B,I], out, or null
+  bool add_dx = false;       // += instead of =: the second direction
+  T* dh0 = nullptr;          // [B,R], out
+  T* dc0 = nullptr;          // [B,H], out
+  LayerGradients<T> gradients;
+  // Memory, laid out by layout().
+  Index block = 1;           // steps whose weight gradients are computed together
+  T* dg = nullptr;           // [active rows of a block][gradient_columns]
+  T* dg_next = nullptr;      // [B][gradient_columns]: the step after the block
+  T* dc = nullptr;           // [B,H]
+  T* carry = nullptr;        // [B,H]
+  T* candidate = nullptr;    // [rows of a block][H]: GRU q, or r h
+  T* projected = nullptr;    // [rows of a block][P]: gradient of the projected h
+  T* hidden = nullptr;       // [rows of a block][H]: o tanh(c)
+  T* dropped = nullptr;      // [rows of a block][I]
+  struct {
+    T *x = nullptr, *h_prev = nullptr, *inner = nullptr, *c_prev = nullptr, *c = nullptr;
+  } panels;                  // a block's rows as panels; inner: r h, or o tanh(c)
+  const T* zeros = nullptr;
+  char* lists = nullptr;     // lists of rows, one set per thread
+  Index list_bytes = 0;
+
+  void layout(Arena& arena, int threads);
+};
+
+template <class T>
+void backward(const BackwardCall<T>& call, const Share& share);
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,34 @@
+// 512-bit vectors: x86-64 with AVX-512 F, DQ, BW and VL.
+#pragma once
+
+// GCC 12's own header passes an undefined vector on purpose and then warns of it.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+namespace fastrnn::cpu::FRNN_ISA {
+
+inline constexpr int kAccumulators = 24;  // of 32 registers; the others hold weights and one broadcast
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+
+FRNN_INLINE VecF fma(VecF a, VecF b, VecF c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+FRNN_INLINE VecD fma(VecD a, VecD b, VecD c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+
+// min and max return their second operand when one is NaN.
+FRNN_INLINE VecF clamp(VecF x, VecF lo, VecF hi) { return _mm512_min_ps(hi.v, _mm512_max_ps(lo.v, x.v)); }
+FRNN_INLINE VecD clamp(VecD x, VecD lo, VecD hi) { return _mm512_min_pd(hi.v, _mm512_max_pd(lo.v, x.v)); }
+
+FRNN_INLINE VecF scale(VecF x, VecF n) { return _mm512_scalef_ps(x.v, n.v); }
+FRNN_INLINE VecD scale(VecD x, VecD n) { return _mm512_scalef_pd(x.v, n.v); }
+
+FRNN_INLINE __mmask16 first_lanes(float, Index n) { return static_cast<__mmask16>((1u << n) - 1); }
+FRNN_INLINE __mmask8 first_lanes(double, Index n) { return static_cast<__mmask8>((1u << n) - 1); }
+FRNN_INLINE VecF load_first(const float* p, Index n) { return _mm512_maskz_loadu_ps(first_lanes(0.0f, n), p); }
+FRNN_INLINE VecD load_first(const double* p, Index n) { return _mm512_maskz_loadu_pd(first_lanes(0.0, n), p); }
+FRNN_INLINE void store_first(float* p, VecF x, Index n) { _mm512_mask_storeu_ps(p, first_lanes(0.0f, n), x.v); }
+FRNN_INLINE void store_first(double* p, VecD x, Index n) { _mm512_mask_storeu_pd(p, first_lanes(0.0, n), x.v); }
+
+}  // namespace fastrnn::cpu::FRNN_ISA

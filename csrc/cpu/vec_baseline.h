@@ -1,0 +1,59 @@
+// 128-bit vectors that every x86-64 (SSE2) and aarch64 (NEON) processor has.
+#pragma once
+
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
+namespace fastrnn::cpu::FRNN_ISA {
+
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+
+#ifdef __aarch64__
+inline constexpr int kAccumulators = 24;  // of 32 registers
+FRNN_INLINE VecF fma(VecF a, VecF b, VecF c) { return (VecF::Native)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v); }
+FRNN_INLINE VecD fma(VecD a, VecD b, VecD c) { return (VecD::Native)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v); }
+#else
+inline constexpr int kAccumulators = 8;  // of 16 registers; without fma each product needs one for itself
+// SSE2 has no fused multiply-add: here, and only here, fma rounds twice.
+template <class T>
+FRNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return a * b + c;
+}
+#endif
+
+template <class T>
+FRNN_INLINE Vec<T> clamp(Vec<T> x, Vec<T> lo, Vec<T> hi) {
+  return select(x < lo, lo, select(hi < x, hi, x));
+}
+
+// 2^n is built in the exponent bits: adding 1.5 * 2^23 + bias leaves n + bias in the low bits.  In two
+// halves, because n may lie outside the exponents that a normal number has.
+FRNN_INLINE VecF power_of_two(VecF n) {
+  return (VecF::Native)(((VecF::Mask)(n + VecF(12582912.0f + 127.0f)).v) << 23);
+}
+FRNN_INLINE VecD power_of_two(VecD n) {
+  return (VecD::Native)(((VecD::Mask)(n + VecD(6755399441055744.0 + 1023.0)).v) << 52);
+}
+FRNN_INLINE VecF scale(VecF x, VecF n) {
+  const VecF half = (n * VecF(0.5f) + VecF(12582912.0f)) - VecF(12582912.0f);
+  return x * power_of_two(half) * power_of_two(n - half);
+}
+FRNN_INLINE VecD scale(VecD x, VecD n) {
+  const VecD half = (n * VecD(0.5) + VecD(6755399441055744.0)) - VecD(6755399441055744.0);
+  return x * power_of_two(half) * power_of_two(n - half);
+}
+
+template <class T>
+FRNN_INLINE Vec<T> load_first(const T* p, Index n) {
+  Vec<T> r(T(0));
+  for (Index i = 0; i < n; ++i) r.v[i] = p[i];
+  return r;
+}
+template <class T>
+FRNN_INLINE void store_first(T* p, Vec<T> x, Index n) {
+  for (Index i = 0; i < n; ++i) p[i] = x.v[i];
+}
+
+}  // namespace fastrnn::cpu::FRNN_ISA

@@ -1,0 +1,183 @@
+// A stack of layers: what a caller asks for, turned into calls of the back end.  The only place that knows how
+// layers, directions, dropout, reserve and memory hang together.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/buffers.h"
+#include "core/philox.h"
+#include "core/types.h"
+#include "cpu/kernels.h"
+#include "cpu/pack.h"
+#include "cpu/sequence.h"
+
+namespace fastrnn {
+
+struct Network {
+  LayerShape first;       // layer 0
+  Index layers = 1;       // L
+  Index directions = 1;   // D
+  double dropout = 0;
+
+  Index parts() const { return layers * directions; }
+  Index output() const { return directions * first.recurrent(); }
+  LayerShape shape(Index layer) const {
+    LayerShape s = first;
+    if (layer > 0) s.input = output();
+    return s;
+  }
+  // Parameters of one direction of one layer, in the order weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ch.
+  Index parameters_per_part() const {
+    return 2 + (first.bias ? 2 : 0) + (first.projection ? 1 : 0) + (first.peephole != Peephole::none ? 1 : 0);
+  }
+  // Elements of each parameter, all parts, in that order.
+  std::vector<Index> parameter_sizes() const;
+  // Throws std::invalid_argument for a network that can't be.
+  void check() const;
+
+  std::map<std::string, std::string> explain(Index steps, Index batch, bool training, bool tokens, bool is_double) const;
+};
+
+template <class T>
+const cpu::Kernels<T>& current_kernels();
+
+// Parameters packed for forward.
+template <class T>
+class Weights {
+ public:
+  explicit Weights(const Network& network) : network_(network) {}
+  void pack(const std::vector<const T*>& parameters);
+
+  const Network& network() const { return network_; }
+  bool packed() const { return kernels_ != nullptr; }
+  const cpu::Kernels<T>& kernels() const { return *kernels_; }
+  const cpu::PackedLayer<T>& part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
+  std::size_t bytes() const { return memory_.capacity(); }
+
+ private:
+  Network network_;
+  const cpu::Kernels<T>* kernels_ = nullptr;
+  std::vector<cpu::PackedLayer<T>> parts_;
+  Buffer memory_;
+};
+
+// What a training forward saves beside x and y.
+template <class T>
+class Reserve {
+ public:
+  struct Part {
+    T* gates = nullptr;  // [T,B,reserved_gates,H]
+    T* cells = nullptr;  // [T,B,H], LSTM
+  };
+  void layout(const Network& network, Index steps, Index batch);
+
+  Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
+  T* output(Index layer) const { return outputs_[static_cast<std::size_t>(layer)]; }  // [T,B,D*R], all but the last layer
+  Index steps() const { return steps_; }
+  Index batch() const { return batch_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::vector<Part> parts_;
+  std::vector<T*> outputs_;
+  Index steps_ = 0, batch_ = 0;
+  std::size_t bytes_ = 0;
+  Buffer memory_;
+};
+
+// Shapes: python/fastrnn/_core.pyi.  Null means absent.
+template <class T>
+struct Arguments {
+  Index steps = 0, batch = 0;
+  Rows<const T> x;
+  const std::int64_t* tokens = nullptr;
+  const T* h0 = nullptr;
+  const T* c0 = nullptr;
+  const Index* lengths = nullptr;
+  const bool* reset = nullptr;
+  std::uint64_t seed = 0, call = 0;
+};
+
+template <class T>
+struct ForwardArguments : Arguments<T> {
+  Rows<T> y;
+  T* h_n = nullptr;
+  T* c_n = nullptr;
+  const Index* state_rows = nullptr;  // see Sequence
+  Index state_batch = 0;              // rows of the state arrays
+};
+
+template <class T>
+struct BackwardArguments : Arguments<T> {
+  std::vector<const T*> parameters;
+  Rows<const T> y;
+  Rows<const T> dy;
+  const T* dh_n = nullptr;
+  const T* dc_n = nullptr;
+  Rows<T> dx;
+  T* dh0 = nullptr;
+  T* dc0 = nullptr;
+  std::vector<T*> gradients;
+};
+
+// Memory of one call, kept from call to call so that none is allocated in the steady state.
+struct Scratch {
+  Buffer buffer;
+  cpu::Schedule schedule;
+};
+
+// Inference, or training if `reserve` is given.
+template <class T>
+void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve, Scratch& scratch);
+
+template <class T>
+void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve, Scratch& scratch);
+
+// A Scratch from the process's spare ones, returned at the end of the scope.
+class BorrowedScratch {
+ public:
+  BorrowedScratch();
+  ~BorrowedScratch();
+  BorrowedScratch(const BorrowedScratch&) = delete;
+  BorrowedScratch& operator=(const BorrowedScratch&) = delete;
+  Scratch& operator*() { return *scratch_; }
+
+ private:
+  std::unique_ptr<Scratch> scratch_;
+};
+
+// N streams with their state, advanced one step or a sequence at a time.
+template <class T>
+class Stream {
+ public:
+  Stream(std::shared_ptr<const Weights<T>> weights, Index batch);
+
+  // `rows` (count of them, distinct) or null for all.  Output in y().
+  void step(const T* x, const std::int64_t* tokens, const Index* rows, Index count);
+  void run(const ForwardArguments<T>& sequence);  // steps, x or tokens, y
+
+  Index batch() const { return batch_; }
+  const Network& network() const { return weights_->network(); }
+  T* h() { return h_; }
+  T* c() { return c_; }
+  T* y() { return y_; }
+
+ private:
+  class Entry;  // refuses a second thread
+  void advance(ForwardArguments<T>& args, const Index* rows);
+
+  std::shared_ptr<const Weights<T>> weights_;
+  Index batch_;
+  Buffer memory_;
+  T *h_ = nullptr, *c_ = nullptr, *y_ = nullptr;
+  std::vector<std::uint8_t> seen_;
+  Scratch scratch_;
+  std::atomic<bool> busy_{false};
+};
+
+}  // namespace fastrnn
