@@ -255,7 +255,7 @@ def test_clip_refuses_what_is_not_finite(bad):
 
 @pytest.mark.parametrize("max_norm", [0, -1.0, math.nan])
 def test_clip_bad_norm(max_norm):
-    with pytest.raises(ValueError, match="max_norm is .*; expected a number greater than 0"):
+    with pytest.raises(ValueError, match=r"max_norm is .*; expected a number greater than 0"):
         clip_by_global_norm([module([1.0])], max_norm)
 
 

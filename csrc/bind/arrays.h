@@ -65,6 +65,7 @@ template <class T>
 Rows<const T> rows(const py::array& a, Index steps, Index batch, Index width, const char* name) {
   check_array<T>(a, {steps, batch, width}, name);
   const auto item = static_cast<py::ssize_t>(sizeof(T));
+  if (a.size() == 0) return {static_cast<const T*>(a.data()), 0, 0};  // NumPy gives empty arrays any strides
   if (width > 1 && a.strides(2) != item) throw py::value_error(std::string(name) + " must have unit stride in its last axis");
   if (a.strides(0) % item || a.strides(1) % item) throw py::value_error(std::string(name) + " has strides between elements");
   return {static_cast<const T*>(a.data()), a.strides(0) / item, a.strides(1) / item};
