@@ -29,7 +29,9 @@ def take(name: str, value: Any) -> Array:
             raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(...)")
         return np.asarray(value)
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected an array, as from np.asarray({name})")
+        raise TypeError(
+            f"{name} has type {type(value).__name__}; expected an array, as from np.asarray({name})"
+        )
     if getattr(value, "requires_grad", False):
         raise TypeError(
             f"{name} requires grad, but no autograd graph is recorded here: pass {name}.detach() and call "
@@ -64,7 +66,7 @@ def take_integers(name: str, value: Any) -> Array:
         try:
             array = np.asarray(value) if len(value) else np.empty(0, np.int64)
         except ValueError as error:  # ragged
-            raise TypeError(f"{name} is a {type(value).__name__} that makes no array: {error}") from error
+            raise TypeError(f"{name} has type {type(value).__name__} that makes no array: {error}") from error
     else:
         array = take(name, value)
     if array.dtype.kind not in "iu":
@@ -82,7 +84,7 @@ def exporter(name: str, value: Any) -> Export:
         importer = _dlpack_importer(type(value))
     if importer is None:
         raise TypeError(
-            f"{name} is a {type(value).__name__}, whose library has no from_dlpack to take results back; "
+            f"{name} has type {type(value).__name__}, whose library has no from_dlpack to take results back; "
             f"pass np.from_dlpack({name})"
         )
     return importer  # type: ignore[no-any-return]
@@ -147,7 +149,7 @@ def take_output(
     """
     array = take(name, value)
     if array.dtype != dtype:
-        raise TypeError(f"{name} is {array.dtype.str}; expected {dtype}, native byte order")
+        raise TypeError(f"{name} is {array.dtype}; expected {dtype}, native byte order")
     expect_shape(name, array, axes)
     flags = array.flags
     if not flags.writeable:

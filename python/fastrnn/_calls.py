@@ -178,7 +178,7 @@ class Call:
 
 def check_spec(spec: object) -> None:
     if not isinstance(spec, Spec):
-        raise TypeError(f"spec is a {type(spec).__name__}; expected a fastrnn.functional.Spec")
+        raise TypeError(f"spec has type {type(spec).__name__}; expected a fastrnn.functional.Spec")
 
 
 def check_x(name: str, spec: Spec, x: Any) -> Array:
@@ -253,10 +253,10 @@ def state_parts(name: str, spec: Spec, state: Any) -> dict[str, Any]:
     """Return the values of h, or of h and c, under the names that messages use for them."""
     if spec.cell != "lstm":
         if isinstance(state, tuple | list):
-            raise TypeError(f"{name} is a {type(state).__name__}; expected one array h")
+            raise TypeError(f"{name} has type {type(state).__name__}; expected one array h")
         return {name: state}
     if not isinstance(state, tuple | list):
-        raise TypeError(f"{name} is a {type(state).__name__}; expected the pair (h, c)")
+        raise TypeError(f"{name} has type {type(state).__name__}; expected the pair (h, c)")
     if len(state) != 2:
         raise ValueError(f"{name} has {len(state)} entries; expected the pair (h, c)")
     return {f"{name}[0] (h)": state[0], f"{name}[1] (c)": state[1]}
@@ -312,7 +312,7 @@ def check_parameters(
     taken without their graph.
     """
     if not isinstance(parameters, Mapping):
-        raise TypeError(f"{name} is a {type(parameters).__name__}; expected a mapping of names to arrays")
+        raise TypeError(f"{name} has type {type(parameters).__name__}; expected a mapping of names to arrays")
     problems = []
     missing = [key for key in shapes if key not in parameters]
     unexpected = [str(key) for key in parameters if key not in shapes]

@@ -239,7 +239,9 @@ def backward(
     """
     check_spec(spec)
     if not isinstance(reserve, Reserve):
-        raise TypeError(f"reserve is a {type(reserve).__name__}; expected the third result of forward_train")
+        raise TypeError(
+            f"reserve has type {type(reserve).__name__}; expected the third result of forward_train"
+        )
     if reserve.spec != spec:
         raise ValueError(f"reserve is of a call for {reserve.spec}; expected one for {spec}")
     call, dtype = reserve.call, np.dtype(spec.dtype)
@@ -250,7 +252,7 @@ def backward(
     if out is None:
         out = (None, None, None)
     if not isinstance(out, tuple):
-        raise TypeError(f"out is a {type(out).__name__}; expected the triple (dx, dstate, gradients)")
+        raise TypeError(f"out has type {type(out).__name__}; expected the triple (dx, dstate, gradients)")
     if len(out) != 3:
         raise ValueError(f"out has {len(out)} entries; expected the triple (dx, dstate, gradients)")
     dx_out, dstate_out, gradients_out = out
@@ -336,7 +338,7 @@ def _check_state_out(call: Call, value: Any, outputs: dict[str, Array]) -> State
 def _check_gradients_out(spec: Spec, value: Any, outputs: dict[str, Array]) -> dict[str, Array]:
     shapes = spec.parameter_shapes()
     if not isinstance(value, Mapping):
-        raise TypeError(f"out[2] is a {type(value).__name__}; expected a mapping of names to arrays")
+        raise TypeError(f"out[2] has type {type(value).__name__}; expected a mapping of names to arrays")
     if set(value) != set(shapes):
         raise ValueError(f"out[2] has the names {list(value)}; expected {list(shapes)}")
     taken = {}

@@ -12,6 +12,8 @@ from .layouts import integer
 
 __all__ = ["Report", "get_num_threads", "info", "set_num_threads"]
 
+_MOST_THREADS = 1024  # that of the kernels; more is a mistake
+
 
 class Report(dict[str, Any]):
     """A dict that prints as one ``name: value`` a line.
@@ -86,7 +88,7 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     TypeError, ValueError
-        If `n` is no integer, or less than 1.
+        If `n` is no integer, or not from 1 to 1024.
 
     Examples
     --------
@@ -97,7 +99,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> fastrnn.set_num_threads(before)
     """
-    _core.set_num_threads(integer("n", n, 1))
+    _core.set_num_threads(integer("n", n, 1, _MOST_THREADS))
 
 
 def get_num_threads() -> int:

@@ -105,7 +105,7 @@ class _Recurrent(ABC):
 
     def __init__(self, spec: Spec, batch_first: object, device: object, seed: object) -> None:
         if not isinstance(device, str):
-            raise TypeError(f"device is {device!r}, a {type(device).__name__}; expected 'cpu'")
+            raise TypeError(f"device is {device!r} ({type(device).__name__}); expected 'cpu'")
         if device == "cuda":
             raise RuntimeError(f"device='cuda' is not available: {cuda_missing()}")
         if device != "cpu":

@@ -38,7 +38,7 @@ def integer(name: str, value: object, least: int, most: int | None = None) -> in
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected an integer")
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected an integer")
     if number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} is {number}; expected an integer {bounds}")
@@ -48,13 +48,13 @@ def integer(name: str, value: object, least: int, most: int | None = None) -> in
 def boolean(name: str, value: object) -> bool:
     """Return `value` as a plain bool; 0 and 1 are refused, since they are usually a misplaced argument."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected True or False")
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected True or False")
     return bool(value)
 
 
 def _probability(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected a number from 0 to 1")
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected a number from 0 to 1")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; expected a probability from 0 to 1")
     return float(value)
@@ -63,7 +63,7 @@ def _probability(name: str, value: Any) -> float:
 def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     expected = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one of {expected}")
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected one of {expected}")
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {expected}")
 

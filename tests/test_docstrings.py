@@ -1,0 +1,31 @@
+"""Do the examples of the docstrings run, and does everything public have one?"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+import fastrnn
+import pytest
+
+MODULES = [
+    importlib.import_module(f"fastrnn.{module.name}")
+    for module in pkgutil.iter_modules(fastrnn.__path__)
+    if module.name not in {"_core", "__main__"}
+]
+
+
+@pytest.mark.parametrize("module", [fastrnn, *MODULES], ids=lambda module: module.__name__)
+def test_examples_run(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(fastrnn.__all__) - {"__version__"}))
+def test_everything_public_is_documented_with_an_example(name: str) -> None:
+    entry = getattr(fastrnn, name)
+    assert entry.__doc__, name
+    if not inspect.ismodule(entry):
+        assert ">>>" in entry.__doc__, f"{name} has no example"

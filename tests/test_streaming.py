@@ -1,0 +1,186 @@
+"""Does a stream, step by step, equal one call of its layer, and keep its rows apart?"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn.layouts import DTYPES
+from nested import arrays, assert_equal
+from tolerances import assert_same_bits
+
+T, N, IN, H = 7, 5, 3, 9
+LAYERS: dict[str, Any] = {
+    "lstm": lambda **options: fastrnn.LSTM(IN, H, **options),
+    "lstm-proj": lambda **options: fastrnn.LSTM(IN, H, proj_size=4, **options),
+    "lstm-diagonal": lambda **options: fastrnn.LSTM(IN, H, peephole="diagonal", **options),
+    "lstm-full": lambda **options: fastrnn.LSTM(IN, H, peephole="full", **options),
+    "gru": lambda **options: fastrnn.GRU(IN, H, **options),
+    "gru-reset-before": lambda **options: fastrnn.GRU(IN, H, reset_after=False, **options),
+    "rnn": lambda **options: fastrnn.RNN(IN, H, **options),
+}
+each_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def build(name: str, **options: Any) -> Any:
+    return LAYERS[name](num_layers=2, seed=1, **options).eval()
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: str = "float32") -> np.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+@each_layer
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, N])
+def test_steps_are_one_call_bit_for_bit(name: str, dtype: str, batch: int, rng: np.random.Generator) -> None:
+    layer = build(name, dtype=dtype)
+    x = normal(rng, T, batch, IN, dtype=dtype)
+    y, state_n = layer(x)
+    stream = layer.stream(batch=batch)
+    for t in range(T):
+        assert_same_bits(stream.step(x[t]), y[t])
+    assert_equal(stream.state, state_n)
+    assert stream.batch == batch
+
+
+@each_layer
+def test_run_and_steps_mix(name: str, rng: np.random.Generator) -> None:
+    layer = build(name)
+    x = normal(rng, T, N, IN)
+    y, state_n = layer(x)
+    stream = layer.stream(batch=N)
+    assert_same_bits(stream.run(x[:3]), y[:3])
+    assert_same_bits(stream.step(x[3]), y[3])
+    assert_same_bits(stream.run(x[4:]), y[4:])
+    assert_equal(stream.state, state_n)
+
+
+def test_run_follows_batch_first(rng: np.random.Generator) -> None:
+    layer = build("gru", batch_first=True)
+    x = normal(rng, N, T, IN)
+    assert_same_bits(layer.stream(batch=N).run(x), layer(x)[0])
+
+
+@each_layer
+def test_rows_advance_alone(name: str, rng: np.random.Generator) -> None:
+    layer = build(name)
+    x = normal(rng, T, N, IN)
+    whole, some = layer.stream(batch=N), layer.stream(batch=N)
+    for t in range(T):
+        y = whole.step(x[t]).copy()
+        order = rng.permutation(N)
+        for rows in (order[:2], order[2:].astype(np.uint8)):
+            assert_same_bits(some.step(x[t, rows], rows=rows), y[rows])
+    assert_equal(some.state, whole.state)
+    before = some.state
+    some.step(x[0, [1]], rows=[1])
+    for a, b in zip(arrays(some.state), arrays(before), strict=True):
+        assert_same_bits(np.delete(a, 1, axis=1), np.delete(b, 1, axis=1))
+        assert not np.array_equal(a[:, 1], b[:, 1])
+    assert some.step(x[0, :0], rows=[]).shape[0] == 0
+
+
+def test_tokens_are_one_hot_vectors(rng: np.random.Generator) -> None:
+    layer = build("gru")
+    tokens = rng.integers(IN, size=(T, N))
+    y, _ = layer(tokens)
+    stream = layer.stream(batch=N)
+    assert_same_bits(stream.step(tokens[0]), y[0])
+    assert_same_bits(stream.step(tokens[1, [4, 0]].astype(np.int16), rows=[4, 0]), y[1, [4, 0]])
+    stream.reset()
+    assert_same_bits(stream.run(tokens), y)
+
+
+def test_the_result_is_one_buffer(rng: np.random.Generator) -> None:
+    stream = build("lstm").stream(batch=N)
+    x = normal(rng, 2, N, IN)
+    one = stream.step(x[0])
+    other = stream.step(x[1])
+    assert np.shares_memory(one, other)
+    assert_same_bits(one, other)
+
+
+@each_layer
+@pytest.mark.parametrize("mask", [False, True])
+def test_reset_zeroes_the_rows_named(name: str, mask: bool, rng: np.random.Generator) -> None:
+    layer = build(name)
+    x = normal(rng, T, N, IN)
+    stream = layer.stream(batch=N)
+    stream.run(x)
+    before = stream.state
+    chosen = np.array([True, False, False, True, False])
+    stream.reset(chosen if mask else np.flatnonzero(chosen))
+    for a, b in zip(arrays(stream.state), arrays(before), strict=True):
+        assert not a[:, chosen].any()
+        assert_same_bits(a[:, ~chosen], b[:, ~chosen])
+    fresh = layer.stream(batch=N)
+    assert_same_bits(stream.step(x[0])[chosen], fresh.step(x[0])[chosen])
+    stream.reset()
+    assert not any(a.any() for a in arrays(stream.state))
+
+
+@each_layer
+def test_state_is_copied_out_and_in(name: str, rng: np.random.Generator) -> None:
+    layer = build(name)
+    x = normal(rng, T, N, IN)
+    stream = layer.stream(batch=N)
+    stream.run(x[:4])
+    saved = stream.state
+    rest = stream.run(x[4:])
+    assert not any(np.array_equal(a, b) for a, b in zip(arrays(saved), arrays(stream.state), strict=True))
+    stream.state = saved
+    assert_same_bits(stream.run(x[4:]), rest)
+    _, state_n = layer(x)
+    other = layer.stream(batch=N)
+    other.state = state_n
+    assert_equal(other.state, stream.state)
+
+
+def test_strides_and_byte_order_do_not_matter(rng: np.random.Generator) -> None:
+    layer = build("gru")
+    x = normal(rng, N, IN)
+    y = layer.stream(batch=N).step(x).copy()
+    for same in (np.asfortranarray(x), x[::-1].copy()[::-1], x.astype(">f4"), x.view(np.ndarray)):
+        assert_same_bits(layer.stream(batch=N).step(same), y)
+
+
+@pytest.mark.parametrize("change", ["train", "load_state_dict"])
+def test_a_stream_goes_with_its_weights(change: str, rng: np.random.Generator) -> None:
+    layer = build("gru")
+    stream = layer.stream(batch=N)
+    x = normal(rng, T, N, IN)
+    if change == "train":
+        layer.train().eval()
+    else:
+        layer.load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.step(x[0])
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.run(x)
+    assert_same_bits(layer.stream(batch=N).run(x), layer(x)[0])
+
+
+def test_streams_of_one_layer_run_in_parallel(rng: np.random.Generator) -> None:
+    layer = build("lstm")
+    x = normal(rng, 4, T, N, IN)
+    results: list[Any] = [None] * len(x)
+
+    def work(i: int) -> None:
+        stream = layer.stream(batch=N)
+        results[i] = np.stack([stream.step(step).copy() for step in x[i]])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(x))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result, part in zip(results, x, strict=True):
+        assert_same_bits(result, layer(part)[0])
+
+
+def test_repr_shows_layer_and_batch() -> None:
+    assert repr(fastrnn.GRU(3, 4).eval().stream(2)) == "Stream(GRU(3, 4), batch=2)"
