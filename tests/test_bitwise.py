@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_tokens_equal_one_hot_vectors(variant: str, dtype: str, isa: str, rng: n
     assert_same_results(
         (out, (None, dstate, gradients)), (expected_out, (None, expected_dstate, expected_gradients))
     )
+
+
+@pytest.mark.usefixtures("threads")
+def test_calls_from_many_threads_do_not_mix(rng: np.random.Generator) -> None:
+    """One caller gets the pool of threads, the others run on their own: the same bits for all."""
+    _core.set_num_threads(2)
+    spec = make_spec("gru", 70, 130, bidirectional=True, num_layers=2)
+    problems = [make_problem(rng, spec, 4, 40, lengths=True) for _ in range(4)]
+    expected = [run(problem) for problem in problems]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for actual, wanted in zip(pool.map(run, problems), expected, strict=True):
+                assert_same_results(actual, wanted)
 
 
 def test_a_packed_network_is_a_value(rng: np.random.Generator) -> None:

@@ -7,8 +7,9 @@ from fastrnn import functional
 from fastrnn.layouts import DTYPES, Spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import compare, make_problem
+from problems import compare, flat, like_state, make_problem
 from shapes import VARIANTS, make_spec
+from tolerances import assert_same_bits
 
 SIZES = st.integers(1, 40)
 
@@ -29,7 +30,7 @@ def specs(draw: st.DrawFn) -> Spec:
     )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     spec=specs(),
     steps=st.integers(1, 9),
@@ -51,3 +52,35 @@ def test_any_call(
     if spec.dropout == 0.0:
         y, _ = functional.forward(spec, problem.parameters, problem.x, problem.state, **problem.options)
         assert np.array_equal(y, out[0])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    spec=specs().filter(lambda spec: not spec.bidirectional),
+    steps=st.integers(2, 9),
+    batch=st.integers(1, 20),
+    reset=st.booleans(),
+    where=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+    numbers=st.integers(0, 2**32 - 1),
+)
+def test_any_row_and_any_cut(
+    spec: Spec, steps: int, batch: int, reset: bool, where: tuple[float, float], numbers: int
+) -> None:
+    """A row alone, its sequence cut in two calls, has the bits that it has in the batch and in one call."""
+    problem = make_problem(np.random.default_rng(numbers), spec, steps, batch, reset=reset)
+    weights = functional.pack(spec, problem.parameters)
+    y, state_n = functional.forward(spec, weights, problem.x, problem.state, reset=problem.reset)
+    row, cut = int(where[0] * batch), 1 + int(where[1] * (steps - 1))
+    here = slice(row, row + 1)
+    state = like_state(spec, (np.ascontiguousarray(s[:, here]) for s in flat(problem.state)))
+    for piece in (slice(0, cut), slice(cut, steps)):
+        part, state = functional.forward(
+            spec,
+            weights,
+            problem.x[piece, here],
+            state,
+            reset=None if not reset else problem.reset[piece, here],
+        )
+        assert_same_bits(part, y[piece, here], "y")
+    for after, whole in zip(flat(state), flat(state_n), strict=True):
+        assert_same_bits(after, whole[:, here], "state_n")

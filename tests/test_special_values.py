@@ -27,7 +27,9 @@ def every_exponent(dtype: str) -> np.ndarray:
     mantissas = 1.0 + np.random.default_rng(0).random((exponents.size, per_exponent))
     mantissas[:, 0] = 1.0
     numbers = np.ldexp(mantissas, exponents[:, None]).astype(dtype).ravel()
-    return np.concatenate([-numbers, [-0.0, 0.0], numbers]).astype(dtype)
+    where_they_bend = np.linspace(0, 120 if dtype == "float32" else 750, 100_000)
+    numbers = np.concatenate([[0.0], numbers, where_they_bend])
+    return np.concatenate([-numbers, numbers]).astype(dtype)
 
 
 def through_a_layer(nonlinearity: str, values: np.ndarray, hidden_size: int) -> np.ndarray:
