@@ -1,10 +1,13 @@
 #include "cpu/parallel.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cfenv>
-#include <condition_variable>
+#include <climits>
 #include <csignal>
 #include <exception>
 #include <memory>
@@ -22,33 +25,6 @@ namespace fastrnn::cpu {
 namespace detail {
 namespace {
 
-// A count that one thread raises and another waits for: polled for a while, then slept on.
-class alignas(cache_line) Event {
- public:
-  void signal() {
-    {
-      // The lock closes the gap between a sleeper's last look at the count and its sleep.
-      const std::lock_guard<std::mutex> lock(mutex_);
-      count_.fetch_add(1, std::memory_order_release);
-    }
-    raised_.notify_one();
-  }
-
-  void wait_past(std::uint32_t seen) {
-    const auto raised = [&] { return count_.load(std::memory_order_acquire) != seen; };
-    if (spin(raised)) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    // The native call, because std::condition_variable::wait asks for a libstdc++ newer than all else here
-    // does.
-    while (!raised()) pthread_cond_wait(raised_.native_handle(), mutex_.native_handle());
-  }
-
- private:
-  std::atomic<std::uint32_t> count_{0};
-  std::mutex mutex_;
-  std::condition_variable raised_;
-};
-
 // Workers must leave signals to the threads of the program, which may be waiting to be interrupted by one.
 class SignalsBlocked {
  public:
@@ -65,7 +41,21 @@ class SignalsBlocked {
   sigset_t before_;
 };
 
+// The kernel reads the count as a plain word.
+static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t));
+
 }  // namespace
+
+void Event::wake() { syscall(SYS_futex, &count_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+
+void Event::sleep(std::uint32_t seen) {
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  // Returns at once when the count is past `seen`, and sometimes for no reason: hence the loop.
+  while (count_.load(std::memory_order_seq_cst) == seen) {
+    syscall(SYS_futex, &count_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+  }
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+}
 
 // A pool is never destroyed, and its threads are detached: they sleep until the process ends, and touch
 // nothing that the end of the process destroys.
