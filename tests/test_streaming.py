@@ -182,5 +182,29 @@ def test_streams_of_one_layer_run_in_parallel(rng: np.random.Generator) -> None:
         assert_same_bits(result, layer(part)[0])
 
 
+def test_two_threads_in_one_stream_are_told_so(rng: np.random.Generator) -> None:
+    stream = build("lstm").stream(batch=N)
+    x = normal(rng, 20_000, N, IN)
+    refused: list[RuntimeError] = []
+
+    def attempt(work: Any) -> None:
+        try:
+            work()
+        except RuntimeError as error:
+            refused.append(error)
+
+    for _ in range(20):
+        thread = threading.Thread(target=attempt, args=(lambda: stream.run(x),))
+        thread.start()
+        while thread.is_alive() and not refused:
+            attempt(lambda: stream.step(x[0]))
+        thread.join()
+        if refused:
+            break
+    assert refused, "the threads never met"
+    assert "stream" in str(refused[0])
+    stream.step(x[0])  # and it works again
+
+
 def test_repr_shows_layer_and_batch() -> None:
     assert repr(fastrnn.GRU(3, 4).eval().stream(2)) == "Stream(GRU(3, 4), batch=2)"

@@ -375,7 +375,7 @@ class Reserve:
     """What a training forward saves for `fastrnn.functional.backward`; a value, any number may be kept.
 
     It holds on to the arrays of its call (x, y, states, lengths, reset) beside the kernels' own
-    memory, so x and y must not change before backward.
+    memory, so these must not change before backward.
 
     Attributes
     ----------

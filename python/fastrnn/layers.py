@@ -461,7 +461,8 @@ class _Layer(_Recurrent):
 
         Notes
         -----
-        In training mode x is kept, not copied, and must not change before backward.
+        In training mode x, state, lengths and reset are kept, not copied, and must not change before
+        backward; nor must the parameters.
         """
         call = check_call(self._spec, self._layouts(), x, state, lengths, reset)
         y, state_n = self._run(call)
