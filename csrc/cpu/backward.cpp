@@ -194,6 +194,7 @@ class Walk {
     args.units = H_;
     args.rows = active;
     args.panels = share_.panels(H_, kernels_.lanes);
+    args.panels.backwards = step % 2 == 1;  // as in forward
     args.recurrent = {list_.dg_next, 1, weights_.recurrent, shape_.recurrent_gradient_columns()};
     args.dy = list_.dy;
     args.extra = list_.extra;

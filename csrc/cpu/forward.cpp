@@ -165,6 +165,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       args.units = H;
       args.rows = active;
       args.panels = panels;
+      args.panels.backwards = step % 2 == 1;  // begin with the weights that were read last: they are still in cache
       args.recurrent = {list.h_prev, 1, weights.recurrent, R};
       args.pre = list.pre;
       args.gates = call.gates ? list.pre : nullptr;

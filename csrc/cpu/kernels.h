@@ -25,6 +25,7 @@ struct Operand {
 
 struct PanelRange {
   Index first = 0, last = 0;
+  bool backwards = false;  // visit the last panel first
 };
 
 // out[row][g * units + u] = bias[g * units + u] + add[row][...] + sum_k a[row][k] w[k][g][u]

@@ -24,7 +24,7 @@ constexpr int main_rows(int gates) {
   return rows < kMaxRows ? rows : kMaxRows;
 }
 constexpr int panels_for(int gates, int rows) {
-  int panels = 4;
+  int panels = gates <= 2 ? 4 : 2;
   while (panels > 1 && rows * panels * gates > kAccumulators) panels /= 2;
   return panels;
 }
@@ -100,7 +100,7 @@ struct Tiles {
   constexpr Tiles() : fn() {
     fill<1, 0>();
     fill<2, 1>();
-    fill<4, 2>();
+    if constexpr (panels_for(Gates, 1) == 4) fill<4, 2>();
   }
 };
 template <class T, int Gates>
@@ -143,8 +143,9 @@ FRNN_INLINE void for_tiles(Index rows, PanelRange range, Index units, Start star
   // All panels for the rows [first, last), in groups of `group` rows.
   auto sweep = [&](Index first, Index last, int group) {
     int wide = panels_for(Gates, group);
-    for (Index panel = range.first; panel < range.last; panel += wide) {
-      while (panel + wide > range.last) wide /= 2;
+    for (Index done = 0, count = range.last - range.first; done < count; done += wide) {
+      while (done + wide > count) wide /= 2;
+      const Index panel = range.backwards ? range.last - done - wide : range.first + done;
       for (Index row = first; row < last; row += group) {
         const TileAt at{row, panel, group, wide};
         each(at, start);
