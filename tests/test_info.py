@@ -49,9 +49,9 @@ def test_the_number_of_threads_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("n", "error", "message"),
     [
-        (0, ValueError, "n is 0; expected an integer from 1"),
-        (-2, ValueError, "n is -2; expected an integer from 1"),
-        (10**20, ValueError, "expected an integer from 1"),
+        (0, ValueError, "n is 0; expected an integer of at least 1"),
+        (-2, ValueError, "n is -2; expected an integer of at least 1"),
+        (10**20, ValueError, "expected an integer of at most 1024"),
         (2.0, TypeError, "n is 2.0 (float); expected an integer"),
         (True, TypeError, "n is True (bool); expected an integer"),
         ("2", TypeError, "n is '2' (str); expected an integer"),

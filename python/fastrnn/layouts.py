@@ -26,6 +26,9 @@ GATES: dict[str, tuple[str, ...]] = {
 }
 """Gate order of the rows of every weight and bias, the one of torch.nn."""
 
+LARGEST_SIZE = 2**31 - 1
+"""Of any single size; products of sizes, which offsets are, may go far beyond."""
+
 DTYPES: tuple[DType, ...] = ("float32", "float64")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu", "sigmoid", "identity")
 PEEPHOLES: tuple[Peephole, ...] = ("none", "diagonal", "full")
@@ -40,7 +43,7 @@ def integer(name: str, value: object, least: int, most: int | None = None) -> in
     if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected an integer")
     if number < least or (most is not None and number > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        bounds = f"of at least {least}" if number < least else f"of at most {most}"
         raise ValueError(f"{name} is {number}; expected an integer {bounds}")
     return number
 
@@ -111,7 +114,7 @@ class Spec:
         # Fields of one kind each; NumPy integers, floats and dtypes become plain Python values.
         _one_of("cell", self.cell, tuple(GATES))
         for name, least in (("input_size", 1), ("hidden_size", 1), ("num_layers", 1), ("proj_size", 0)):
-            self._set(name, integer(name, getattr(self, name), least))
+            self._set(name, integer(name, getattr(self, name), least, LARGEST_SIZE))
         for name in ("bias", "bidirectional", "reset_after"):
             self._set(name, boolean(name, getattr(self, name)))
         self._set("dropout", _probability("dropout", self.dropout))
