@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint wheel bench clean
+.PHONY: demo test lint format wheel bench clean
 
 # Two minutes of training on the source of Python's standard library; writes the folder demo.
 demo: $(VENV)/.package
@@ -40,6 +40,12 @@ lint: $(VENV)/.package $(VENV)/.lint
 	ruff format --check
 	mypy
 	clang-format --dry-run -Werror $(CPP)
+
+# What lint would ask for in layout alone.
+format: $(VENV)/.lint
+	ruff check --quiet --fix --exit-zero
+	ruff format
+	clang-format -i $(CPP)
 
 # A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment.
 wheel: dist/.checked

@@ -27,15 +27,12 @@ const VecProbe<T>& probe(Isa isa) {
   };
   switch (isa) {
 #ifdef FRNN_HAVE_AVX2
-    case Isa::avx2:
-      return pick(avx2::float_probe, avx2::double_probe);
+    case Isa::avx2: return pick(avx2::float_probe, avx2::double_probe);
 #endif
 #ifdef FRNN_HAVE_AVX512
-    case Isa::avx512:
-      return pick(avx512::float_probe, avx512::double_probe);
+    case Isa::avx512: return pick(avx512::float_probe, avx512::double_probe);
 #endif
-    default:
-      return pick(baseline::float_probe, baseline::double_probe);
+    default: return pick(baseline::float_probe, baseline::double_probe);
   }
 }
 
