@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from . import _files
 from .layers import GRU, LSTM, RNN
 from .training import Linear, softmax_cross_entropy
 
@@ -28,7 +27,8 @@ __all__ = ["CharacterModel", "Vocabulary", "chunks"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-FORMAT = "fastrnn character model 1"
+_METADATA_KEY = "fastrnn character model"
+_FORMAT = 1
 
 CellName = Literal["lstm", "gru", "rnn"]
 Tokens = NDArray[np.int64]
@@ -276,52 +276,44 @@ class CharacterModel:
             yield self.vocabulary.characters[token[0] - 1]
             y = stream.step(token)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, vocabulary and configuration to one safetensors file.
 
         The file appears complete or not at all: an interrupted save leaves an older one as it was.
         """
-        path = Path(path)
-        config = {
+        description = {
+            "format": _FORMAT,
             "cell": self.cell,
             "hidden_size": self.layer.hidden_size,
             "num_layers": self.layer.num_layers,
             "characters": self.vocabulary.characters,
         }
-        tensors = {f"layer.{name}": array for name, array in self.layer.state_dict().items()}
-        tensors |= {f"output.{name}": array for name, array in self.output.parameters.items()}
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"format": FORMAT, "config": json.dumps(config)})
-        partial.replace(path)
+        arrays = {f"layer.{name}": array for name, array in self.layer.parameters.items()}
+        arrays |= {f"output.{name}": array for name, array in self.output.parameters.items()}
+        _files.write(path, arrays, _METADATA_KEY, description)
 
     @classmethod
-    def load(cls, path: str | Path) -> CharacterModel:
+    def load(cls, path: str | os.PathLike[str]) -> CharacterModel:
         """Read a model that `save` wrote.
 
         Raises
         ------
-        FileNotFoundError
-            There is no such file.
+        OSError
+            The file cannot be read.
         ValueError
-            The file is none that `save` wrote.
+            It is no file of `save`.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        arrays, text = _files.read(path, _METADATA_KEY, "python -m fastrnn train makes one that has it")
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a fastrnn character model (metadata: {metadata})")
-        try:
-            config = json.loads(metadata["config"])
-            model = cls(Vocabulary(config.pop("characters")), **config)
+            description = json.loads(text)
+            if description.pop("format") != _FORMAT:
+                raise ValueError(f"its format is not {_FORMAT}")
+            model = cls(Vocabulary(description.pop("characters")), **description)
             for name, parameter in model.output.parameters.items():
-                parameter[...] = tensors.pop(f"output.{name}")
-            model.layer.load_state_dict({name.removeprefix("layer."): a for name, a in tensors.items()})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged fastrnn character model: {error!r}") from error
+                parameter[...] = arrays.pop(f"output.{name}")
+            model.layer.load_state_dict({name.removeprefix("layer."): a for name, a in arrays.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)} holds a character model that this version cannot read: {error}"
+            ) from error
         return model

@@ -42,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has had enough.  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UsageError, corpus.CorpusError, OSError) as error:
+    except (UsageError, corpus.CorpusError) as error:
         print(f"fastrnn: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"fastrnn: error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"fastrnn: training diverged ({error}); try a smaller --learning-rate", file=sys.stderr)
@@ -55,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _info(options: argparse.Namespace) -> None:
-    for name, value in info().items():
-        print(f"{name:16} {value}")
+    print(info())
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -8,12 +8,11 @@ import secrets
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from . import _core
+from . import _core, _files
 from ._arrays import Array
 from ._calls import (
     BATCH_FIRST,
@@ -357,8 +356,6 @@ class _Recurrent(ABC):
         OSError
             If it cannot be written.
         """
-        import safetensors.numpy
-
         description = {
             "format": _FORMAT,
             "class": next(name for name, kind in _KINDS.items() if isinstance(self, kind)),
@@ -366,13 +363,7 @@ class _Recurrent(ABC):
             "seed": self._seed,
             "calls": self._calls,
         }
-        contents = safetensors.numpy.save(dict(self._parameters), {_METADATA_KEY: json.dumps(description)})
-        partial = Path(f"{os.fspath(path)}.partial")
-        try:
-            partial.write_bytes(contents)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        _files.write(path, self._parameters, _METADATA_KEY, description)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -1023,23 +1014,11 @@ def load(path: str | os.PathLike[str]) -> Any:
     ...     fastrnn.load(folder + "/model.safetensors")
     GRU(3, 4)
     """
-    import safetensors
-
-    with Path(path).open("rb"):  # the system's own error if it cannot be read
-        pass
+    parameters, text = _files.read(
+        path, _METADATA_KEY, "build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
+    )
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
-    if _METADATA_KEY not in metadata:
-        raise ValueError(
-            f"{os.fspath(path)} was not written by save(): its metadata has no {_METADATA_KEY!r} entry; "
-            f"build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
-        )
-    try:
-        description = json.loads(metadata[_METADATA_KEY])
+        description = json.loads(text)
         if description["format"] != _FORMAT:
             raise ValueError(f"it has format {description['format']}; expected {_FORMAT}")
         kind = _KINDS[description["class"]]
