@@ -161,7 +161,8 @@ def diverge(modules, max_norm):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "model.safetensors: No such file or directory"), (b"no tensors", "is not a safetensors file")]
+    ("content", "message"),
+    [(None, "model.safetensors: No such file or directory"), (b"no tensors", "is not a safetensors file")],
 )
 def test_sample_without_a_model(tmp_path, content, message, capsys):
     path = tmp_path / "model.safetensors"
