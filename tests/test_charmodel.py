@@ -73,7 +73,7 @@ def test_chunks_continue_each_stream(count, batch, steps, dtype):
 def test_chunks_bad_input():
     with pytest.raises(ValueError, match="4 tokens are too few for 4 streams; expected at least 5"):
         next(chunks(np.arange(4), 4, 1))
-    with pytest.raises(ValueError, match="batch is 0 and steps is 1; expected both at least 1"):
+    with pytest.raises(ValueError, match="batch is 0; expected an integer of at least 1"):
         next(chunks(np.arange(4), 0, 1))
 
 

@@ -102,8 +102,8 @@ def test_linear_seed_makes_the_initial_values_reproducible():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Linear(0, 1), ValueError, "in_features is 0; expected at least 1"),
-        (lambda: Linear(1, -2), ValueError, "out_features is -2; expected at least 1"),
+        (lambda: Linear(0, 1), ValueError, "in_features is 0; expected an integer of at least 1"),
+        (lambda: Linear(1, -2), ValueError, "out_features is -2; expected an integer of at least 1"),
         (lambda: Linear(1, 1, dtype="int32"), TypeError, "dtype is int32; expected float32 or float64"),
         (
             lambda: Linear(3, 2)(np.zeros((4, 3))),

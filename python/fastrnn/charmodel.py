@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from . import _files
 from .layers import GRU, LSTM, RNN
+from .layouts import integer
 from .training import Linear, softmax_cross_entropy
 
 __all__ = ["CharacterModel", "Vocabulary", "chunks"]
@@ -129,8 +130,8 @@ def chunks(tokens: NDArray[Any], batch: int, steps: int) -> Iterator[tuple[Token
     [[0, 3], [1, 4]] [[1, 4], [2, 5]]
     [[2, 5]] [[3, 6]]
     """
-    if batch < 1 or steps < 1:
-        raise ValueError(f"batch is {batch} and steps is {steps}; expected both at least 1")
+    integer("batch", batch, 1)
+    integer("steps", steps, 1)
     length = (len(tokens) - 1) // batch
     if length < 1:
         raise ValueError(

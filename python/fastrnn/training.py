@@ -36,6 +36,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from .layouts import boolean, integer
+
 __all__ = [
     "SGD",
     "Adam",
@@ -100,14 +102,11 @@ class Linear:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}; expected at least 1")
+        self.in_features = integer("in_features", in_features, 1)
+        self.out_features = integer("out_features", out_features, 1)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
-        self.in_features = in_features
-        self.out_features = out_features
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(in_features)
 
@@ -115,7 +114,7 @@ class Linear:
             return rng.uniform(-bound, bound, shape).astype(self.dtype)
 
         self.parameters: dict[str, Array] = {"weight": uniform(out_features, in_features)}
-        if bias:
+        if boolean("bias", bias):
             self.parameters["bias"] = uniform(out_features)
         self.gradients = {name: np.zeros_like(p) for name, p in self.parameters.items()}
         self._x: Array | None = None
