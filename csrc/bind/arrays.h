@@ -22,8 +22,8 @@ inline std::string shape_text(const py::array& a) {
 template <class T>
 void check_array(const py::array& a, std::initializer_list<Index> shape, const char* name) {
   if (!py::isinstance<py::array_t<T>>(a)) {
-    throw py::type_error(std::string(name) + " has dtype " + py::str(a.dtype()).cast<std::string>() + "; expected " +
-                         py::str(py::dtype::of<T>()).cast<std::string>());
+    throw py::type_error(std::string(name) + " has dtype " + py::str(a.dtype()).cast<std::string>() +
+                         "; expected " + py::str(py::dtype::of<T>()).cast<std::string>());
   }
   bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
   std::string expected;
@@ -32,7 +32,8 @@ void check_array(const py::array& a, std::initializer_list<Index> shape, const c
     same = same && a.shape(i++) == extent;
     expected += (expected.empty() ? "(" : ", ") + std::to_string(extent);
   }
-  if (!same) throw py::value_error(std::string(name) + " has shape " + shape_text(a) + "; expected " + expected + ")");
+  if (!same)
+    throw py::value_error(std::string(name) + " has shape " + shape_text(a) + "; expected " + expected + ")");
 }
 
 // A C-contiguous array of this shape.
@@ -66,8 +67,10 @@ Rows<const T> rows(const py::array& a, Index steps, Index batch, Index width, co
   check_array<T>(a, {steps, batch, width}, name);
   const auto item = static_cast<py::ssize_t>(sizeof(T));
   if (a.size() == 0) return {static_cast<const T*>(a.data()), 0, 0};  // NumPy gives empty arrays any strides
-  if (width > 1 && a.strides(2) != item) throw py::value_error(std::string(name) + " must have unit stride in its last axis");
-  if (a.strides(0) % item || a.strides(1) % item) throw py::value_error(std::string(name) + " has strides between elements");
+  if (width > 1 && a.strides(2) != item)
+    throw py::value_error(std::string(name) + " must have unit stride in its last axis");
+  if (a.strides(0) % item || a.strides(1) % item)
+    throw py::value_error(std::string(name) + " has strides between elements");
   return {static_cast<const T*>(a.data()), a.strides(0) / item, a.strides(1) / item};
 }
 template <class T>
@@ -80,7 +83,8 @@ inline bool is_tokens(const py::array& a) { return py::isinstance<py::array_t<st
 
 // Parameters or gradients: contiguous arrays of the network's dtype with as many elements as there should be.
 template <class T>
-std::vector<const T*> pointers(const py::sequence& arrays, const std::vector<Index>& sizes, const char* name) {
+std::vector<const T*> pointers(const py::sequence& arrays, const std::vector<Index>& sizes,
+                               const char* name) {
   if (arrays.size() != sizes.size()) {
     throw py::value_error(std::string(name) + " has " + std::to_string(arrays.size()) + " arrays; expected " +
                           std::to_string(sizes.size()));
@@ -88,17 +92,19 @@ std::vector<const T*> pointers(const py::sequence& arrays, const std::vector<Ind
   std::vector<const T*> all;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const py::array a = py::cast<py::array>(arrays[i]);
-    if (!py::isinstance<py::array_t<T>>(a)) throw py::type_error(std::string(name) + " have another dtype than the network");
+    if (!py::isinstance<py::array_t<T>>(a))
+      throw py::type_error(std::string(name) + " have another dtype than the network");
     if (a.size() != sizes[i] || !(a.flags() & py::array::c_style)) {
-      throw py::value_error(std::string(name) + "[" + std::to_string(i) + "] has shape " + shape_text(a) + "; expected " +
-                            std::to_string(sizes[i]) + " contiguous elements");
+      throw py::value_error(std::string(name) + "[" + std::to_string(i) + "] has shape " + shape_text(a) +
+                            "; expected " + std::to_string(sizes[i]) + " contiguous elements");
     }
     all.push_back(static_cast<const T*>(a.data()));
   }
   return all;
 }
 template <class T>
-std::vector<T*> mutable_pointers(const py::sequence& arrays, const std::vector<Index>& sizes, const char* name) {
+std::vector<T*> mutable_pointers(const py::sequence& arrays, const std::vector<Index>& sizes,
+                                 const char* name) {
   pointers<T>(arrays, sizes, name);
   std::vector<T*> all;
   for (const py::handle& a : arrays) all.push_back(static_cast<T*>(py::cast<py::array>(a).mutable_data()));

@@ -7,14 +7,17 @@ namespace {
 
 // What forward and backward are both given.
 template <class T>
-void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const py::object& h0, const py::object& c0,
-                 const py::object& lengths, const py::object& reset, std::uint64_t seed, std::uint64_t call) {
-  if (x.ndim() < 2) throw py::value_error("x has shape " + shape_text(x) + "; expected (T, B, I), or (T, B) for tokens");
+void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const py::object& h0,
+                 const py::object& c0, const py::object& lengths, const py::object& reset, std::uint64_t seed,
+                 std::uint64_t call) {
+  if (x.ndim() < 2)
+    throw py::value_error("x has shape " + shape_text(x) + "; expected (T, B, I), or (T, B) for tokens");
   const Index steps = args.steps = x.shape(0), batch = args.batch = x.shape(1);
   if (is_tokens(x)) {
     args.tokens = pointer<std::int64_t>(x, {steps, batch}, "x");
     for (Index i = 0; i < steps * batch; ++i) {
-      if (args.tokens[i] < 0 || args.tokens[i] >= n.first.input) throw py::value_error("x holds a token out of range");
+      if (args.tokens[i] < 0 || args.tokens[i] >= n.first.input)
+        throw py::value_error("x holds a token out of range");
     }
   } else {
     args.x = rows<T>(x, steps, batch, n.first.input, "x");
@@ -24,7 +27,8 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
   args.lengths = optional_pointer<Index>(lengths, {batch}, "lengths");
   if (args.lengths) {
     for (Index b = 0; b < batch; ++b) {
-      if (args.lengths[b] < 0 || args.lengths[b] > steps) throw py::value_error("lengths must be from 0 to T");
+      if (args.lengths[b] < 0 || args.lengths[b] > steps)
+        throw py::value_error("lengths must be from 0 to T");
     }
   }
   args.reset = optional_pointer<bool>(reset, {steps, batch}, "reset");
@@ -34,8 +38,8 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
 
 template <class T>
 void forward_as(const Weights<T>& weights, const py::array& x, const py::object& h0, const py::object& c0,
-                const py::object& lengths, const py::object& reset, py::array& y, py::array& h_n, const py::object& c_n,
-                PyReserve* reserve, std::uint64_t seed, std::uint64_t call) {
+                const py::object& lengths, const py::object& reset, py::array& y, py::array& h_n,
+                const py::object& c_n, PyReserve* reserve, std::uint64_t seed, std::uint64_t call) {
   const Network& n = weights.network();
   if (!weights.packed()) throw py::value_error("weights are not packed");
   ForwardArguments<T> args;
@@ -50,15 +54,17 @@ void forward_as(const Weights<T>& weights, const py::array& x, const py::object&
 }
 
 template <class T>
-void backward_as(const Network& n, const py::sequence& parameters, const py::array& x, const py::object& h0, const py::object& c0,
-                 const py::object& lengths, const py::object& reset, const py::array& y, PyReserve& reserve, const py::object& dy,
-                 const py::object& dh_n, const py::object& dc_n, const py::object& dx, py::array& dh0, const py::object& dc0,
-                 const py::sequence& gradients, std::uint64_t seed, std::uint64_t call) {
+void backward_as(const Network& n, const py::sequence& parameters, const py::array& x, const py::object& h0,
+                 const py::object& c0, const py::object& lengths, const py::object& reset, const py::array& y,
+                 PyReserve& reserve, const py::object& dy, const py::object& dh_n, const py::object& dc_n,
+                 const py::object& dx, py::array& dh0, const py::object& dc0, const py::sequence& gradients,
+                 std::uint64_t seed, std::uint64_t call) {
   BackwardArguments<T> args;
   read_inputs(args, n, x, h0, c0, lengths, reset, seed, call);
   const Index steps = args.steps, batch = args.batch, width = n.output();
   const Reserve<T>& saved = reserve.of<T>();
-  if (saved.steps() != steps || saved.batch() != batch) throw py::value_error("reserve belongs to a call of another size");
+  if (saved.steps() != steps || saved.batch() != batch)
+    throw py::value_error("reserve belongs to a call of another size");
   args.parameters = pointers<T>(parameters, n.parameter_sizes(), "parameters");
   args.gradients = mutable_pointers<T>(gradients, n.parameter_sizes(), "gradients");
   args.y = rows<T>(y, steps, batch, width, "y");
@@ -81,33 +87,40 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
 }  // namespace
 
 void register_calls(py::module_& m) {
-  py::class_<PyReserve>(m, "Reserve").def(py::init<>()).def_property_readonly("nbytes", [](const PyReserve& r) {
-    return r.single.bytes() + r.wide.bytes();
-  });
+  py::class_<PyReserve>(m, "Reserve")
+      .def(py::init<>())
+      .def_property_readonly("nbytes", [](const PyReserve& r) { return r.single.bytes() + r.wide.bytes(); });
 
   m.def(
       "forward",
       [](const PyNetwork&, const PyWeights& w, const py::array& x, const py::object& h0, const py::object& c0,
-         const py::object& lengths, const py::object& reset, py::array y, py::array h_n, const py::object& c_n, PyReserve* reserve,
-         std::uint64_t seed, std::uint64_t call) {
-        std::visit([&](const auto& weights) { forward_as(*weights, x, h0, c0, lengths, reset, y, h_n, c_n, reserve, seed, call); },
-                   w.weights);
+         const py::object& lengths, const py::object& reset, py::array y, py::array h_n,
+         const py::object& c_n, PyReserve* reserve, std::uint64_t seed, std::uint64_t call) {
+        std::visit(
+            [&](const auto& weights) {
+              forward_as(*weights, x, h0, c0, lengths, reset, y, h_n, c_n, reserve, seed, call);
+            },
+            w.weights);
       },
-      py::arg("network"), py::arg("weights"), py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("reset"),
-      py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("reserve"), py::arg("seed"), py::arg("call"));
+      py::arg("network"), py::arg("weights"), py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
+      py::arg("reset"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("reserve"), py::arg("seed"),
+      py::arg("call"));
 
   m.def(
       "backward",
-      [](const PyNetwork& n, const py::sequence& parameters, const py::array& x, const py::object& h0, const py::object& c0,
-         const py::object& lengths, const py::object& reset, const py::array& y, PyReserve& reserve, const py::object& dy,
-         const py::object& dh_n, const py::object& dc_n, const py::object& dx, py::array dh0, const py::object& dc0,
-         const py::sequence& gradients, std::uint64_t seed, std::uint64_t call) {
+      [](const PyNetwork& n, const py::sequence& parameters, const py::array& x, const py::object& h0,
+         const py::object& c0, const py::object& lengths, const py::object& reset, const py::array& y,
+         PyReserve& reserve, const py::object& dy, const py::object& dh_n, const py::object& dc_n,
+         const py::object& dx, py::array dh0, const py::object& dc0, const py::sequence& gradients,
+         std::uint64_t seed, std::uint64_t call) {
         const auto run = n.is_double ? &backward_as<double> : &backward_as<float>;
-        run(n.network, parameters, x, h0, c0, lengths, reset, y, reserve, dy, dh_n, dc_n, dx, dh0, dc0, gradients, seed, call);
+        run(n.network, parameters, x, h0, c0, lengths, reset, y, reserve, dy, dh_n, dc_n, dx, dh0, dc0,
+            gradients, seed, call);
       },
-      py::arg("network"), py::arg("parameters"), py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("reset"),
-      py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("dx"), py::arg("dh0"),
-      py::arg("dc0"), py::arg("gradients"), py::arg("seed"), py::arg("call"));
+      py::arg("network"), py::arg("parameters"), py::arg("x"), py::arg("h0"), py::arg("c0"),
+      py::arg("lengths"), py::arg("reset"), py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
+      py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("seed"),
+      py::arg("call"));
 }
 
 }  // namespace fastrnn::bind

@@ -27,18 +27,20 @@ void register_machine(py::module_& m) {
     return names;
   });
   m.def("build_info", [] {
-    std::map<std::string, std::string> info{{"version", FRNN_VERSION}, {"build_type", FRNN_BUILD_TYPE}, {"cuda", "not built"}};
+    std::map<std::string, std::string> info{
+        {"version", FRNN_VERSION}, {"build_type", FRNN_BUILD_TYPE}, {"cuda", "not built"}};
 #if defined(__clang__)
     info["compiler"] = "clang " __clang_version__;
 #else
     info["compiler"] = "gcc " __VERSION__;
 #endif
-    info["isas"] = "baseline"
+    info["isas"] =
+        "baseline"
 #ifdef FRNN_HAVE_AVX2
-                   ", avx2"
+        ", avx2"
 #endif
 #ifdef FRNN_HAVE_AVX512
-                   ", avx512"
+        ", avx512"
 #endif
         ;
     return info;

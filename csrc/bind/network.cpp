@@ -8,21 +8,24 @@ namespace fastrnn::bind {
 namespace {
 
 template <class Value>
-Value choose(const std::string& text, const char* name, std::initializer_list<std::pair<const char*, Value>> choices) {
+Value choose(const std::string& text, const char* name,
+             std::initializer_list<std::pair<const char*, Value>> choices) {
   for (const auto& choice : choices) {
     if (text == choice.first) return choice.second;
   }
   throw py::value_error(std::string(name) + " is \"" + text + "\", which is none of its values");
 }
 
-PyNetwork make_network(const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size, Index num_layers,
-                       bool bidirectional, bool bias, Index proj_size, const std::string& peephole, bool reset_after,
-                       const std::string& nonlinearity, double dropout) {
+PyNetwork make_network(const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
+                       Index num_layers, bool bidirectional, bool bias, Index proj_size,
+                       const std::string& peephole, bool reset_after, const std::string& nonlinearity,
+                       double dropout) {
   PyNetwork n;
   LayerShape& s = n.network.first;
   s.cell = choose<Cell>(cell, "cell", {{"lstm", Cell::lstm}, {"gru", Cell::gru}, {"rnn", Cell::rnn}});
   s.peephole = choose<Peephole>(
-      peephole, "peephole", {{"none", Peephole::none}, {"diagonal", Peephole::diagonal}, {"full", Peephole::full}});
+      peephole, "peephole",
+      {{"none", Peephole::none}, {"diagonal", Peephole::diagonal}, {"full", Peephole::full}});
   s.nonlinearity = choose<Nonlinearity>(nonlinearity, "nonlinearity",
                                         {{"tanh", Nonlinearity::tanh},
                                          {"relu", Nonlinearity::relu},
@@ -45,9 +48,10 @@ PyNetwork make_network(const std::string& cell, const std::string& dtype, Index 
 
 void register_network(py::module_& m) {
   py::class_<PyNetwork>(m, "Network")
-      .def(py::init(&make_network), py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
-           py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"), py::arg("peephole"),
-           py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"))
+      .def(py::init(&make_network), py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"),
+           py::arg("hidden_size"), py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"),
+           py::arg("proj_size"), py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"),
+           py::arg("dropout"))
       .def(
           "explain",
           [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens) {
@@ -71,8 +75,11 @@ void register_network(py::module_& m) {
           [](PyWeights& w, const py::sequence& parameters) {
             std::visit(
                 [&](auto& weights) {
-                  using T = std::conditional_t<std::is_same_v<decltype(weights), std::shared_ptr<Weights<double>>&>, double, float>;
-                  const auto from = pointers<T>(parameters, w.network.network.parameter_sizes(), "parameters");
+                  using T =
+                      std::conditional_t<std::is_same_v<decltype(weights), std::shared_ptr<Weights<double>>&>,
+                                         double, float>;
+                  const auto from =
+                      pointers<T>(parameters, w.network.network.parameter_sizes(), "parameters");
                   const py::gil_scoped_release unlocked;
                   weights->pack(from);
                 },

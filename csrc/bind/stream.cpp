@@ -94,12 +94,15 @@ void register_stream(py::module_& m) {
              if (const auto* single = std::get_if<std::shared_ptr<Weights<float>>>(&w.weights)) {
                return std::make_unique<StreamOf<float>>(*single, batch);
              }
-             return std::make_unique<StreamOf<double>>(std::get<std::shared_ptr<Weights<double>>>(w.weights), batch);
+             return std::make_unique<StreamOf<double>>(std::get<std::shared_ptr<Weights<double>>>(w.weights),
+                                                       batch);
            }),
            py::arg("network"), py::arg("weights"), py::arg("batch"))
       .def(
           "step",
-          [](const py::object& self, const py::array& x, const py::object& rows) { return self.cast<PyStream&>().step(self, x, rows); },
+          [](const py::object& self, const py::array& x, const py::object& rows) {
+            return self.cast<PyStream&>().step(self, x, rows);
+          },
           py::arg("x"), py::arg("rows"))
       .def("run", &PyStream::run, py::arg("x"), py::arg("y"))
       .def_property_readonly("h", [](const py::object& self) { return self.cast<PyStream&>().h(self); })

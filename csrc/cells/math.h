@@ -47,7 +47,7 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float log2e = 1.442695041f, ln2_hi = 0.693145751953125f, ln2_lo = 1.42860682031e-6f;
-  static constexpr float round = 12582912.0f;            // 1.5 * 2^23: adding it rounds to a whole number
+  static constexpr float round = 12582912.0f;                // 1.5 * 2^23: adding it rounds to a whole number
   static constexpr float lowest = -87.0f, highest = 104.0f;  // e^y normal; 1 / (1 + e^y) is 0 in float
   static constexpr float tanh_is_one = 9.2f;
   static constexpr int degree = 4;
@@ -57,7 +57,7 @@ template <>
 struct ExpConstants<double> {
   static constexpr double log2e = 1.4426950408889634074, ln2_hi = 0.6931471803691238164901733,
                           ln2_lo = 1.9082149292705878161e-10;
-  static constexpr double round = 6755399441055744.0;    // 1.5 * 2^52
+  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double lowest = -708.0, highest = 746.0;
   static constexpr double tanh_is_one = 19.2;
   static constexpr int degree = 9;

@@ -13,7 +13,9 @@ namespace fastrnn {
 // A cache line, and the widest vector.
 inline constexpr std::size_t kAlignment = 64;
 
-inline constexpr std::size_t align_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+inline constexpr std::size_t align_up(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 // Bytes that only ever grow; contents are not kept when they do.
 class Buffer {

@@ -4,10 +4,10 @@
 #include <stdexcept>
 #include <string>
 
-#define FRNN_CHECK(condition, message)                                                               \
-  do {                                                                                               \
-    if (!(condition)) {                                                                              \
-      throw std::invalid_argument(std::string(message) + " [" #condition ", " __FILE__ ":" +         \
-                                  std::to_string(__LINE__) + "]");                                   \
-    }                                                                                                \
+#define FRNN_CHECK(condition, message)                                                       \
+  do {                                                                                       \
+    if (!(condition)) {                                                                      \
+      throw std::invalid_argument(std::string(message) + " [" #condition ", " __FILE__ ":" + \
+                                  std::to_string(__LINE__) + "]");                           \
+    }                                                                                        \
   } while (0)

@@ -49,8 +49,8 @@ struct Dropout {
     for (Index d = 0; d < directions; ++d) {
       for (Index unit = 0; unit < width; unit += 4) {
         const Philox4 draw =
-            philox4x32({{static_cast<std::uint32_t>(unit / 4), static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(t),
-                         static_cast<std::uint32_t>(layer * directions + d)}},
+            philox4x32({{static_cast<std::uint32_t>(unit / 4), static_cast<std::uint32_t>(b),
+                         static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(layer * directions + d)}},
                        key0, key1);
         const Index n = width - unit < 4 ? width - unit : 4;
         for (Index j = 0; j < n; ++j) {

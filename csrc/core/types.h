@@ -16,13 +16,13 @@ enum class Nonlinearity { tanh, relu, sigmoid, identity };
 // One direction of one layer.
 struct LayerShape {
   Cell cell = Cell::lstm;
-  Peephole peephole = Peephole::none;                // LSTM only
-  Nonlinearity nonlinearity = Nonlinearity::tanh;    // Elman only
-  bool reset_after = true;                           // GRU only
+  Peephole peephole = Peephole::none;              // LSTM only
+  Nonlinearity nonlinearity = Nonlinearity::tanh;  // Elman only
+  bool reset_after = true;                         // GRU only
   bool bias = true;
-  Index input = 0;                                   // I
-  Index hidden = 0;                                  // H
-  Index projection = 0;                              // P, 0 = none; LSTM only
+  Index input = 0;       // I
+  Index hidden = 0;      // H
+  Index projection = 0;  // P, 0 = none; LSTM only
 
   Index gates() const { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
   Index gate_rows() const { return gates() * hidden; }
@@ -42,7 +42,9 @@ struct LayerShape {
   Index gradient_columns() const { return (cell == Cell::gru && reset_after ? 4 : gates()) * hidden; }
   Index input_gradient_offset() const { return cell == Cell::gru && reset_after ? hidden : 0; }
   // How many columns, from column 0, W_hh^T (without the reset-before candidate) multiplies.
-  Index recurrent_gradient_columns() const { return (cell == Cell::gru && !reset_after ? 2 : gates()) * hidden; }
+  Index recurrent_gradient_columns() const {
+    return (cell == Cell::gru && !reset_after ? 2 : gates()) * hidden;
+  }
 };
 
 // Rows of a [T, B, n] array with any strides over T and B (in elements) and unit stride over n.

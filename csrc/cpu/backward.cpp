@@ -1,9 +1,9 @@
-// Back-propagation through time (Werbos 1990).  Per block of steps, last block first: step by step the gradient of
-// the pre-activations, dG, in one pass over the transposed recurrent weights; then, all at once, what those rows
-// add to the weights' gradients and to dx.
+// Back-propagation through time (Werbos 1990).  Per block of steps, last block first: step by step the
+// gradient of the pre-activations, dG, in one pass over the transposed recurrent weights; then, all at once,
+// what those rows add to the weights' gradients and to dx.
 //
-// Order of sums: a weight's gradient is one chain over the rows of dG, last step first, rows of a step by falling
-// length; so it depends neither on the size of a block nor on the number of threads.
+// Order of sums: a weight's gradient is one chain over the rows of dG, last step first, rows of a step by
+// falling length; so it depends neither on the size of a block nor on the number of threads.
 #include <algorithm>
 #include <cstring>
 
@@ -12,8 +12,8 @@
 namespace fastrnn::cpu {
 namespace {
 
-// Rows of dG that are multiplied together: enough that reading and writing a tile of weight gradients costs little
-// beside the product, few enough that dG stays in L2.
+// Rows of dG that are multiplied together: enough that reading and writing a tile of weight gradients costs
+// little beside the product, few enough that dG stays in L2.
 constexpr Index kBlockBytes = 1024 * 1024;
 constexpr Index kFewestRows = 128, kMostRows = 512;
 
@@ -23,7 +23,8 @@ struct Lists {
   const T **x, **h_prev, **c_prev, **c, **gates, **in;
   std::int64_t* tokens;
   T **out, **dx;
-  const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **step_gates, **step_h_prev, **step_c, **step_c_prev;
+  const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **step_gates, **step_h_prev, **step_c,
+      **step_c_prev;
   T **dg, **dc, **carry, **projected;
   const T** columns;
   T** gradient;
@@ -33,8 +34,9 @@ struct Lists {
     for (const T*** list : {&x, &h_prev, &c_prev, &c, &gates, &in}) *list = arena.take<const T*>(rows);
     tokens = arena.take<std::int64_t>(rows);
     for (T*** list : {&out, &dx}) *list = arena.take<T*>(rows);
-    for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &step_gates, &step_h_prev, &step_c,
-                            &step_c_prev}) *list = arena.take<const T*>(B);
+    for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &step_gates, &step_h_prev,
+                            &step_c, &step_c_prev})
+      *list = arena.take<const T*>(B);
     for (T*** list : {&dg, &dc, &carry, &projected}) *list = arena.take<T*>(B);
     columns = arena.take<const T*>(gradient_rows);
     gradient = arena.take<T*>(gradient_rows);
@@ -117,7 +119,8 @@ class Walk {
         }
         list_.h_prev[rows_] = previous_hidden(step, j);
         // The Elman layer's only gate is its output.
-        list_.gates[rows_] = call_.gates ? call_.gates + call_.cell_index(t, b) * shape_.reserved_gates() : call_.y.at(t, b);
+        list_.gates[rows_] =
+            call_.gates ? call_.gates + call_.cell_index(t, b) * shape_.reserved_gates() : call_.y.at(t, b);
         if (shape_.cell == Cell::lstm) {
           list_.c_prev[rows_] = previous_cell(step, j);
           list_.c[rows_] = call_.cells + call_.cell_index(t, b);
@@ -162,7 +165,8 @@ class Walk {
     const Index active = share_.rows_of(schedule_.active(step));
     for (Index i = 0; i < active; ++i) {
       const Index j = share_.first_row() + i * share_.row_step();
-      const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j), state = call_.state_row(b);
+      const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j),
+                  state = call_.state_row(b);
       const bool ends = step + 1 == schedule_.length(j);
       const bool cut = !ends && call_.starts_piece(step + 1, j);
       const bool goes_on = !ends && !cut;
@@ -282,8 +286,8 @@ class Walk {
     share_.wait_all();
   }
 
-  // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the gradient
-  // are dealt out in slices.
+  // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the
+  // gradient are dealt out in slices.
   void outer_product(const T* a, Index stride, Index count, const T* panels, Index units, T* gradient) {
     const PanelRange mine = share_.slice(count, kernels_.tile_rows);
     for (Index row = mine.first; row < mine.last; ++row) {
@@ -332,7 +336,8 @@ class Walk {
       }
     } else {
       outer_product(dg, width_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
-      if (reset_before_) outer_product(dg + 2 * H_, width_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
+      if (reset_before_)
+        outer_product(dg + 2 * H_, width_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
       if (shape_.bias) column_sum(dg, nullptr, GH, to.bias_hh);
     }
     if (shape_.projection) outer_product(call_.projected, R_, R_, call_.panels.inner, H_, to.weight_hr);

@@ -9,7 +9,8 @@ namespace fastrnn::cpu::FRNN_ISA {
 template <class T>
 void elman_forward(const StepForward<T>& p) {
   for_tiles<1, T>(
-      p.rows, p.panels, p.units, [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + unit, n)); },
+      p.rows, p.panels, p.units,
+      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + unit, n)); },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         store(p.h[row] + unit, cells::activate(p.nonlinearity, at(z, 0)), n);
@@ -20,10 +21,13 @@ template <class T>
 void elman_backward(const StepBackward<T>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, p.units,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n)); },
+      [&](Index row, Index unit, Index n, T* z) {
+        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+      },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
-        store(p.dg[row] + unit, cells::activate_backward(p.nonlinearity, at(z, 0), load(p.gates[row] + unit, n)), n);
+        store(p.dg[row] + unit,
+              cells::activate_backward(p.nonlinearity, at(z, 0), load(p.gates[row] + unit, n)), n);
       });
 }
 

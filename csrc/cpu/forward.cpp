@@ -116,8 +116,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
     }
     if (call.dropout) share.wait_units();
     if (call.tokens) {
-      kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows, panels, weights.bias,
-                      list.block_pre});
+      kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows,
+                      panels, weights.bias, list.block_pre});
     } else {
       Product<T> product;
       product.operand = {list.x, 1, weights.input, shape.input};
@@ -144,9 +144,9 @@ void forward(const ForwardCall<T>& call, const Share& share) {
         list.h[i] = call.hidden ? call.hidden + j * H : list.y[i];
         if (call.reset_h) list.reset_h[i] = call.reset_h + j * H;
         list.h_prev[i] = zero       ? call.zeros
-                    : step > 0 ? call.y.at(t_prev, b)
-                    : call.h0  ? call.h0 + state * R
-                               : call.zeros;
+                         : step > 0 ? call.y.at(t_prev, b)
+                         : call.h0  ? call.h0 + state * R
+                                    : call.zeros;
         if (lstm) {
           auto cell = [&](Index at_step, Index at_time) {
             if (call.cells) return call.cells + call.cell_index(at_time, b);
@@ -165,7 +165,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       args.units = H;
       args.rows = active;
       args.panels = panels;
-      args.panels.backwards = step % 2 == 1;  // begin with the weights that were read last: they are still in cache
+      args.panels.backwards =
+          step % 2 == 1;  // begin with the weights that were read last: they are still in cache
       args.recurrent = {list.h_prev, 1, weights.recurrent, R};
       args.pre = list.pre;
       args.gates = call.gates ? list.pre : nullptr;
@@ -215,7 +216,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
           kernels.elman_forward(args);
           break;
       }
-      share.wait_units();  // all of h_t before anyone reads it; all reads of h0 before h_n, which may be the same
+      share.wait_units();  // all of h_t before anyone reads it; all reads of h0 before h_n, which may be the
+                           // same
 
       // Rows that end here.  By units, rows are dealt out for this.
       for (Index i = share.by_units ? share.tid : 0; i < active; i += share.by_units ? share.threads : 1) {

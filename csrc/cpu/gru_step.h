@@ -56,7 +56,8 @@ void gru_forward_candidate(const StepForward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + 2 * H + unit, n)); },
+      p.rows, p.panels, H,
+      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + 2 * H + unit, n)); },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const V candidate = cells::tanh(at(z, 0));
@@ -84,7 +85,9 @@ void gru_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n)); },
+      [&](Index row, Index unit, Index n, T* z) {
+        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+      },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
@@ -107,13 +110,15 @@ void gru_backward_candidate(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n)); },
+      [&](Index row, Index unit, Index n, T* z) {
+        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+      },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
         V da_z, da_n, dh_prev;
-        cells::gru_backward(at(z, 0), load(gates + H, n), load(gates + 2 * H, n), load(p.h_prev[row] + unit, n), da_z, da_n,
-                            dh_prev);
+        cells::gru_backward(at(z, 0), load(gates + H, n), load(gates + 2 * H, n),
+                            load(p.h_prev[row] + unit, n), da_z, da_n, dh_prev);
         store(p.dg[row] + H + unit, da_z, n);
         store(p.dg[row] + 2 * H + unit, da_n, n);
         store(p.carry[row] + unit, dh_prev, n);

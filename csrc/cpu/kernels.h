@@ -65,25 +65,26 @@ struct StepForward {
   Index units = 0;  // H
   Index rows = 0;
   PanelRange panels;
-  Operand<T> recurrent;                // h_prev (or, for the GRU reset-before candidate, r h), W_hh
+  Operand<T> recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh
   const T* const* pre = nullptr;
   T* const* gates = nullptr;
-  const T* const* h_prev = nullptr;    // GRU
+  const T* const* h_prev = nullptr;  // GRU
   T* const* h = nullptr;
   // LSTM
   const T* const* c_prev = nullptr;
   T* const* c = nullptr;
-  const T* peephole = nullptr;         // diagonal: [3][H], i f o; else null
-  Operand<T> peephole_full;            // full: c_prev and W_ci, W_cf (lstm_forward); c and W_co (lstm_forward_output)
+  const T* peephole = nullptr;  // diagonal: [3][H], i f o; else null
+  Operand<T> peephole_full;  // full: c_prev and W_ci, W_cf (lstm_forward); c and W_co (lstm_forward_output)
   // GRU
-  const T* candidate_bias = nullptr;   // reset-after: b_hn or null
-  T* const* reset_h = nullptr;         // reset-before: where r h goes
+  const T* candidate_bias = nullptr;  // reset-after: b_hn or null
+  T* const* reset_h = nullptr;        // reset-before: where r h goes
   // Elman
   Nonlinearity nonlinearity = Nonlinearity::tanh;
 };
 
-// One step backward.  dh (the gradient of this step's h) = dy + extra + the recurrent product, whose rows are dG of the
-// following step (or, with a projection, the gradient of the projected h); missing parts point to zeros.
+// One step backward.  dh (the gradient of this step's h) = dy + extra + the recurrent product, whose rows are
+// dG of the following step (or, with a projection, the gradient of the projected h); missing parts point to
+// zeros.
 template <class T>
 struct StepBackward {
   Index units = 0;
@@ -91,21 +92,22 @@ struct StepBackward {
   PanelRange panels;
   Operand<T> recurrent;
   const T* const* dy = nullptr;
-  const T* const* extra = nullptr;     // final-state gradient, or GRU's carry
-  const T* const* gates = nullptr;     // as saved by forward; Elman: h
-  T* const* dg = nullptr;              // out: gradient_columns() of this step
+  const T* const* extra = nullptr;  // final-state gradient, or GRU's carry
+  const T* const* gates = nullptr;  // as saved by forward; Elman: h
+  T* const* dg = nullptr;           // out: gradient_columns() of this step
   // LSTM
   const T* const* c = nullptr;
   const T* const* c_prev = nullptr;
-  const T* const* dc_next = nullptr;   // gradient of c that comes from the following step
-  T* const* dc = nullptr;              // out: gradient of c_prev; may be dc_next
+  const T* const* dc_next = nullptr;  // gradient of c that comes from the following step
+  T* const* dc = nullptr;             // out: gradient of c_prev; may be dc_next
   const T* peephole = nullptr;
-  Operand<T> peephole_output;          // full, lstm_backward_cell: dG's o columns of this step, W_co^T
-  Operand<T> peephole_cell;            // full, lstm_backward_cell: dG's i, f columns of the following step, W_ci^T W_cf^T
+  Operand<T> peephole_output;  // full, lstm_backward_cell: dG's o columns of this step, W_co^T
+  Operand<T>
+      peephole_cell;  // full, lstm_backward_cell: dG's i, f columns of the following step, W_ci^T W_cf^T
   // GRU
   const T* const* h_prev = nullptr;
-  const T* const* candidate = nullptr; // reset-after: W_hn h_prev + b_hn
-  T* const* carry = nullptr;           // out: what reaches h_prev directly (dh z); may be extra
+  const T* const* candidate = nullptr;  // reset-after: W_hn h_prev + b_hn
+  T* const* carry = nullptr;            // out: what reaches h_prev directly (dh z); may be extra
   // Elman
   Nonlinearity nonlinearity = Nonlinearity::tanh;
 };
@@ -140,17 +142,17 @@ struct Kernels {
   void (*pack_rows)(const PackRows<T>&);
   void (*column_sum)(const ColumnSum<T>&);
 
-  void (*lstm_forward)(const StepForward<T>&);          // with a full peephole: all but o and h
-  void (*lstm_forward_output)(const StepForward<T>&);   // full peephole: o and h
-  void (*lstm_backward)(const StepBackward<T>&);        // without a full peephole
-  void (*lstm_backward_output)(const StepBackward<T>&); // full peephole: da_o, and dc by way of h
-  void (*lstm_backward_cell)(const StepBackward<T>&);   // full peephole: the rest
-  void (*lstm_hidden)(const StepForward<T>&);           // h = o tanh(c) again, from saved gates (pre) and c_prev
+  void (*lstm_forward)(const StepForward<T>&);           // with a full peephole: all but o and h
+  void (*lstm_forward_output)(const StepForward<T>&);    // full peephole: o and h
+  void (*lstm_backward)(const StepBackward<T>&);         // without a full peephole
+  void (*lstm_backward_output)(const StepBackward<T>&);  // full peephole: da_o, and dc by way of h
+  void (*lstm_backward_cell)(const StepBackward<T>&);    // full peephole: the rest
+  void (*lstm_hidden)(const StepForward<T>&);  // h = o tanh(c) again, from saved gates (pre) and c_prev
 
-  void (*gru_forward)(const StepForward<T>&);           // reset-after
-  void (*gru_forward_reset)(const StepForward<T>&);     // reset-before: r, z and r h; gates must be given
-  void (*gru_forward_candidate)(const StepForward<T>&); // reset-before: n and h
-  void (*gru_backward)(const StepBackward<T>&);         // reset-after
+  void (*gru_forward)(const StepForward<T>&);              // reset-after
+  void (*gru_forward_reset)(const StepForward<T>&);        // reset-before: r, z and r h; gates must be given
+  void (*gru_forward_candidate)(const StepForward<T>&);    // reset-before: n and h
+  void (*gru_backward)(const StepBackward<T>&);            // reset-after
   void (*gru_backward_candidate)(const StepBackward<T>&);  // reset-before: da_z, da_n
   void (*gru_backward_reset)(const StepBackward<T>&);      // reset-before: da_r; recurrent = da_n, W_hn^T
   void (*gru_reset_hidden)(const StepForward<T>&);         // reset-before: r h again, from saved gates (pre)

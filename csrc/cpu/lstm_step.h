@@ -64,7 +64,8 @@ void lstm_hidden(const StepForward<T>& p) {
   for (Index row = 0; row < p.rows; ++row) {
     for (Index unit = 0; unit < p.units; unit += lanes) {
       const Index n = p.units - unit;
-      store(p.h[row] + unit, cells::lstm_hidden(load(p.pre[row] + 3 * p.units + unit, n), load(p.c_prev[row] + unit, n)), n);
+      store(p.h[row] + unit,
+            cells::lstm_hidden(load(p.pre[row] + 3 * p.units + unit, n), load(p.c_prev[row] + unit, n)), n);
     }
   }
 }
@@ -75,11 +76,14 @@ void lstm_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n)); },
+      [&](Index row, Index unit, Index n, T* z) {
+        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+      },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
-        const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n), o = load(gates + 3 * H, n);
+        const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n),
+                o = load(gates + 3 * H, n);
         V da_i, da_f, da_g, da_o, dc = load(p.dc_next[row] + unit, n), dc_prev;
         cells::lstm_output_backward(at(z, 0), o, load(p.c[row] + unit, n), da_o, dc);
         if (p.peephole) dc = fma(load(p.peephole + 2 * H + unit, n), da_o, dc);
@@ -104,11 +108,14 @@ void lstm_backward_output(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n)); },
+      [&](Index row, Index unit, Index n, T* z) {
+        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+      },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);
-        cells::lstm_output_backward(at(z, 0), load(p.gates[row] + 3 * H + unit, n), load(p.c[row] + unit, n), da_o, dc);
+        cells::lstm_output_backward(at(z, 0), load(p.gates[row] + 3 * H + unit, n), load(p.c[row] + unit, n),
+                                    da_o, dc);
         store(p.dg[row] + 3 * H + unit, da_o, n);
         store(p.dc[row] + unit, dc, n);
       });
@@ -119,7 +126,8 @@ void lstm_backward_cell(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, [&](Index row, Index unit, Index n, T* z) { put(z, 0, load<T>(p.dc[row] + unit, n)); },
+      p.rows, p.panels, H,
+      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load<T>(p.dc[row] + unit, n)); },
       [&](TileAt tile, T* z) {
         multiply<1>(p.peephole_output, tile, z, 1);
         multiply<1>(p.peephole_cell, tile, z, 1);
@@ -128,7 +136,8 @@ void lstm_backward_cell(const StepBackward<T>& p) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n);
         V da_i, da_f, da_g, dc_prev;
-        cells::lstm_cell_backward(at(z, 0), i, f, g, load(p.c_prev[row] + unit, n), da_i, da_f, da_g, dc_prev);
+        cells::lstm_cell_backward(at(z, 0), i, f, g, load(p.c_prev[row] + unit, n), da_i, da_f, da_g,
+                                  dc_prev);
         store(p.dc[row] + unit, dc_prev, n);
         T* dg = p.dg[row] + unit;
         store(dg, da_i, n);

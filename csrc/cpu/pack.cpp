@@ -29,7 +29,8 @@ void pack_gates(const T* from, Index gates, Index units, Index depth, int lanes,
 // Panels over the columns of the given rows.
 template <class T>
 void pack_transposed(const std::vector<const T*>& rows, Index units, const Kernels<T>& kernels, T* out) {
-  const PackRows<T> args{rows.data(), static_cast<Index>(rows.size()), units, {0, panel_count(units, kernels.lanes)}, out};
+  const PackRows<T> args{
+      rows.data(), static_cast<Index>(rows.size()), units, {0, panel_count(units, kernels.lanes)}, out};
   kernels.pack_rows(args);
 }
 
@@ -99,7 +100,8 @@ TransposedLayer<T>::TransposedLayer(Arena& arena, const LayerShape& s, int lanes
 }
 
 template <class T>
-void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels, const LayerParameters<T>& from) {
+void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels,
+                              const LayerParameters<T>& from) {
   const Index H = s.hidden, R = s.recurrent();
   std::vector<const T*> rows;
   if (input) {

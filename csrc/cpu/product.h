@@ -1,9 +1,9 @@
 // The register-tiled product under every kernel.
 //
 // A tile is `Rows` rows by `Panels` panels of `Gates` vectors, all sums in registers.  It starts from sums in
-// `z` (a few KB on the stack, in L1), runs over k and leaves the sums there; what a cell does before and after
-// is an ordinary loop over z, so it is compiled once and not once per tile shape.  Storing and loading z costs
-// two moves a vector against K multiply-adds.  `z` is [row][panel][gate][lanes].
+// `z` (a few KB on the stack, in L1), runs over k and leaves the sums there; what a cell does before and
+// after is an ordinary loop over z, so it is compiled once and not once per tile shape.  Storing and loading
+// z costs two moves a vector against K multiply-adds.  `z` is [row][panel][gate][lanes].
 //
 // Tile shapes: as many sums as there are registers for (kAccumulators).  With few rows left, more panels at
 // once keep enough independent chains in flight to hide the latency of fma; K is never split, because the
@@ -30,7 +30,8 @@ constexpr int panels_for(int gates, int rows) {
 }
 
 template <class T>
-using TileFn = void (*)(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride);
+using TileFn = void (*)(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z,
+                        Index z_stride);
 
 template <class T, int Rows, int Panels, int Gates>
 void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride) {
@@ -51,7 +52,8 @@ void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index d
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g) weight[p][g] = V::load(w + p * panel_stride + (k * Gates + g) * V::lanes);
+      for (int g = 0; g < Gates; ++g)
+        weight[p][g] = V::load(w + p * panel_stride + (k * Gates + g) * V::lanes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
@@ -118,14 +120,15 @@ struct TileAt {
 template <int Gates, class T>
 FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
   const Index panel_stride = op.depth * Gates * Vec<T>::lanes;
-  tiles<T, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride, panel_stride,
-                                                  op.depth, z, z_gates * Vec<T>::lanes);
+  tiles<T, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
+                                                  panel_stride, op.depth, z, z_gates * Vec<T>::lanes);
 }
 
-// For every tile: start(row, unit, n, z) for each row and panel, products(at, z), finish(row, unit, n, z) for each.
-// unit is the panel's first unit and n how many of its lanes are real.
+// For every tile: start(row, unit, n, z) for each row and panel, products(at, z), finish(row, unit, n, z) for
+// each. unit is the panel's first unit and n how many of its lanes are real.
 template <int Gates, class T, class Start, class Products, class Finish>
-FRNN_INLINE void for_tiles(Index rows, PanelRange range, Index units, Start start, Products products, Finish finish) {
+FRNN_INLINE void for_tiles(Index rows, PanelRange range, Index units, Start start, Products products,
+                           Finish finish) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int most = main_rows(Gates);
   alignas(64) T z[kAccumulators * lanes];

@@ -12,8 +12,8 @@
 namespace fastrnn::cpu {
 
 // Steps are counted in processing order: step s of a row is time s forward, length - 1 - s in reverse, so
-// that the reverse direction starts at each row's own end.  Rows are sorted by falling length: those active at
-// a step are then the first active(s), in both directions.
+// that the reverse direction starts at each row's own end.  Rows are sorted by falling length: those active
+// at a step are then the first active(s), in both directions.
 class Schedule {
  public:
   // lengths may be null: every row has T steps.
@@ -21,7 +21,8 @@ class Schedule {
     row_.resize(static_cast<std::size_t>(B));
     length_.resize(static_cast<std::size_t>(B));
     std::iota(row_.begin(), row_.end(), Index{0});
-    if (lengths) std::stable_sort(row_.begin(), row_.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
+    if (lengths)
+      std::stable_sort(row_.begin(), row_.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
     for (std::size_t j = 0; j < row_.size(); ++j) length_[j] = lengths ? lengths[row_[j]] : T;
     steps_ = B > 0 ? length_[0] : 0;
     active_.resize(static_cast<std::size_t>(steps_));
@@ -44,8 +45,8 @@ class Schedule {
   Index steps_ = 0;
 };
 
-// How a team divides one direction of one layer.  Rows are independent for the whole sequence, so dividing rows
-// needs no waiting; dividing units needs a barrier where a step reads what another thread wrote.
+// How a team divides one direction of one layer.  Rows are independent for the whole sequence, so dividing
+// rows needs no waiting; dividing units needs a barrier where a step reads what another thread wrote.
 struct Split {
   int threads = 1;
   bool by_units = false;
@@ -73,7 +74,8 @@ struct Share {
   // An even part of anything that is divided whatever the split.
   PanelRange slice(Index total, Index multiple = 1) const {
     const Index groups = (total + multiple - 1) / multiple;
-    return {std::min(total, groups * tid / threads * multiple), std::min(total, groups * (tid + 1) / threads * multiple)};
+    return {std::min(total, groups * tid / threads * multiple),
+            std::min(total, groups * (tid + 1) / threads * multiple)};
   }
   void wait_all() const {
     if (barrier) barrier->wait();

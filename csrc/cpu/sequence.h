@@ -16,16 +16,16 @@ struct Sequence {
   const Kernels<T>* kernels = nullptr;
   const Schedule* schedule = nullptr;
   bool reverse = false;
-  Index T_steps = 0, batch = 0;               // of the arrays
-  Rows<const T> x;                            // [T,B,I]; not with tokens
-  const std::int64_t* tokens = nullptr;       // [T,B], or null
-  const Dropout* dropout = nullptr;           // mask of x, or null
-  const bool* reset = nullptr;                // [T,B], or null
-  const T* h0 = nullptr;                      // [B,R], null = zeros
-  const T* c0 = nullptr;                      // [B,H], null = zeros
-  const Index* state_rows = nullptr;          // row b's state is at this row of h0, c0, h_n, c_n; null = b
-  T* gates = nullptr;                         // reserve [T,B,reserved_gates,H], null in inference
-  T* cells = nullptr;                         // reserve [T,B,H] (LSTM), null in inference
+  Index T_steps = 0, batch = 0;          // of the arrays
+  Rows<const T> x;                       // [T,B,I]; not with tokens
+  const std::int64_t* tokens = nullptr;  // [T,B], or null
+  const Dropout* dropout = nullptr;      // mask of x, or null
+  const bool* reset = nullptr;           // [T,B], or null
+  const T* h0 = nullptr;                 // [B,R], null = zeros
+  const T* c0 = nullptr;                 // [B,H], null = zeros
+  const Index* state_rows = nullptr;     // row b's state is at this row of h0, c0, h_n, c_n; null = b
+  T* gates = nullptr;                    // reserve [T,B,reserved_gates,H], null in inference
+  T* cells = nullptr;                    // reserve [T,B,H] (LSTM), null in inference
 
   Index state_row(Index b) const { return state_rows ? state_rows[b] : b; }
   Index cell_index(Index t, Index b) const { return (t * batch + b) * shape.hidden; }
@@ -46,14 +46,14 @@ struct ForwardCall : Sequence<T> {
   T* h_n = nullptr;  // [B,R], out
   T* c_n = nullptr;  // [B,H], out; in inference also where c lives meanwhile
   // Memory, laid out by layout().
-  Index block = 1;   // steps whose input product is computed ahead
+  Index block = 1;  // steps whose input product is computed ahead
   T* pre = nullptr;
   T* dropped = nullptr;
   T* hidden = nullptr;
   T* reset_h = nullptr;
-  T* cell_pair = nullptr;    // full peephole in inference: every unit reads all of c, so c has two buffers
+  T* cell_pair = nullptr;  // full peephole in inference: every unit reads all of c, so c has two buffers
   const T* zeros = nullptr;
-  char* lists = nullptr;     // lists of rows, one set per thread
+  char* lists = nullptr;  // lists of rows, one set per thread
   Index list_bytes = 0;
 
   void layout(Arena& arena, int threads);
@@ -78,30 +78,30 @@ template <class T>
 struct BackwardCall : Sequence<T> {
   const TransposedLayer<T>* weights = nullptr;
   LayerParameters<T> parameters;
-  Rows<const T> y;           // as forward left it
-  Rows<const T> dy;          // [T,B,R] or null
-  const T* dh_n = nullptr;   // [B,R] or null
-  const T* dc_n = nullptr;   // [B,H] or null
-  Rows<T> dx;                // [T,B,I], out, or null
-  bool add_dx = false;       // += instead of =: the second direction
-  T* dh0 = nullptr;          // [B,R], out
-  T* dc0 = nullptr;          // [B,H], out
+  Rows<const T> y;          // as forward left it
+  Rows<const T> dy;         // [T,B,R] or null
+  const T* dh_n = nullptr;  // [B,R] or null
+  const T* dc_n = nullptr;  // [B,H] or null
+  Rows<T> dx;               // [T,B,I], out, or null
+  bool add_dx = false;      // += instead of =: the second direction
+  T* dh0 = nullptr;         // [B,R], out
+  T* dc0 = nullptr;         // [B,H], out
   LayerGradients<T> gradients;
   // Memory, laid out by layout().
-  Index block = 1;           // steps whose weight gradients are computed together
-  T* dg = nullptr;           // [active rows of a block][gradient_columns]
-  T* dg_next = nullptr;      // [B][gradient_columns]: the step after the block
-  T* dc = nullptr;           // [B,H]
-  T* carry = nullptr;        // [B,H]
-  T* candidate = nullptr;    // [rows of a block][H]: GRU q, or r h
-  T* projected = nullptr;    // [rows of a block][P]: gradient of the projected h
-  T* hidden = nullptr;       // [rows of a block][H]: o tanh(c)
-  T* dropped = nullptr;      // [rows of a block][I]
+  Index block = 1;         // steps whose weight gradients are computed together
+  T* dg = nullptr;         // [active rows of a block][gradient_columns]
+  T* dg_next = nullptr;    // [B][gradient_columns]: the step after the block
+  T* dc = nullptr;         // [B,H]
+  T* carry = nullptr;      // [B,H]
+  T* candidate = nullptr;  // [rows of a block][H]: GRU q, or r h
+  T* projected = nullptr;  // [rows of a block][P]: gradient of the projected h
+  T* hidden = nullptr;     // [rows of a block][H]: o tanh(c)
+  T* dropped = nullptr;    // [rows of a block][I]
   struct {
     T *x = nullptr, *h_prev = nullptr, *inner = nullptr, *c_prev = nullptr, *c = nullptr;
-  } panels;                  // a block's rows as panels; inner: r h, or o tanh(c)
+  } panels;  // a block's rows as panels; inner: r h, or o tanh(c)
   const T* zeros = nullptr;
-  char* lists = nullptr;     // lists of rows, one set per thread
+  char* lists = nullptr;  // lists of rows, one set per thread
   Index list_bytes = 0;
 
   void layout(Arena& arena, int threads);

@@ -21,7 +21,8 @@ FRNN_INLINE VecF power_of_two(VecF n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256((n + VecF(12582912.0f + 127.0f)).v), 23));
 }
 FRNN_INLINE VecD power_of_two(VecD n) {
-  return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256((n + VecD(6755399441055744.0 + 1023.0)).v), 52));
+  return _mm256_castsi256_pd(
+      _mm256_slli_epi64(_mm256_castpd_si256((n + VecD(6755399441055744.0 + 1023.0)).v), 52));
 }
 FRNN_INLINE VecF scale(VecF x, VecF n) {
   const VecF half = (n * VecF(0.5f) + VecF(12582912.0f)) - VecF(12582912.0f);
@@ -33,7 +34,8 @@ FRNN_INLINE VecD scale(VecD x, VecD n) {
 }
 
 FRNN_INLINE __m256i first_lanes(float, Index n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 FRNN_INLINE __m256i first_lanes(double, Index n) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));

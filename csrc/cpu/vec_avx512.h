@@ -26,9 +26,17 @@ FRNN_INLINE VecD scale(VecD x, VecD n) { return _mm512_scalef_pd(x.v, n.v); }
 
 FRNN_INLINE __mmask16 first_lanes(float, Index n) { return static_cast<__mmask16>((1u << n) - 1); }
 FRNN_INLINE __mmask8 first_lanes(double, Index n) { return static_cast<__mmask8>((1u << n) - 1); }
-FRNN_INLINE VecF load_first(const float* p, Index n) { return _mm512_maskz_loadu_ps(first_lanes(0.0f, n), p); }
-FRNN_INLINE VecD load_first(const double* p, Index n) { return _mm512_maskz_loadu_pd(first_lanes(0.0, n), p); }
-FRNN_INLINE void store_first(float* p, VecF x, Index n) { _mm512_mask_storeu_ps(p, first_lanes(0.0f, n), x.v); }
-FRNN_INLINE void store_first(double* p, VecD x, Index n) { _mm512_mask_storeu_pd(p, first_lanes(0.0, n), x.v); }
+FRNN_INLINE VecF load_first(const float* p, Index n) {
+  return _mm512_maskz_loadu_ps(first_lanes(0.0f, n), p);
+}
+FRNN_INLINE VecD load_first(const double* p, Index n) {
+  return _mm512_maskz_loadu_pd(first_lanes(0.0, n), p);
+}
+FRNN_INLINE void store_first(float* p, VecF x, Index n) {
+  _mm512_mask_storeu_ps(p, first_lanes(0.0f, n), x.v);
+}
+FRNN_INLINE void store_first(double* p, VecD x, Index n) {
+  _mm512_mask_storeu_pd(p, first_lanes(0.0, n), x.v);
+}
 
 }  // namespace fastrnn::cpu::FRNN_ISA

@@ -12,8 +12,12 @@ using VecD = Vec<double>;
 
 #ifdef __aarch64__
 inline constexpr int kAccumulators = 24;  // of 32 registers
-FRNN_INLINE VecF fma(VecF a, VecF b, VecF c) { return (VecF::Native)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v); }
-FRNN_INLINE VecD fma(VecD a, VecD b, VecD c) { return (VecD::Native)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v); }
+FRNN_INLINE VecF fma(VecF a, VecF b, VecF c) {
+  return (VecF::Native)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v);
+}
+FRNN_INLINE VecD fma(VecD a, VecD b, VecD c) {
+  return (VecD::Native)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v);
+}
 #else
 inline constexpr int kAccumulators = 8;  // of 16 registers; without fma each product needs one for itself
 // SSE2 has no fused multiply-add: here, and only here, fma rounds twice.

@@ -19,7 +19,8 @@ using cpu::Team;
 void Network::check() const {
   FRNN_CHECK(first.input >= 1 && first.hidden >= 1 && layers >= 1, "sizes must be at least 1");
   FRNN_CHECK(directions == 1 || directions == 2, "a layer has one or two directions");
-  FRNN_CHECK(first.projection >= 0 && first.projection < first.hidden, "proj_size must be smaller than hidden_size");
+  FRNN_CHECK(first.projection >= 0 && first.projection < first.hidden,
+             "proj_size must be smaller than hidden_size");
   FRNN_CHECK(first.cell == Cell::lstm || (first.projection == 0 && first.peephole == Peephole::none),
              "projection and peephole belong to the LSTM");
   FRNN_CHECK(dropout >= 0 && dropout <= 1, "dropout is a probability");
@@ -127,7 +128,8 @@ void run_directions(std::vector<Call>& calls, const Sharing& sharing, Team& team
   const auto work = [&](int tid) {
     const int group = tid / split.threads;
     if (group > (sharing.side_by_side ? 1 : 0)) return;
-    const Share share{tid % split.threads, split.threads, split.by_units, split.threads > 1 ? &barriers[group] : nullptr};
+    const Share share{tid % split.threads, split.threads, split.by_units,
+                      split.threads > 1 ? &barriers[group] : nullptr};
     if (sharing.side_by_side) {
       run(calls[static_cast<std::size_t>(group)], share);
     } else {
@@ -144,13 +146,30 @@ void run_directions(std::vector<Call>& calls, const Sharing& sharing, Team& team
 template <class T>
 Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, bool may_pair,
                   const cpu::Kernels<T>& kernels, int threads) {
-  auto choose = [&](int n) { return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.tile_rows, n); };
-  if (directions == 2 && may_pair && threads >= 2 && choose(2).threads > 1) return {true, choose(threads / 2)};
+  auto choose = [&](int n) {
+    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.tile_rows, n);
+  };
+  if (directions == 2 && may_pair && threads >= 2 && choose(2).threads > 1)
+    return {true, choose(threads / 2)};
   return {false, choose(threads)};
 }
 
-// Directions that run one after the other wait for each other: the second may read what the first wrote.
+// In backward the second direction adds to the dx that the first wrote.
 constexpr bool kForwardPairs = true, kBackwardPairs = false;
+
+// The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
+template <class T>
+int threads_wanted(const Network& network, Index steps, Index batch, bool may_pair,
+                   const cpu::Kernels<T>& kernels) {
+  int most = 1;
+  for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
+       ++layer) {  // all above the first are alike
+    const Sharing s = share_out(network.shape(layer), steps, batch, network.directions, may_pair, kernels,
+                                cpu::num_threads());
+    most = std::max(most, s.split.threads * (s.side_by_side ? 2 : 1));
+  }
+  return most;
+}
 
 }  // namespace
 
@@ -209,7 +228,8 @@ void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
       if (s.reserved_gates()) part.gates = arena.take<T>(units * s.reserved_gates());
       if (s.cell == Cell::lstm) part.cells = arena.take<T>(units);
     }
-    for (Index layer = 0; layer + 1 < network.layers; ++layer) outputs_.push_back(arena.take<T>(steps * batch * network.output()));
+    for (Index layer = 0; layer + 1 < network.layers; ++layer)
+      outputs_.push_back(arena.take<T>(steps * batch * network.output()));
     return arena.used();
   };
   bytes_ = layout(Arena());
@@ -217,7 +237,8 @@ void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
 }
 
 template <class T>
-void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve, Scratch& scratch) {
+void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve,
+             Scratch& scratch) {
   const Network& network = weights.network();
   const cpu::Kernels<T>& kernels = weights.kernels();
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
@@ -226,7 +247,7 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   scratch.schedule.set(args.steps, B, args.lengths);
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
 
-  Team team(cpu::num_threads());
+  Team team(threads_wanted(network, args.steps, B, kForwardPairs, kernels));
   const std::vector<Dropout> masks = input_masks(network, args);
   std::vector<cpu::ForwardCall<T>> calls(static_cast<std::size_t>(network.directions));
   Sharing sharing;
@@ -238,7 +259,8 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
     T* other = one_more ? arena.take<T>(args.steps * B * network.output()) : nullptr;
     const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
     y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
-    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kForwardPairs, kernels, team.size());
+    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kForwardPairs, kernels,
+                        team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
       cpu::ForwardCall<T>& call = calls[static_cast<std::size_t>(d)];
@@ -246,7 +268,8 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
       describe<T>(call, network, part, args, kernels, scratch.schedule);
       call.weights = &weights.part(part);
       call.x = x;
-      call.dropout = reserve && layer > 0 && network.dropout > 0 ? &masks[static_cast<std::size_t>(layer)] : nullptr;
+      call.dropout =
+          reserve && layer > 0 && network.dropout > 0 ? &masks[static_cast<std::size_t>(layer)] : nullptr;
       call.state_rows = args.state_rows;
       call.h0 = offset(args.h0, part * state_batch * R);
       call.c0 = offset(args.c0, part * state_batch * H);
@@ -266,21 +289,24 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = 0; layer < network.layers; ++layer) {
     prepare(layer, Arena(memory));
-    run_directions(calls, sharing, team, [](const cpu::ForwardCall<T>& call, const Share& share) { cpu::forward(call, share); });
+    run_directions(calls, sharing, team,
+                   [](const cpu::ForwardCall<T>& call, const Share& share) { cpu::forward(call, share); });
     x = {y.data, y.time_stride, y.batch_stride};
   }
 }
 
 template <class T>
-void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve, Scratch& scratch) {
+void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
+              Scratch& scratch) {
   const cpu::Kernels<T>& kernels = current_kernels<T>();
-  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden, width = network.output();
+  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
+              width = network.output();
   scratch.schedule.set(args.steps, B, args.lengths);
   const std::vector<Index> sizes = network.parameter_sizes();
   for (std::size_t i = 0; i < sizes.size(); ++i) std::fill_n(args.gradients[i], sizes[i], T(0));
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
 
-  Team team(cpu::num_threads());
+  Team team(threads_wanted(network, args.steps, B, kBackwardPairs, kernels));
   const std::vector<Dropout> masks = input_masks(network, args);
   std::vector<cpu::BackwardCall<T>> calls(static_cast<std::size_t>(network.directions));
   std::vector<cpu::TransposedLayer<T>> transposed(static_cast<std::size_t>(network.directions));
@@ -305,11 +331,14 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       call.weights = &transposed[at];
       call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
       call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
-      if (call.tokens) call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
-      const Rows<const T> below = contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
+      if (call.tokens)
+        call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
+      const Rows<const T> below =
+          contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
       call.x = layer > 0 ? below : args.x;
       call.dropout = layer > 0 && network.dropout > 0 ? &masks[static_cast<std::size_t>(layer)] : nullptr;
-      call.y = columns_from(layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
+      call.y = columns_from(
+          layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
       call.gates = reserve.part(part).gates;
       call.cells = reserve.part(part).cells;
       call.h0 = offset(args.h0, part * B * R);
@@ -330,15 +359,19 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = network.layers; layer-- > 0;) {
     prepare(layer, Arena(memory));
-    for (std::size_t d = 0; d < calls.size(); ++d) transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
-    run_directions(calls, sharing, team, [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
+    for (std::size_t d = 0; d < calls.size(); ++d)
+      transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
+    run_directions(calls, sharing, team,
+                   [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
     for (cpu::BackwardCall<T>& call : calls) {
-      if (call.tokens) add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih);
+      if (call.tokens)
+        add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih);
     }
     if (layer > 0 && network.dropout > 0) {
       for (Index j = 0; j < B; ++j) {
         const Index b = scratch.schedule.row(j);
-        for (Index t = 0; t < scratch.schedule.length(j); ++t) masks[static_cast<std::size_t>(layer)].apply(dx.at(t, b), dx.at(t, b), t, b, R);
+        for (Index t = 0; t < scratch.schedule.length(j); ++t)
+          masks[static_cast<std::size_t>(layer)].apply(dx.at(t, b), dx.at(t, b), t, b, R);
       }
     }
     dy = {dx.data, dx.time_stride, dx.batch_stride};
@@ -388,7 +421,8 @@ class Stream<T>::Entry {
  public:
   explicit Entry(std::atomic<bool>& busy) : busy_(busy) {
     if (busy_.exchange(true, std::memory_order_acquire)) {
-      throw std::runtime_error("this stream is in use by another thread; a stream is advanced by one thread at a time");
+      throw std::runtime_error(
+          "this stream is in use by another thread; a stream is advanced by one thread at a time");
     }
   }
   ~Entry() { busy_.store(false, std::memory_order_release); }
@@ -400,7 +434,8 @@ class Stream<T>::Entry {
 };
 
 template <class T>
-Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch) : weights_(std::move(weights)), batch_(batch) {
+Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
+    : weights_(std::move(weights)), batch_(batch) {
   const Network& n = network();
   FRNN_CHECK(n.directions == 1, "a stream has no future to run a reverse direction over");
   FRNN_CHECK(batch >= 1, "a stream needs at least one row");
@@ -432,9 +467,12 @@ void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, 
     }
     if (outside) {
       throw std::invalid_argument("rows holds " + std::to_string(*outside) + "; expected indices from 0 to " +
-                                  std::to_string(batch_ - 1) + " (the stream has " + std::to_string(batch_) + " rows)");
+                                  std::to_string(batch_ - 1) + " (the stream has " + std::to_string(batch_) +
+                                  " rows)");
     }
-    if (twice) throw std::invalid_argument("rows holds " + std::to_string(*twice) + " twice; expected distinct indices");
+    if (twice)
+      throw std::invalid_argument("rows holds " + std::to_string(*twice) +
+                                  " twice; expected distinct indices");
   }
   ForwardArguments<T> args;
   args.steps = 1;
@@ -464,29 +502,36 @@ void Stream<T>::advance(ForwardArguments<T>& args, const Index* rows) {
 
 // ---- explain
 
-std::map<std::string, std::string> Network::explain(Index steps, Index batch, bool training, bool tokens, bool is_double) const {
+std::map<std::string, std::string> Network::explain(Index steps, Index batch, bool training, bool tokens,
+                                                    bool is_double) const {
   const auto with = [&](const auto& kernels) {
-    const Sharing sharing = share_out(first, steps, batch, directions, kForwardPairs, kernels, cpu::num_threads());
+    const Sharing sharing =
+        share_out(first, steps, batch, directions, kForwardPairs, kernels, cpu::num_threads());
     const Index panels = cpu::panel_count(first.hidden, kernels.lanes);
     std::string kernel = first.cell == Cell::lstm ? "lstm" : first.cell == Cell::gru ? "gru" : "elman";
     kernel += training ? "_fwd_train" : "_fwd_infer";
     std::string products = "1 recurrent product per step, activations and state update fused into it";
-    if (first.cell == Cell::gru && !first.reset_after) products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
-    if (first.peephole == Peephole::full) products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
+    if (first.cell == Cell::gru && !first.reset_after)
+      products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
+    if (first.peephole == Peephole::full)
+      products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
     if (first.projection) products += "; 1 more for the projection";
     return std::map<std::string, std::string>{
         {"kernel", kernel},
         {"isa", std::string(cpu::name(cpu::current_isa())) + ", " + std::to_string(kernels.lanes) + " lanes"},
-        {"isa_reason", cpu::current_isa() == cpu::available_isas().back() ? "the widest this CPU has"
-                                                                          : "forced by FASTRNN_ISA or set_isa"},
+        {"isa_reason", cpu::current_isa() == cpu::available_isas().back()
+                           ? "the widest this CPU has"
+                           : "forced by FASTRNN_ISA or set_isa"},
         {"dtype", is_double ? "float64" : "float32"},
-        {"input", tokens ? "columns of W_ih gathered, no input product" : "input product computed per block of steps"},
+        {"input",
+         tokens ? "columns of W_ih gathered, no input product" : "input product computed per block of steps"},
         {"products", products},
         {"tile", std::to_string(kernels.tile_rows) + " rows; " + std::to_string(panels) + " panels of " +
                      std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) + " of " +
                      std::to_string(panels * kernels.lanes) + " used"},
         {"threads", std::to_string(sharing.split.threads * (sharing.side_by_side ? 2 : 1))},
-        {"split", (sharing.side_by_side ? "both directions side by side; within each: " : "") + std::string(sharing.split.reason)},
+        {"split", (sharing.side_by_side ? "both directions side by side; within each: " : "") +
+                      std::string(sharing.split.reason)},
     };
   };
   return is_double ? with(current_kernels<double>()) : with(current_kernels<float>());

@@ -1,5 +1,5 @@
-// A stack of layers: what a caller asks for, turned into calls of the back end.  The only place that knows how
-// layers, directions, dropout, reserve and memory hang together.
+// A stack of layers: what a caller asks for, turned into calls of the back end.  The only place that knows
+// how layers, directions, dropout, reserve and memory hang together.
 #pragma once
 
 #include <atomic>
@@ -19,9 +19,9 @@
 namespace fastrnn {
 
 struct Network {
-  LayerShape first;       // layer 0
-  Index layers = 1;       // L
-  Index directions = 1;   // D
+  LayerShape first;      // layer 0
+  Index layers = 1;      // L
+  Index directions = 1;  // D
   double dropout = 0;
 
   Index parts() const { return layers * directions; }
@@ -31,7 +31,8 @@ struct Network {
     if (layer > 0) s.input = output();
     return s;
   }
-  // Parameters of one direction of one layer, in the order weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ch.
+  // Parameters of one direction of one layer, in the order weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
+  // weight_ch.
   Index parameters_per_part() const {
     return 2 + (first.bias ? 2 : 0) + (first.projection ? 1 : 0) + (first.peephole != Peephole::none ? 1 : 0);
   }
@@ -40,7 +41,8 @@ struct Network {
   // Throws std::invalid_argument for a network that can't be.
   void check() const;
 
-  std::map<std::string, std::string> explain(Index steps, Index batch, bool training, bool tokens, bool is_double) const;
+  std::map<std::string, std::string> explain(Index steps, Index batch, bool training, bool tokens,
+                                             bool is_double) const;
 };
 
 template <class T>
@@ -77,7 +79,9 @@ class Reserve {
   void layout(const Network& network, Index steps, Index batch);
 
   Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
-  T* output(Index layer) const { return outputs_[static_cast<std::size_t>(layer)]; }  // [T,B,D*R], all but the last layer
+  T* output(Index layer) const {
+    return outputs_[static_cast<std::size_t>(layer)];
+  }  // [T,B,D*R], all but the last layer
   Index steps() const { return steps_; }
   Index batch() const { return batch_; }
   std::size_t bytes() const { return bytes_; }
@@ -133,10 +137,12 @@ struct Scratch {
 
 // Inference, or training if `reserve` is given.
 template <class T>
-void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve, Scratch& scratch);
+void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve,
+             Scratch& scratch);
 
 template <class T>
-void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve, Scratch& scratch);
+void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
+              Scratch& scratch);
 
 // A Scratch from the process's spare ones, returned at the end of the scope.
 class BorrowedScratch {
