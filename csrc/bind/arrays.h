@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -25,15 +26,12 @@ void check_array(const py::array& a, std::initializer_list<Index> shape, const c
     throw py::type_error(std::string(name) + " has dtype " + py::str(a.dtype()).cast<std::string>() +
                          "; expected " + py::str(py::dtype::of<T>()).cast<std::string>());
   }
-  bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
+  const bool same =
+      a.ndim() == static_cast<py::ssize_t>(shape.size()) && std::equal(shape.begin(), shape.end(), a.shape());
+  if (same) return;
   std::string expected;
-  py::ssize_t i = 0;
-  for (const Index extent : shape) {
-    same = same && a.shape(i++) == extent;
-    expected += (expected.empty() ? "(" : ", ") + std::to_string(extent);
-  }
-  if (!same)
-    throw py::value_error(std::string(name) + " has shape " + shape_text(a) + "; expected " + expected + ")");
+  for (const Index extent : shape) expected += (expected.empty() ? "(" : ", ") + std::to_string(extent);
+  throw py::value_error(std::string(name) + " has shape " + shape_text(a) + "; expected " + expected + ")");
 }
 
 // A C-contiguous array of this shape.

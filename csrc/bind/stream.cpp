@@ -8,18 +8,28 @@ namespace {
 // What a stream of either width can do.
 struct PyStream {
   virtual ~PyStream() = default;
-  virtual py::array step(const py::handle& self, const py::array& x, const py::object& rows) = 0;
-  virtual void run(const py::array& x, py::array y) = 0;
-  virtual py::array h(const py::handle& self) = 0;
-  virtual py::object c(const py::handle& self) = 0;
+  virtual py::object step(const py::array& x, const py::object& rows) = 0;
+  virtual void run(const py::array& x, py::array out) = 0;
+
+  py::object h, c, y;  // arrays over the stream's own memory, made once; c is None but for an LSTM
 };
 
 template <class T>
 class StreamOf final : public PyStream {
  public:
-  StreamOf(std::shared_ptr<const Weights<T>> weights, Index batch) : stream_(std::move(weights), batch) {}
+  StreamOf(std::shared_ptr<const Weights<T>> weights, Index batch)
+      : shared_(std::make_shared<Stream<T>>(std::move(weights), batch)), stream_(*shared_) {
+    const Network& n = stream_.network();
+    // What keeps an array's memory alive is the stream behind this object, not this object: no cycle.
+    const py::capsule owner(new std::shared_ptr<Stream<T>>(shared_),
+                            [](void* p) { delete static_cast<std::shared_ptr<Stream<T>>*>(p); });
+    h = py::array_t<T>({n.layers, batch, n.first.recurrent()}, stream_.h(), owner);
+    c = stream_.c() ? py::object(py::array_t<T>({n.layers, batch, n.first.hidden}, stream_.c(), owner))
+                    : py::none();
+    y = py::array_t<T>({batch, n.first.recurrent()}, stream_.y(), owner);
+  }
 
-  py::array step(const py::handle& self, const py::array& x, const py::object& row_list) override {
+  py::object step(const py::array& x, const py::object& row_list) override {
     const Network& n = stream_.network();
     const Index* indices = nullptr;
     Index count = stream_.batch();
@@ -41,10 +51,10 @@ class StreamOf final : public PyStream {
       const py::gil_scoped_release unlocked;
       stream_.step(values, tokens, indices, count);
     }
-    return view(self, stream_.y(), {count, n.first.recurrent()});
+    return indices ? y[py::slice(0, count, 1)] : y;
   }
 
-  void run(const py::array& x, py::array y) override {
+  void run(const py::array& x, py::array out) override {
     const Network& n = stream_.network();
     ForwardArguments<T> args;
     args.steps = x.ndim() ? x.shape(0) : 0;
@@ -54,26 +64,12 @@ class StreamOf final : public PyStream {
     } else {
       args.x = rows<T>(x, args.steps, stream_.batch(), n.first.input, "x");
     }
-    args.y = mutable_rows<T>(y, args.steps, stream_.batch(), n.output(), "y");
+    args.y = mutable_rows<T>(out, args.steps, stream_.batch(), n.output(), "y");
     const py::gil_scoped_release unlocked;
     stream_.run(args);
   }
 
-  py::array h(const py::handle& self) override {
-    const Network& n = stream_.network();
-    return view(self, stream_.h(), {n.layers, stream_.batch(), n.first.recurrent()});
-  }
-  py::object c(const py::handle& self) override {
-    const Network& n = stream_.network();
-    if (!stream_.c()) return py::none();
-    return view(self, stream_.c(), {n.layers, stream_.batch(), n.first.hidden});
-  }
-
  private:
-  // An array over the stream's own memory, which keeps the stream alive.
-  static py::array view(const py::handle& self, T* data, std::vector<py::ssize_t> shape) {
-    return py::array_t<T>(std::move(shape), data, self);
-  }
   void check_tokens(const std::int64_t* tokens, Index count) const {
     for (Index i = 0; i < count; ++i) {
       if (tokens[i] < 0 || tokens[i] >= stream_.network().first.input) {
@@ -83,7 +79,8 @@ class StreamOf final : public PyStream {
     }
   }
 
-  Stream<T> stream_;
+  const std::shared_ptr<Stream<T>> shared_;
+  Stream<T>& stream_;
 };
 
 }  // namespace
@@ -98,15 +95,10 @@ void register_stream(py::module_& m) {
                                                        batch);
            }),
            py::arg("network"), py::arg("weights"), py::arg("batch"))
-      .def(
-          "step",
-          [](const py::object& self, const py::array& x, const py::object& rows) {
-            return self.cast<PyStream&>().step(self, x, rows);
-          },
-          py::arg("x"), py::arg("rows"))
+      .def("step", &PyStream::step, py::arg("x"), py::arg("rows"))
       .def("run", &PyStream::run, py::arg("x"), py::arg("y"))
-      .def_property_readonly("h", [](const py::object& self) { return self.cast<PyStream&>().h(self); })
-      .def_property_readonly("c", [](const py::object& self) { return self.cast<PyStream&>().c(self); });
+      .def_readonly("h", &PyStream::h)
+      .def_readonly("c", &PyStream::c);
 }
 
 }  // namespace fastrnn::bind

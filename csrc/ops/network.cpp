@@ -96,14 +96,10 @@ void describe(cpu::Sequence<T>& call, const Network& network, Index part, const 
   call.reset = args.reset;
 }
 
-// Dropout of each layer's input, that is of the outputs of the layer below; layer 0 has none.
+// Dropout of a layer's input, that is of the outputs of the layer below; layer 0 has none.
 template <class T>
-std::vector<Dropout> input_masks(const Network& network, const Arguments<T>& args) {
-  std::vector<Dropout> masks(1);
-  for (Index layer = 1; layer < network.layers; ++layer) {
-    masks.push_back(Dropout::make(network.dropout, args.seed, args.call, layer - 1, network.directions));
-  }
-  return masks;
+Dropout input_mask(const Network& network, Index layer, const Arguments<T>& args) {
+  return Dropout::make(network.dropout, args.seed, args.call, layer - 1, network.directions);
 }
 
 // weight_ih (G*H, I) += from (I, G*H), transposed.
@@ -121,8 +117,9 @@ struct Sharing {
   Split split;
 };
 
+// Runs the calls of one layer, one for each direction.
 template <class Call, class Run>
-void run_directions(std::vector<Call>& calls, const Sharing& sharing, Team& team, Run run) {
+void run_directions(const Call* calls, Index directions, const Sharing& sharing, Team& team, Run run) {
   const Split& split = sharing.split;
   SpinBarrier barriers[2] = {SpinBarrier(split.threads), SpinBarrier(split.threads)};
   const auto work = [&](int tid) {
@@ -131,9 +128,9 @@ void run_directions(std::vector<Call>& calls, const Sharing& sharing, Team& team
     const Share share{tid % split.threads, split.threads, split.by_units,
                       split.threads > 1 ? &barriers[group] : nullptr};
     if (sharing.side_by_side) {
-      run(calls[static_cast<std::size_t>(group)], share);
+      run(calls[group], share);
     } else {
-      for (const Call& call : calls) run(call, share);
+      for (Index d = 0; d < directions; ++d) run(calls[d], share);
     }
   };
   if (split.threads > 1 || sharing.side_by_side) {
@@ -248,8 +245,8 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
 
   Team team(threads_wanted(network, args.steps, B, kForwardPairs, kernels));
-  const std::vector<Dropout> masks = input_masks(network, args);
-  std::vector<cpu::ForwardCall<T>> calls(static_cast<std::size_t>(network.directions));
+  Dropout mask;
+  cpu::ForwardCall<T> calls[2];
   Sharing sharing;
   Rows<const T> x = args.x;
   Rows<T> y;
@@ -259,17 +256,17 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
     T* other = one_more ? arena.take<T>(args.steps * B * network.output()) : nullptr;
     const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
     y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
+    mask = input_mask(network, layer, args);
     sharing = share_out(network.shape(layer), args.steps, B, network.directions, kForwardPairs, kernels,
                         team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
-      cpu::ForwardCall<T>& call = calls[static_cast<std::size_t>(d)];
+      cpu::ForwardCall<T>& call = calls[d];
       call = {};
       describe<T>(call, network, part, args, kernels, scratch.schedule);
       call.weights = &weights.part(part);
       call.x = x;
-      call.dropout =
-          reserve && layer > 0 && network.dropout > 0 ? &masks[static_cast<std::size_t>(layer)] : nullptr;
+      call.dropout = reserve && layer > 0 && network.dropout > 0 ? &mask : nullptr;
       call.state_rows = args.state_rows;
       call.h0 = offset(args.h0, part * state_batch * R);
       call.c0 = offset(args.c0, part * state_batch * H);
@@ -289,7 +286,7 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = 0; layer < network.layers; ++layer) {
     prepare(layer, Arena(memory));
-    run_directions(calls, sharing, team,
+    run_directions(calls, network.directions, sharing, team,
                    [](const cpu::ForwardCall<T>& call, const Share& share) { cpu::forward(call, share); });
     x = {y.data, y.time_stride, y.batch_stride};
   }
@@ -307,9 +304,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
 
   Team team(threads_wanted(network, args.steps, B, kBackwardPairs, kernels));
-  const std::vector<Dropout> masks = input_masks(network, args);
-  std::vector<cpu::BackwardCall<T>> calls(static_cast<std::size_t>(network.directions));
-  std::vector<cpu::TransposedLayer<T>> transposed(static_cast<std::size_t>(network.directions));
+  Dropout mask;
+  cpu::BackwardCall<T> calls[2];
+  cpu::TransposedLayer<T> transposed[2];
   Sharing sharing;
   Rows<const T> dy = args.dy;
   Rows<T> dx;
@@ -320,15 +317,15 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
     dx = layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
     const bool input_needed = layer > 0 || args.dx;
+    mask = input_mask(network, layer, args);
     sharing = share_out(shape, args.steps, B, network.directions, kBackwardPairs, kernels, team.size());
     for (Index d = 0; d < network.directions; ++d) {
-      const auto at = static_cast<std::size_t>(d);
       const Index part = layer * network.directions + d;
-      cpu::BackwardCall<T>& call = calls[at];
+      cpu::BackwardCall<T>& call = calls[d];
       call = {};
       describe<T>(call, network, part, args, kernels, scratch.schedule);
-      transposed[at] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
-      call.weights = &transposed[at];
+      transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
+      call.weights = &transposed[d];
       call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
       call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
       if (call.tokens)
@@ -336,7 +333,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       const Rows<const T> below =
           contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
       call.x = layer > 0 ? below : args.x;
-      call.dropout = layer > 0 && network.dropout > 0 ? &masks[static_cast<std::size_t>(layer)] : nullptr;
+      call.dropout = layer > 0 && network.dropout > 0 ? &mask : nullptr;
       call.y = columns_from(
           layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
       call.gates = reserve.part(part).gates;
@@ -359,9 +356,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = network.layers; layer-- > 0;) {
     prepare(layer, Arena(memory));
-    for (std::size_t d = 0; d < calls.size(); ++d)
+    for (Index d = 0; d < network.directions; ++d)
       transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
-    run_directions(calls, sharing, team,
+    run_directions(calls, network.directions, sharing, team,
                    [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
     for (cpu::BackwardCall<T>& call : calls) {
       if (call.tokens)
@@ -370,8 +367,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     if (layer > 0 && network.dropout > 0) {
       for (Index j = 0; j < B; ++j) {
         const Index b = scratch.schedule.row(j);
-        for (Index t = 0; t < scratch.schedule.length(j); ++t)
-          masks[static_cast<std::size_t>(layer)].apply(dx.at(t, b), dx.at(t, b), t, b, R);
+        for (Index t = 0; t < scratch.schedule.length(j); ++t) mask.apply(dx.at(t, b), dx.at(t, b), t, b, R);
       }
     }
     dy = {dx.data, dx.time_stride, dx.batch_stride};
