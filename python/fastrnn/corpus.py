@@ -10,7 +10,7 @@ import codecs
 import os
 import random
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Corpus:
     train: str
     held_out: str
     source: str
-    """Where it comes from, in words."""
+    """Where it comes from and how much it is, on two lines."""
 
 
 def standard_library() -> Corpus:
@@ -110,17 +110,19 @@ def _read_folder(root: Path, enter: Callable[[str], bool], take: Callable[[str],
     if not held_out:  # few files, all long
         held_out.append(min(train, key=len))
         train.remove(held_out[0])
-    source = (
-        f"{root} ({_amount(*train)} in {len(train)} files; held out: {_amount(*held_out)} in {len(held_out)})"
+    return Corpus(
+        "\n".join(train),
+        "\n".join(held_out),
+        f"{root}\n{_amount(train)} in {len(train)} files; held out: {_amount(held_out)} in {len(held_out)}",
     )
-    return Corpus("\n".join(train), "\n".join(held_out), source)
 
 
 def _split(path: Path, text: str) -> Corpus:
     """One text alone: its end is held out."""
     _check_size(path, len(text))
     cut = round(len(text) * (1 - HELD_OUT))
-    return Corpus(text[:cut], text[cut:], f"{path} ({_amount(text[:cut])}; held out: {_amount(text[cut:])})")
+    train, held_out = text[:cut], text[cut:]
+    return Corpus(train, held_out, f"{path}\n{_amount([train])}; held out: the last {_amount([held_out])}")
 
 
 def _walk(root: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
@@ -149,5 +151,5 @@ def _check_size(path: Path, characters: int) -> None:
         raise CorpusError(f"{path} has {characters} characters; training needs at least {MIN_CHARACTERS}")
 
 
-def _amount(*texts: str) -> str:
+def _amount(texts: Iterable[str]) -> str:
     return f"{sum(map(len, texts)):,} characters"

@@ -28,10 +28,10 @@ from .training import Adam, clip_by_global_norm, cosine_learning_rate
 __all__ = ["Options", "run", "throughput"]
 
 EVALUATIONS = 16
-"""Points of the held-out curve."""
+"""Intervals between the points of the held-out curve; the first point is the untrained model."""
 
-SAMPLES = 4
-"""Samples shown on the way."""
+SAMPLE_EVERY = 4
+"""Evaluations from one sample shown on the way to the next."""
 
 QUICK_CHARACTERS = 100_000
 """Held-out characters that the curve is measured on; the final figure uses up to ten times as many."""
@@ -98,7 +98,8 @@ def run(corpus: Corpus, options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "model.safetensors"
     size = sum(p.size for module in (model.layer, model.output) for p in module.parameters.values())
-    print(f"text    {corpus.source}, {len(vocabulary)} symbols")
+    place, amount = corpus.source.split("\n")
+    print(f"text    {place}\n        {amount}; {len(vocabulary)} different")
     print(f"model   {model.layer!r} + {model.output!r}, {size:,} parameters")
     print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
 
@@ -162,10 +163,11 @@ def train(
             step = len(history.training)
             progress = limit.progress(step)
             bar.update(100 * progress - bar.n)
-            if len(history.held_out) < EVALUATIONS * progress:
+            due = len(history.held_out)
+            if due <= EVALUATIONS * progress:
                 model.layer.eval()
                 history.held_out.append((step, model.bits_per_character(held_out)))
-                if len(history.held_out) % (EVALUATIONS // SAMPLES) == 0:
+                if due % SAMPLE_EVERY == 0 and 0 < due < EVALUATIONS:
                     bar.write(sample(model, history, options))
                 model.layer.train()
             if progress >= 1 or stop():
