@@ -254,7 +254,36 @@ def _ones(spec: Spec) -> dict[str, np.ndarray]:
     return {name: np.full(shape, 0.1) for name, shape in spec.parameter_shapes().items()}
 
 
-# ---- torch.nn -------------------------------------------------------------------------------------
+# ---- Other programs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "y", "last"),
+    [
+        (
+            "gru-reset-before",  # linear_before_reset=0
+            [-0.077948, 0.914021, -0.081972, 0.911007, 0.846977, 0.577756],
+            [0.846977, 0.577756],
+        ),
+        (
+            "lstm-diagonal",  # with the input P
+            [-0.26174, 0.037735, -0.122655, 0.094862, 0.560721, 0.243153],
+            [0.760632, 0.320114],
+        ),
+    ],
+)
+def test_onnx_runtime_agrees(variant: str, y: list[float], last: list[float]) -> None:
+    """Cells that torch.nn does not have: what ONNX Runtime 1.31 gave (y, and the final h or c), to six digits."""
+
+    def wave(shape: tuple[int, ...], phase: int) -> np.ndarray:
+        return np.sin(np.arange(np.prod(shape)) + phase).reshape(shape)
+
+    spec = make_spec(variant, 2, 2, dtype="float64")
+    parameters = {name: wave(shape, i) for i, (name, shape) in enumerate(spec.parameter_shapes().items())}
+    state = like_state(spec, (wave(shape, 20 + i) for i, shape in enumerate(spec.state_shapes(1))))
+    got_y, state_n, _ = reference.forward(spec, parameters, wave((3, 1, 2), 10), state)
+    np.testing.assert_allclose(got_y.ravel(), y, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(flat(state_n)[-1].ravel(), last, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
