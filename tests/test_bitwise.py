@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastrnn import _core, functional
+from fastrnn._calls import network
 from fastrnn.layouts import DTYPES, Spec
 from problems import Problem, apart, arrays_of, compare, flat, make_problem
 from shapes import LANES, VARIANTS, make_spec
@@ -104,35 +105,37 @@ def test_chunks_of_backward_add_up(variant: str, isa: str, rng: np.random.Genera
     compare((whole[0], (dx, dstate, total)), whole, problem)
 
 
-# Name: H, T, B and options.  Too little work is not shared at all.
-THREADED: dict[str, tuple[int, int, int, dict[str, Any]]] = {
-    "rows, a tile for each thread": (130, 3, 64, {}),
-    "rows, fewer": (130, 14, 3, {"bidirectional": True, "num_layers": 2, "dropout": 0.5}),
-    "rows of any length": (130, 4, 37, {"bidirectional": True}),
-    "units, one row": (550, 4, 1, {}),
-    "units, both directions": (330, 4, 4, {"bidirectional": True, "num_layers": 2, "dropout": 0.5}),
-    "one thread": (7, 2, 3, {}),
+BOTH: dict[str, Any] = {"bidirectional": True, "num_layers": 2, "dropout": 0.5}
+
+# How four threads divide the work, as explain() puts it: H, T, B, network and call.
+THREADED: dict[str, tuple[int, int, int, dict[str, Any], dict[str, bool]]] = {
+    "rows of the batch: enough for a full tile each": (130, 3, 64, {}, {}),
+    "rows of the batch: a step is too short for a barrier": (120, 16, 3, {}, {}),
+    "hidden units": (650, 3, 1, {}, {}),
+    "both directions side by side; within each: rows": (130, 4, 37, BOTH, {"lengths": True, "reset": True}),
+    "both directions side by side; within each: hidden units": (330, 4, 3, BOTH, {}),
+    "too little work to share": (7, 2, 3, {}, {}),
 }
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("size", THREADED)
+@pytest.mark.parametrize("split", THREADED)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_number_of_threads_changes_nothing(
-    variant: str, size: str, isa: str, rng: np.random.Generator
+    variant: str, split: str, isa: str, rng: np.random.Generator
 ) -> None:
     """Every output and every gradient, however the work is divided, dropout included."""
-    hidden, steps, batch, options = THREADED[size]
+    hidden, steps, batch, options, masks = THREADED[split]
     spec = make_spec(variant, 70, hidden, **options)
-    masked = "any length" in size
-    problem = make_problem(rng, spec, steps, batch, lengths=masked, reset=masked)
-    results = []
-    for threads in (1, 2, 3):
+    problem = make_problem(rng, spec, steps, batch, **masks)
+    results = {}
+    for threads in (1, 2, 3, 4):
         _core.set_num_threads(threads)
         assert _core.get_num_threads() == threads
-        results.append(run(problem, seed=7, call=11))
-    assert_same_results(results[1], results[0])
-    assert_same_results(results[2], results[0])
+        results[threads] = run(problem, seed=7, call=11)
+    assert split in network(spec).explain(steps, batch, training=True, tokens=False)["split"]
+    for threads in (2, 3, 4):
+        assert_same_results(results[threads], results[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -273,7 +273,7 @@ def _ones(spec: Spec) -> dict[str, np.ndarray]:
     ],
 )
 def test_onnx_runtime_agrees(variant: str, y: list[float], last: list[float]) -> None:
-    """Cells that torch.nn does not have: what ONNX Runtime 1.31 gave (y, and the final h or c), to six digits."""
+    """Cells that torch.nn does not have: what ONNX Runtime 1.31 gave for y and the final h or c."""
 
     def wave(shape: tuple[int, ...], phase: int) -> np.ndarray:
         return np.sin(np.arange(np.prod(shape)) + phase).reshape(shape)
