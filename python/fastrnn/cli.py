@@ -63,7 +63,9 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    missing = [name for name in ("tqdm", "matplotlib") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("tqdm", "matplotlib", "threadpoolctl") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise UsageError(f"train needs {' and '.join(missing)}: pip install 'fastrnn[cli]'")
     from . import demo

@@ -92,6 +92,8 @@ def run(corpus: Corpus, options: Options) -> None:
     FloatingPointError
         The training diverged.
     """
+    from threadpoolctl import threadpool_limits
+
     vocabulary = Vocabulary.from_text(corpus.train)
     model = CharacterModel(vocabulary, options.cell, options.hidden, options.layers, seed=options.seed)
     train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
@@ -104,7 +106,9 @@ def run(corpus: Corpus, options: Options) -> None:
     print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
 
     history = History()
-    with interruptible() as stop:
+    # NumPy's matrix products get one thread: they are a tenth of the work, and the idle threads of their
+    # library busy-wait, on the cores that the kernels' threads need.
+    with interruptible() as stop, threadpool_limits(1, user_api="blas"):
         train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
         model.layer.eval()
         model.save(path)
