@@ -148,6 +148,13 @@ def test_train_without_its_requirements(text, monkeypatch, capsys):
     assert "train needs tqdm: pip install 'fastrnn[cli]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--hidden", str(10**12)], ["--threads", str(10**6)]])
+def test_train_too_large(text, arguments, tmp_path, capsys):
+    assert cli.main(["train", str(text), *arguments, "--steps", "1", "--out", str(tmp_path / "out")]) == 2
+    assert arguments[1] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_that_diverges(text, tmp_path, capsys):
     arguments = ["train", str(text), *SMALL[:-2], "--steps", "50", "--out", str(tmp_path)]
     with pytest.MonkeyPatch.context() as patch:

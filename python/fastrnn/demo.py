@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import get_num_threads, reference
-from .charmodel import CELLS, CellName, CharacterModel, Tokens, Vocabulary, chunks
+from .charmodel import CELLS, CellName, CharacterModel, Tokens, chunks
 from .corpus import Corpus
 from .layouts import Spec
 from .training import Adam, clip_by_global_norm, cosine_learning_rate
@@ -42,9 +42,6 @@ class Options:
     """What the command line asks for; see ``python -m fastrnn train --help``."""
 
     out: Path
-    cell: CellName
-    hidden: int
-    layers: int
     batch: int
     chunk: int
     learning_rate: float
@@ -57,17 +54,20 @@ class Options:
 
 @dataclass
 class History:
-    """The curves, in bits per character."""
+    """The curves: (characters read, bits per character)."""
 
-    training: list[float] = field(default_factory=list)
-    """One value a step."""
+    training: list[tuple[int, float]] = field(default_factory=list)
+    """One point a step."""
     held_out: list[tuple[int, float]] = field(default_factory=list)
-    """(steps done, value)."""
-    characters_per_step: int = 1
+
+    @property
+    def characters(self) -> int:
+        """Read so far."""
+        return self.training[-1][0] if self.training else 0
 
     def recent(self, steps: int = 50) -> float:
         """Mean of the last steps of training."""
-        return float(np.mean(self.training[-steps:]))
+        return float(np.mean([bits for _, bits in self.training[-steps:]]))
 
 
 class Limit:
@@ -84,8 +84,8 @@ class Limit:
         return min(1.0, max(elapsed / self._seconds, steps / self._steps))
 
 
-def run(corpus: Corpus, options: Options) -> None:
-    """Train, save, reload, write some text and compare speeds.
+def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
+    """Train a new model, save, reload, write some text and compare speeds.
 
     Raises
     ------
@@ -94,8 +94,7 @@ def run(corpus: Corpus, options: Options) -> None:
     """
     from threadpoolctl import threadpool_limits
 
-    vocabulary = Vocabulary.from_text(corpus.train)
-    model = CharacterModel(vocabulary, options.cell, options.hidden, options.layers, seed=options.seed)
+    vocabulary = model.vocabulary
     train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "model.safetensors"
@@ -112,7 +111,7 @@ def run(corpus: Corpus, options: Options) -> None:
         train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
         model.layer.eval()
         model.save(path)
-        if history.held_out:
+        if history.training:
             plot(history, options.out / "loss.png")
     if stop():
         print(f"\nInterrupted after {len(history.training)} steps; the model is in {path}")
@@ -134,7 +133,7 @@ def run(corpus: Corpus, options: Options) -> None:
         sys.stdout.flush()
     rate = length / (time.perf_counter() - started)
     print(f"\n\n({rate:,.0f} characters per second, one at a time)\n")
-    print(throughput(options.cell, options.hidden, options.layers, options.batch, options.chunk))
+    print(throughput(model, options.batch, options.chunk))
 
 
 def train(
@@ -150,12 +149,10 @@ def train(
 
     # A short text gets fewer streams, so that each is at least one chunk long.
     batch = max(1, min(options.batch, (len(tokens) - 1) // options.chunk))
-    history.characters_per_step = batch * options.chunk
     modules = [model.layer, model.output]
     optimizer = Adam(modules)
     limit = Limit(options.minutes, options.steps)
-    training_seconds = 0.0
-    characters = 0
+    seconds = 0.0
     state: Any = None
     with tqdm(
         total=100.0,
@@ -170,7 +167,7 @@ def train(
             due = len(history.held_out)
             if due <= EVALUATIONS * progress:
                 model.layer.eval()
-                history.held_out.append((step, model.bits_per_character(held_out)))
+                history.held_out.append((history.characters, model.bits_per_character(held_out)))
                 if due % SAMPLE_EVERY == 0 and 0 < due < EVALUATIONS:
                     bar.write(sample(model, history, options))
                 model.layer.train()
@@ -184,12 +181,11 @@ def train(
             loss, state = model.loss_and_gradients(x, targets, None if first else state)
             clip_by_global_norm(modules, 1.0)
             optimizer.step()
-            training_seconds += time.perf_counter() - started
-            characters += x.size
-            history.training.append(loss / math.log(2))
+            seconds += time.perf_counter() - started
+            history.training.append((history.characters + x.size, loss / math.log(2)))
             bar.set_postfix_str(
                 f"loss {loss:.3f}, {history.recent():.3f} bits/char, "
-                f"{characters / training_seconds:,.0f} char/s",
+                f"{history.characters / seconds:,.0f} char/s",
                 refresh=False,
             )
 
@@ -203,12 +199,12 @@ def epochs(tokens: Tokens, batch: int, steps: int) -> Iterator[tuple[Tokens, Tok
 
 def sample(model: CharacterModel, history: History, options: Options, length: int = 240) -> str:
     """Write a little text, indented, below the latest held-out figure."""
-    steps, bits = history.held_out[-1]
+    _, bits = history.held_out[-1]
     text = options.prompt + "".join(
         model.generate(options.prompt, length, temperature=options.temperature, seed=options.seed)
     )
     lines = "\n".join("    " + line for line in text.splitlines()[:12])
-    return f"\nafter {steps:,} steps, held out {bits:.3f} bits/char:\n{lines}\n"
+    return f"\nafter {len(history.training):,} steps, held out {bits:.3f} bits/char:\n{lines}\n"
 
 
 @contextmanager
@@ -235,28 +231,28 @@ def plot(history: History, path: Path) -> None:
     """Draw both curves over the characters read."""
     from matplotlib.figure import Figure
 
-    millions = history.characters_per_step / 1e6
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    if history.training:
-        width = max(1, len(history.training) // 200)
-        bins = [history.training[i : i + width] for i in range(0, len(history.training), width)]
-        centers = [(i * width + len(b) / 2) * millions for i, b in enumerate(bins)]
-        axes.plot(centers, [float(np.mean(b)) for b in bins], label="training")
-    steps, values = zip(*history.held_out, strict=True)
-    axes.plot([s * millions for s in steps], values, "o-", label="held out")
+    width = max(1, len(history.training) // 200)
+    bins = [history.training[i : i + width] for i in range(0, len(history.training), width)]
+    curves = [("training", "-", [np.mean(b, axis=0) for b in bins]), ("held out", "o-", history.held_out)]
+    for label, style, points in curves:
+        characters, bits = np.array(points).T
+        axes.plot(characters / 1e6, bits, style, label=label)
     axes.set(xlabel="characters read (millions)", ylabel="bits per character", title="Next-character loss")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
 
 
-def throughput(cell: CellName, hidden: int, layers: int, batch: int, steps: int) -> str:
+def throughput(model: CharacterModel, batch: int, steps: int) -> str:
     """Tabulate the time of one forward and one training pass, here and elsewhere, same shapes.
 
-    The others are `fastrnn.reference`, which is a plain NumPy loop in float64, and torch.nn if it is
-    installed.  All run the same parameters on the same input, and agree before they are timed.
+    The stack is that of the model, with vectors of size H as input in place of characters.  The others
+    are `fastrnn.reference`, which is a plain NumPy loop in float64, and torch.nn if it is installed.
+    All run the same parameters on the same input, and agree before they are timed.
     """
+    cell, hidden, layers = model.cell, model.layer.hidden_size, model.layer.num_layers
     rng = np.random.default_rng(0)
     x = rng.standard_normal((steps, batch, hidden), dtype=np.float32)
     dy = rng.standard_normal((steps, batch, hidden), dtype=np.float32)
