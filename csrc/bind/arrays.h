@@ -2,10 +2,12 @@
 #pragma once
 
 #include <pybind11/numpy.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/types.h"
@@ -34,11 +36,28 @@ void check_array(const py::array& a, std::initializer_list<Index> shape, const c
   throw py::value_error(std::string(name) + " has shape " + shape_text(a) + "; expected " + expected + ")");
 }
 
+// No conversion: a converted copy would be gone before the kernels read it, or keep what they write.
+inline py::array as_array(const py::handle& object, const char* name) {
+  if (!py::isinstance<py::array>(object)) {
+    throw py::type_error(std::string(name) + " has type " +
+                         std::string(py::str(py::type::of(object).attr("__name__"))) +
+                         "; expected a NumPy array");
+  }
+  return py::reinterpret_borrow<py::array>(object);
+}
+
+inline void check_memory(const py::array& a, int flags, const char* name) {
+  if ((a.flags() & flags) != flags)
+    throw py::value_error(std::string(name) + " must be C-contiguous and aligned");
+}
+inline constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+inline constexpr int kPlain = py::array::c_style | kAligned;
+
 // A C-contiguous array of this shape.
 template <class T>
 const T* pointer(const py::array& a, std::initializer_list<Index> shape, const char* name) {
   check_array<T>(a, shape, name);
-  if (!(a.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " must be C-contiguous");
+  check_memory(a, kPlain, name);
   return static_cast<const T*>(a.data());
 }
 template <class T>
@@ -50,13 +69,18 @@ T* mutable_pointer(py::array& a, std::initializer_list<Index> shape, const char*
 // None is null.
 template <class T>
 const T* optional_pointer(const py::object& a, std::initializer_list<Index> shape, const char* name) {
-  return a.is_none() ? nullptr : pointer<T>(py::cast<py::array>(a), shape, name);
+  return a.is_none() ? nullptr : pointer<T>(as_array(a, name), shape, name);
 }
 template <class T>
 T* optional_mutable_pointer(const py::object& a, std::initializer_list<Index> shape, const char* name) {
   if (a.is_none()) return nullptr;
-  py::array array = py::cast<py::array>(a);
+  py::array array = as_array(a, name);
   return mutable_pointer<T>(array, shape, name);
+}
+// A bool array as bytes: NumPy lets one hold bytes that are neither 0 nor 1, which a C++ bool may not.
+inline const std::uint8_t* optional_bytes(const py::object& a, std::initializer_list<Index> shape,
+                                          const char* name) {
+  return reinterpret_cast<const std::uint8_t*>(optional_pointer<bool>(a, shape, name));
 }
 
 // [T, B, width] with unit stride in the last axis.
@@ -64,6 +88,7 @@ template <class T>
 Rows<const T> rows(const py::array& a, Index steps, Index batch, Index width, const char* name) {
   check_array<T>(a, {steps, batch, width}, name);
   const auto item = static_cast<py::ssize_t>(sizeof(T));
+  check_memory(a, kAligned, name);
   if (a.size() == 0) return {static_cast<const T*>(a.data()), 0, 0};  // NumPy gives empty arrays any strides
   if (width > 1 && a.strides(2) != item)
     throw py::value_error(std::string(name) + " must have unit stride in its last axis");
@@ -79,34 +104,58 @@ Rows<T> mutable_rows(py::array& a, Index steps, Index batch, Index width, const 
 
 inline bool is_tokens(const py::array& a) { return py::isinstance<py::array_t<std::int64_t>>(a); }
 
-// Parameters or gradients: contiguous arrays of the network's dtype with as many elements as there should be.
+// Parameters (const T) or gradients (T): contiguous arrays with as many elements as there should be, held for
+// the call.
 template <class T>
-std::vector<const T*> pointers(const py::sequence& arrays, const std::vector<Index>& sizes,
-                               const char* name) {
-  if (arrays.size() != sizes.size()) {
-    throw py::value_error(std::string(name) + " has " + std::to_string(arrays.size()) + " arrays; expected " +
-                          std::to_string(sizes.size()));
-  }
-  std::vector<const T*> all;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    const py::array a = py::cast<py::array>(arrays[i]);
-    if (!py::isinstance<py::array_t<T>>(a))
-      throw py::type_error(std::string(name) + " have another dtype than the network");
-    if (a.size() != sizes[i] || !(a.flags() & py::array::c_style)) {
-      throw py::value_error(std::string(name) + "[" + std::to_string(i) + "] has shape " + shape_text(a) +
-                            "; expected " + std::to_string(sizes[i]) + " contiguous elements");
+struct ArrayList {
+  std::vector<py::array> arrays;
+  std::vector<T*> pointers;
+
+  ArrayList(const py::sequence& from, const std::vector<Index>& sizes, const char* name) {
+    if (from.size() != sizes.size()) {
+      throw py::value_error(std::string(name) + " has " + std::to_string(from.size()) + " arrays; expected " +
+                            std::to_string(sizes.size()));
     }
-    all.push_back(static_cast<const T*>(a.data()));
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
+      arrays.push_back(as_array(py::object(from[i]), label.c_str()));
+      py::array& a = arrays.back();
+      if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a)) {
+        throw py::type_error(label + " has another dtype than the network");
+      }
+      if (a.size() != sizes[i]) {
+        throw py::value_error(label + " has shape " + shape_text(a) + "; expected " +
+                              std::to_string(sizes[i]) + " elements");
+      }
+      check_memory(a, kPlain, label.c_str());
+      if constexpr (std::is_const_v<T>) {
+        pointers.push_back(static_cast<T*>(a.data()));
+      } else {
+        pointers.push_back(static_cast<T*>(a.mutable_data()));
+      }
+    }
   }
-  return all;
-}
-template <class T>
-std::vector<T*> mutable_pointers(const py::sequence& arrays, const std::vector<Index>& sizes,
-                                 const char* name) {
-  pointers<T>(arrays, sizes, name);
-  std::vector<T*> all;
-  for (const py::handle& a : arrays) all.push_back(static_cast<T*>(py::cast<py::array>(a).mutable_data()));
-  return all;
-}
+};
+
+// Gives up the interpreter lock for a scope.  Unlike py::gil_scoped_release it survives the end of the
+// interpreter: up to Python 3.13 a daemon thread that wants the lock back then is ended by unwinding its
+// stack, which must not pass through a destructor; such a thread sleeps here instead until the process is
+// gone.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 }  // namespace fastrnn::bind

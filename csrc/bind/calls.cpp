@@ -31,7 +31,7 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
         throw py::value_error("lengths must be from 0 to T");
     }
   }
-  args.reset = optional_pointer<bool>(reset, {steps, batch}, "reset");
+  args.reset = optional_bytes(reset, {steps, batch}, "reset");
   args.seed = seed;
   args.call = call;
 }
@@ -48,7 +48,7 @@ void forward_as(const Weights<T>& weights, const py::array& x, const py::object&
   args.h_n = mutable_pointer<T>(h_n, {n.parts(), args.batch, n.first.recurrent()}, "h_n");
   args.c_n = optional_mutable_pointer<T>(c_n, {n.parts(), args.batch, n.first.hidden}, "c_n");
   if (n.first.cell == Cell::lstm && !args.c_n) throw py::value_error("c_n is needed for an LSTM");
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   BorrowedScratch scratch;
   forward<T>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
 }
@@ -63,23 +63,24 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
   read_inputs(args, n, x, h0, c0, lengths, reset, seed, call);
   const Index steps = args.steps, batch = args.batch, width = n.output();
   const Reserve<T>& saved = reserve.of<T>();
-  if (saved.steps() != steps || saved.batch() != batch)
-    throw py::value_error("reserve belongs to a call of another size");
-  args.parameters = pointers<T>(parameters, n.parameter_sizes(), "parameters");
-  args.gradients = mutable_pointers<T>(gradients, n.parameter_sizes(), "gradients");
+  if (!saved.belongs_to(n, steps, batch)) throw py::value_error("reserve belongs to another call");
+  const ArrayList<const T> parameter_list(parameters, n.parameter_sizes(), "parameters");
+  const ArrayList<T> gradient_list(gradients, n.parameter_sizes(), "gradients");
+  args.parameters = parameter_list.pointers;
+  args.gradients = gradient_list.pointers;
   args.y = rows<T>(y, steps, batch, width, "y");
-  if (!dy.is_none()) args.dy = rows<T>(py::cast<py::array>(dy), steps, batch, width, "dy");
+  if (!dy.is_none()) args.dy = rows<T>(as_array(dy, "dy"), steps, batch, width, "dy");
   args.dh_n = optional_pointer<T>(dh_n, {n.parts(), batch, n.first.recurrent()}, "dh_n");
   args.dc_n = optional_pointer<T>(dc_n, {n.parts(), batch, n.first.hidden}, "dc_n");
   if (!dx.is_none()) {
     if (args.tokens) throw py::value_error("dx must be None for tokens");
-    py::array array = py::cast<py::array>(dx);
+    py::array array = as_array(dx, "dx");
     args.dx = mutable_rows<T>(array, steps, batch, n.first.input, "dx");
   }
   args.dh0 = mutable_pointer<T>(dh0, {n.parts(), batch, n.first.recurrent()}, "dh0");
   args.dc0 = optional_mutable_pointer<T>(dc0, {n.parts(), batch, n.first.hidden}, "dc0");
   if (n.first.cell == Cell::lstm && !args.dc0) throw py::value_error("dc0 is needed for an LSTM");
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   BorrowedScratch scratch;
   backward<T>(n, args, saved, *scratch);
 }
@@ -93,9 +94,10 @@ void register_calls(py::module_& m) {
 
   m.def(
       "forward",
-      [](const PyNetwork&, const PyWeights& w, const py::array& x, const py::object& h0, const py::object& c0,
-         const py::object& lengths, const py::object& reset, py::array y, py::array h_n,
+      [](const PyNetwork& n, const PyWeights& w, const py::array& x, const py::object& h0,
+         const py::object& c0, const py::object& lengths, const py::object& reset, py::array y, py::array h_n,
          const py::object& c_n, PyReserve* reserve, std::uint64_t seed, std::uint64_t call) {
+        check_same(n, w);
         std::visit(
             [&](const auto& weights) {
               forward_as(*weights, x, h0, c0, lengths, reset, y, h_n, c_n, reserve, seed, call);

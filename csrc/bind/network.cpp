@@ -78,10 +78,10 @@ void register_network(py::module_& m) {
                   using T =
                       std::conditional_t<std::is_same_v<decltype(weights), std::shared_ptr<Weights<double>>&>,
                                          double, float>;
-                  const auto from =
-                      pointers<T>(parameters, w.network.network.parameter_sizes(), "parameters");
-                  const py::gil_scoped_release unlocked;
-                  weights->pack(from);
+                  const ArrayList<const T> from(parameters, w.network.network.parameter_sizes(),
+                                                "parameters");
+                  const Unlocked unlocked;
+                  weights->pack(from.pointers);
                 },
                 w.weights);
           },

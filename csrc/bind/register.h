@@ -21,6 +21,12 @@ struct PyWeights {
   std::variant<std::shared_ptr<Weights<float>>, std::shared_ptr<Weights<double>>> weights;
 };
 
+inline void check_same(const PyNetwork& n, const PyWeights& w) {
+  if (n.is_double != w.network.is_double || !(n.network == w.network.network)) {
+    throw pybind11::value_error("weights were made for another network");
+  }
+}
+
 struct PyReserve {
   Reserve<float> single;
   Reserve<double> wide;

@@ -35,8 +35,10 @@ class StreamOf final : public PyStream {
     Index count = stream_.batch();
     py::array row_array;
     if (!row_list.is_none()) {
-      row_array = py::cast<py::array>(row_list);
-      count = row_array.ndim() == 1 ? row_array.shape(0) : -1;
+      row_array = as_array(row_list, "rows");
+      if (row_array.ndim() != 1)
+        throw py::value_error("rows has shape " + shape_text(row_array) + "; expected (k,)");
+      count = row_array.shape(0);
       indices = pointer<Index>(row_array, {count}, "rows");
     }
     const T* values = nullptr;
@@ -48,7 +50,7 @@ class StreamOf final : public PyStream {
       values = pointer<T>(x, {count, n.first.input}, "x");
     }
     {
-      const py::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       stream_.step(values, tokens, indices, count);
     }
     return indices ? y[py::slice(0, count, 1)] : y;
@@ -65,7 +67,7 @@ class StreamOf final : public PyStream {
       args.x = rows<T>(x, args.steps, stream_.batch(), n.first.input, "x");
     }
     args.y = mutable_rows<T>(out, args.steps, stream_.batch(), n.output(), "y");
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     stream_.run(args);
   }
 
@@ -87,7 +89,8 @@ class StreamOf final : public PyStream {
 
 void register_stream(py::module_& m) {
   py::class_<PyStream>(m, "Stream")
-      .def(py::init([](const PyNetwork&, const PyWeights& w, Index batch) -> std::unique_ptr<PyStream> {
+      .def(py::init([](const PyNetwork& n, const PyWeights& w, Index batch) -> std::unique_ptr<PyStream> {
+             check_same(n, w);
              if (const auto* single = std::get_if<std::shared_ptr<Weights<float>>>(&w.weights)) {
                return std::make_unique<StreamOf<float>>(*single, batch);
              }

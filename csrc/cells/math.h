@@ -33,8 +33,8 @@ using Real = typename RealOf<V>::type;
 
 FRNN_CELL float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 FRNN_CELL double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
-FRNN_CELL float scale(float x, float n) { return __builtin_ldexpf(x, static_cast<int>(n)); }
-FRNN_CELL double scale(double x, double n) { return __builtin_ldexp(x, static_cast<int>(n)); }
+FRNN_CELL float scale(float x, float n) { return n == n ? __builtin_ldexpf(x, static_cast<int>(n)) : n; }
+FRNN_CELL double scale(double x, double n) { return n == n ? __builtin_ldexp(x, static_cast<int>(n)) : n; }
 FRNN_CELL float clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
 FRNN_CELL double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
 FRNN_CELL float select(bool m, float a, float b) { return m ? a : b; }

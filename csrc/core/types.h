@@ -24,6 +24,11 @@ struct LayerShape {
   Index hidden = 0;      // H
   Index projection = 0;  // P, 0 = none; LSTM only
 
+  bool operator==(const LayerShape& o) const {
+    return cell == o.cell && peephole == o.peephole && nonlinearity == o.nonlinearity &&
+           reset_after == o.reset_after && bias == o.bias && input == o.input && hidden == o.hidden &&
+           projection == o.projection;
+  }
   Index gates() const { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
   Index gate_rows() const { return gates() * hidden; }
   Index recurrent() const { return projection ? projection : hidden; }
@@ -57,5 +62,11 @@ struct Rows {
   T* at(Index t, Index b) const { return data + t * time_stride + b * batch_stride; }
   explicit operator bool() const { return data != nullptr; }
 };
+
+// [T,B,width], contiguous.
+template <class T>
+Rows<T> contiguous(T* data, Index batch, Index width) {
+  return {data, batch * width, width};
+}
 
 }  // namespace fastrnn

@@ -23,8 +23,8 @@ struct Lists {
   const T **x, **h_prev, **c_prev, **c, **gates, **in;
   std::int64_t* tokens;
   T **out, **dx;
-  const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **step_gates, **step_h_prev, **step_c,
-      **step_c_prev;
+  const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **projected_read, **step_gates,
+      **step_h_prev, **step_c, **step_c_prev;
   T **dg, **dc, **carry, **projected;
   const T** columns;
   T** gradient;
@@ -34,8 +34,8 @@ struct Lists {
     for (const T*** list : {&x, &h_prev, &c_prev, &c, &gates, &in}) *list = arena.take<const T*>(rows);
     tokens = arena.take<std::int64_t>(rows);
     for (T*** list : {&out, &dx}) *list = arena.take<T*>(rows);
-    for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &step_gates, &step_h_prev,
-                            &step_c, &step_c_prev})
+    for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &projected_read,
+                            &step_gates, &step_h_prev, &step_c, &step_c_prev})
       *list = arena.take<const T*>(B);
     for (T*** list : {&dg, &dc, &carry, &projected}) *list = arena.take<T*>(B);
     columns = arena.take<const T*>(gradient_rows);
@@ -75,7 +75,7 @@ class Walk {
       recompute();
       Index row = 0;
       for (Index step = last; step-- > first; row += schedule_.active(step)) step_backward(step, last, row);
-      share_.wait_all();
+      if (!share_.by_units) share_.wait_all();  // by units, the last step has ended with one
       pack_block();
       weight_gradients();
       input_gradient();
@@ -91,13 +91,13 @@ class Walk {
     const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
     if (call_.starts_piece(step, j)) return call_.zeros;
     if (step > 0) return call_.y.at(call_.reverse ? t + 1 : t - 1, b);
-    return call_.h0 ? call_.h0 + call_.state_row(b) * R_ : call_.zeros;
+    return call_.h0 ? call_.h0 + b * R_ : call_.zeros;
   }
   const T* previous_cell(Index step, Index j) const {
     const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
     if (call_.starts_piece(step, j)) return call_.zeros;
     if (step > 0) return call_.cells + call_.cell_index(call_.reverse ? t + 1 : t - 1, b);
-    return call_.c0 ? call_.c0 + call_.state_row(b) * H_ : call_.zeros;
+    return call_.c0 ? call_.c0 + b * H_ : call_.zeros;
   }
 
   // The block's rows, last step first.
@@ -132,7 +132,7 @@ class Walk {
 
   // What forward computed and did not save, for all rows of the block.
   void recompute() {
-    const PanelRange mine = share_.slice(rows_);
+    const Range mine = share_.slice(rows_);
     for (Index row = mine.first; row < mine.last; ++row) {
       if (call_.candidate) list_.out[row] = call_.candidate + row * H_;
       if (call_.hidden) list_.out[row] = call_.hidden + row * H_;
@@ -165,8 +165,7 @@ class Walk {
     const Index active = share_.rows_of(schedule_.active(step));
     for (Index i = 0; i < active; ++i) {
       const Index j = share_.first_row() + i * share_.row_step();
-      const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j),
-                  state = call_.state_row(b);
+      const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
       const bool ends = step + 1 == schedule_.length(j);
       const bool cut = !ends && call_.starts_piece(step + 1, j);
       const bool goes_on = !ends && !cut;
@@ -177,11 +176,11 @@ class Walk {
       list_.dg_next[i] = goes_on ? following : call_.zeros;
       list_.dy[i] = call_.dy ? call_.dy.at(t, b) : call_.zeros;
       list_.extra[i] = call_.zeros;
-      if (ends && call_.dh_n) list_.extra[i] = call_.dh_n + state * R_;
+      if (ends && call_.dh_n) list_.extra[i] = call_.dh_n + b * R_;
       list_.step_gates[i] = list_.gates[row + j];
       if (shape_.cell == Cell::lstm) {
         list_.dc[i] = call_.dc + j * H_;
-        list_.dc_next[i] = goes_on ? list_.dc[i] : ends && call_.dc_n ? call_.dc_n + state * H_ : call_.zeros;
+        list_.dc_next[i] = goes_on ? list_.dc[i] : ends && call_.dc_n ? call_.dc_n + b * H_ : call_.zeros;
         list_.step_c[i] = list_.c[row + j];
         list_.step_c_prev[i] = list_.c_prev[row + j];
         if (shape_.projection) list_.projected[i] = call_.projected + (row + j) * R_;
@@ -259,15 +258,15 @@ class Walk {
     share_.wait_units();
     for (Index i = 0; i < active; ++i) {
       list_.dy[i] = list_.extra[i] = call_.zeros;
-      list_.candidate[i] = list_.projected[i];
+      list_.projected_read[i] = list_.projected[i];
     }
-    args.recurrent = {list_.candidate, 1, weights_.projection, R_};
+    args.recurrent = {list_.projected_read, 1, weights_.projection, R_};
   }
 
   // ---- what a block of dG adds to the gradients
 
   void pack(const T* const* rows, Index units, T* panels) const {
-    const PanelRange mine = share_.slice(panel_count(units, kernels_.lanes));
+    const Range mine = share_.slice(panel_count(units, kernels_.lanes));
     kernels_.pack_rows({rows, rows_, units, mine, panels});
   }
 
@@ -289,7 +288,7 @@ class Walk {
   // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the
   // gradient are dealt out in slices.
   void outer_product(const T* a, Index stride, Index count, const T* panels, Index units, T* gradient) {
-    const PanelRange mine = share_.slice(count, kernels_.tile_rows);
+    const Range mine = share_.slice(count, kernels_.tile_rows);
     for (Index row = mine.first; row < mine.last; ++row) {
       list_.columns[row] = a + row;
       list_.gradient[row] = gradient + row * units;
@@ -306,7 +305,7 @@ class Walk {
 
   // sum[column] += sum over rows of a[column] (times b's row)
   void column_sum(const T* a, const T* const* b, Index count, T* sum) {
-    const PanelRange mine = share_.slice(count, kernels_.lanes);
+    const Range mine = share_.slice(count, kernels_.lanes);
     kernels_.column_sum({a, width_, b, rows_, mine.first, mine.last, sum});
   }
 
@@ -316,7 +315,7 @@ class Walk {
     const T* dg_input = dg + shape_.input_gradient_offset();
     const Index GH = shape_.gate_rows();
     if (call_.tokens) {
-      const PanelRange mine = share_.slice(GH, kernels_.lanes);
+      const Range mine = share_.slice(GH, kernels_.lanes);
       for (Index row = 0; row < rows_; ++row) {
         T* gradient = to.weight_ih_transposed + list_.tokens[row] * GH;
         const T* from = dg_input + row * width_;
@@ -353,7 +352,7 @@ class Walk {
 
   void input_gradient() {
     if (!call_.dx) return;
-    const PanelRange mine = share_.slice(rows_);
+    const Range mine = share_.slice(rows_);
     for (Index row = mine.first; row < mine.last; ++row) {
       list_.in[row] = call_.dg + row * width_ + shape_.input_gradient_offset();
     }
@@ -371,7 +370,7 @@ class Walk {
   void keep_step(Index first) {
     const Index active = schedule_.active(first);
     const T* rows = call_.dg + (rows_ - active) * width_;
-    const PanelRange mine = share_.slice(active * width_);
+    const Range mine = share_.slice(active * width_);
     std::copy(rows + mine.first, rows + mine.last, call_.dg_next + mine.first);
   }
 
@@ -380,13 +379,13 @@ class Walk {
     const bool lstm = shape_.cell == Cell::lstm;
     Index n = 0;  // rows that reach their initial state
     for (Index j = share_.tid; j < schedule_.batch(); j += share_.threads) {
-      const Index state = call_.state_row(schedule_.row(j));
-      T* dh0 = call_.dh0 + state * R_;
-      T* dc0 = lstm ? call_.dc0 + state * H_ : nullptr;
+      const Index b = schedule_.row(j);
+      T* dh0 = call_.dh0 + b * R_;
+      T* dc0 = lstm ? call_.dc0 + b * H_ : nullptr;
       const bool empty = schedule_.length(j) == 0;  // the final state is the initial one
       if (empty || call_.starts_piece(0, j)) {
-        copy_or_zero(empty && call_.dh_n ? call_.dh_n + state * R_ : nullptr, dh0, R_);
-        if (lstm) copy_or_zero(empty && call_.dc_n ? call_.dc_n + state * H_ : nullptr, dc0, H_);
+        copy_or_zero(empty && call_.dh_n ? call_.dh_n + b * R_ : nullptr, dh0, R_);
+        if (lstm) copy_or_zero(empty && call_.dc_n ? call_.dc_n + b * H_ : nullptr, dc0, H_);
         continue;
       }
       list_.dg_next[n] = call_.dg_next + j * width_;

@@ -73,10 +73,11 @@ void forward(const ForwardCall<T>& call, const Share& share) {
   const PackedLayer<T>& weights = *call.weights;
   const Index B = call.batch, H = shape.hidden, R = shape.recurrent(), GH = shape.gate_rows();
   const bool lstm = shape.cell == Cell::lstm;
-  const PanelRange panels = share.panels(H, kernels.lanes);
+  const Range panels = share.panels(H, kernels.lanes);
 
   const Lists<T> list(Arena(call.lists + call.list_bytes * share.tid), call.block * B, B);
 
+  auto state_row = [&](Index b) { return call.state_rows ? call.state_rows[b] : b; };
   auto pre_row = [&](Index step, Index first_step, Index j) {
     if (call.gates) return call.gates + (schedule.time(step, j, call.reverse) * B + schedule.row(j)) * GH;
     return call.pre + ((step - first_step) * B + j) * GH;
@@ -85,7 +86,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
   // A row of no steps keeps its state.
   for (Index j = share.tid; j < schedule.batch(); j += share.threads) {
     if (schedule.length(j) > 0) continue;
-    const Index state = call.state_row(schedule.row(j));
+    const Index state = state_row(schedule.row(j));
     copy(call.h0 ? call.h0 + state * R : call.zeros, call.h_n + state * R, R);
     if (lstm) copy(call.c0 ? call.c0 + state * H : call.zeros, call.c_n + state * H, H);
   }
@@ -136,7 +137,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       for (Index i = 0; i < active; ++i) {
         const Index j = share.first_row() + i * share.row_step();
         const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
-        const Index state = call.state_row(b);
+        const Index state = state_row(b);
         const bool zero = call.starts_piece(step, j);
         const Index t_prev = call.reverse ? t + 1 : t - 1;
         list.pre[i] = pre_row(step, first, j);
@@ -223,7 +224,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       for (Index i = share.by_units ? share.tid : 0; i < active; i += share.by_units ? share.threads : 1) {
         const Index j = share.first_row() + i * share.row_step();
         if (schedule.length(j) != step + 1) continue;
-        const Index state = call.state_row(schedule.row(j));
+        const Index state = state_row(schedule.row(j));
         copy<T>(list.y[i], call.h_n + state * R, R);
         if (lstm) copy<T>(list.c[i], call.c_n + state * H, H);
       }

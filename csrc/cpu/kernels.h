@@ -23,20 +23,21 @@ struct Operand {
   Index depth = 0;  // K
 };
 
-struct PanelRange {
+// [first, last) of panels, rows or columns.
+struct Range {
   Index first = 0, last = 0;
-  bool backwards = false;  // visit the last panel first
+  bool backwards = false;  // of panels: visit the last one first
 };
 
-// out[row][g * units + u] = bias[g * units + u] + add[row][...] + sum_k a[row][k] w[k][g][u]
-// bias and add may be null (add may be out: accumulation); not both are given.
+// out[row][g * units + u] = start + sum_k a[row][k] w[k][g][u], where start is bias[g * units + u], or
+// add[row][...], or add[row][...] + add_more[row][...], or 0.  add may be out: accumulation.
 template <class T>
 struct Product {
   Operand<T> operand;
   int gates = 1;
   Index units = 0;
   Index rows = 0;
-  PanelRange panels;
+  Range panels;
   const T* bias = nullptr;
   const T* const* add = nullptr;
   const T* const* add_more = nullptr;  // only beside add: starts from add + add_more
@@ -52,7 +53,7 @@ struct Gather {
   int gates = 1;
   Index units = 0;
   Index rows = 0;
-  PanelRange range;
+  Range range;
   const T* bias = nullptr;
   T* const* out = nullptr;
 };
@@ -64,7 +65,7 @@ template <class T>
 struct StepForward {
   Index units = 0;  // H
   Index rows = 0;
-  PanelRange panels;
+  Range panels;
   Operand<T> recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh
   const T* const* pre = nullptr;
   T* const* gates = nullptr;
@@ -89,7 +90,7 @@ template <class T>
 struct StepBackward {
   Index units = 0;
   Index rows = 0;
-  PanelRange panels;
+  Range panels;
   Operand<T> recurrent;
   const T* const* dy = nullptr;
   const T* const* extra = nullptr;  // final-state gradient, or GRU's carry
@@ -129,7 +130,7 @@ struct PackRows {
   const T* const* rows = nullptr;
   Index depth = 0;  // K
   Index units = 0;  // N
-  PanelRange panels;
+  Range panels;
   T* out = nullptr;
 };
 

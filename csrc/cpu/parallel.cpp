@@ -14,7 +14,6 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -74,7 +73,7 @@ class Pool {
       try {
         const SignalsBlocked blocked;
         std::thread(&Pool::work, this, start_.back().get(), static_cast<int>(start_.size())).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {  // no more threads to be had, or no memory for one
         start_.pop_back();
         break;
       }

@@ -127,7 +127,7 @@ FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
 // For every tile: start(row, unit, n, z) for each row and panel, products(at, z), finish(row, unit, n, z) for
 // each. unit is the panel's first unit and n how many of its lanes are real.
 template <int Gates, class T, class Start, class Products, class Finish>
-FRNN_INLINE void for_tiles(Index rows, PanelRange range, Index units, Start start, Products products,
+FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Products products,
                            Finish finish) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int most = main_rows(Gates);

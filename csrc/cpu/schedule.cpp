@@ -10,23 +10,28 @@ constexpr double kWorthBarrier = 2e5;
 
 }  // namespace
 
+bool worth_threads(const LayerShape& shape, Index steps, Index batch) {
+  const double row =
+      2.0 * static_cast<double>(shape.gate_rows()) * static_cast<double>(shape.input + shape.recurrent());
+  return static_cast<double>(steps) * static_cast<double>(batch) * row >= kWorthThreads;
+}
+
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads) {
   if (threads <= 1) return {1, false, "one thread is allowed"};
+  if (!worth_threads(shape, steps, batch)) return {1, false, "too little work to share"};
   const double recurrent =
       2.0 * static_cast<double>(shape.gate_rows()) * static_cast<double>(shape.recurrent());
-  const double input = 2.0 * static_cast<double>(shape.gate_rows()) * static_cast<double>(shape.input);
   const double rows = static_cast<double>(batch);
-  if (static_cast<double>(steps) * rows * (recurrent + input) < kWorthThreads)
-    return {1, false, "too little work to share"};
   if (batch >= Index{threads} * tile_rows)
     return {threads, false, "rows of the batch: enough for a full tile each"};
-  const Index panels = (shape.hidden + lanes - 1) / lanes;
-  const int by_units = static_cast<int>(std::min<Index>(threads, panels));
-  if (by_units > 1 && rows * recurrent / by_units >= kWorthBarrier) {
-    return {by_units, true, "hidden units: too few rows, a step is worth a barrier"};
-  }
+  // As many threads as there are panels, and as a step is worth barriers: never fewer where more are allowed.
+  const auto panels = static_cast<double>((shape.hidden + lanes - 1) / lanes);
+  const int by_units =
+      static_cast<int>(std::min({static_cast<double>(threads), panels, rows * recurrent / kWorthBarrier}));
   const int by_rows = static_cast<int>(std::min<Index>(threads, batch));
-  if (by_rows > 1) return {by_rows, false, "rows of the batch: a step is too short for a barrier"};
+  if (by_units > 1 && by_units >= by_rows)
+    return {by_units, true, "hidden units: too few rows, a step is worth a barrier"};
+  if (by_rows > 1) return {by_rows, false, "rows of the batch: a step is too short for more barriers"};
   return {1, false, "one row, and a step too short for a barrier"};
 }
 

@@ -52,6 +52,8 @@ struct Split {
   bool by_units = false;
   const char* reason = "one thread";
 };
+// Is a call long enough to wake other threads for?
+bool worth_threads(const LayerShape& shape, Index steps, Index batch);
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads);
 
 // One thread's share.
@@ -67,12 +69,12 @@ struct Share {
   Index rows_of(Index active) const {
     return active > first_row() ? (active - first_row() - 1) / row_step() + 1 : 0;
   }
-  PanelRange panels(Index units, int lanes) const {
+  Range panels(Index units, int lanes) const {
     const Index total = (units + lanes - 1) / lanes;
-    return by_units ? slice(total) : PanelRange{0, total};
+    return by_units ? slice(total) : Range{0, total};
   }
   // An even part of anything that is divided whatever the split.
-  PanelRange slice(Index total, Index multiple = 1) const {
+  Range slice(Index total, Index multiple = 1) const {
     const Index groups = (total + multiple - 1) / multiple;
     return {std::min(total, groups * tid / threads * multiple),
             std::min(total, groups * (tid + 1) / threads * multiple)};

@@ -16,25 +16,23 @@ struct Sequence {
   const Kernels<T>* kernels = nullptr;
   const Schedule* schedule = nullptr;
   bool reverse = false;
-  Index T_steps = 0, batch = 0;          // of the arrays
+  Index batch = 0;                       // B of the arrays
   Rows<const T> x;                       // [T,B,I]; not with tokens
   const std::int64_t* tokens = nullptr;  // [T,B], or null
   const Dropout* dropout = nullptr;      // mask of x, or null
-  const bool* reset = nullptr;           // [T,B], or null
+  const std::uint8_t* reset = nullptr;   // [T,B], true where not 0, or null
   const T* h0 = nullptr;                 // [B,R], null = zeros
   const T* c0 = nullptr;                 // [B,H], null = zeros
-  const Index* state_rows = nullptr;     // row b's state is at this row of h0, c0, h_n, c_n; null = b
   T* gates = nullptr;                    // reserve [T,B,reserved_gates,H], null in inference
   T* cells = nullptr;                    // reserve [T,B,H] (LSTM), null in inference
 
-  Index state_row(Index b) const { return state_rows ? state_rows[b] : b; }
   Index cell_index(Index t, Index b) const { return (t * batch + b) * shape.hidden; }
   // Is there a boundary between row j's steps s - 1 and s (in processing order)?
   bool starts_piece(Index step, Index j) const {
     if (!reset) return false;
     const Index t = schedule->time(step, j, reverse);
-    if (reverse) return step > 0 && reset[(t + 1) * batch + schedule->row(j)];
-    return reset[t * batch + schedule->row(j)];
+    if (reverse) return step > 0 && reset[(t + 1) * batch + schedule->row(j)] != 0;
+    return reset[t * batch + schedule->row(j)] != 0;
   }
 };
 
@@ -42,9 +40,10 @@ struct Sequence {
 template <class T>
 struct ForwardCall : Sequence<T> {
   const PackedLayer<T>* weights = nullptr;
-  Rows<T> y;         // [T,B,R], out; steps past a row's length are left alone
-  T* h_n = nullptr;  // [B,R], out
-  T* c_n = nullptr;  // [B,H], out; in inference also where c lives meanwhile
+  const Index* state_rows = nullptr;  // row b's state is at this row of h0, c0, h_n, c_n; null = b
+  Rows<T> y;                          // [T,B,R], out; steps past a row's length are left alone
+  T* h_n = nullptr;                   // [B,R], out
+  T* c_n = nullptr;                   // [B,H], out; in inference also where c lives meanwhile
   // Memory, laid out by layout().
   Index block = 1;  // steps whose input product is computed ahead
   T* pre = nullptr;

@@ -1,20 +1,13 @@
 #include "ops/network.h"
 
-#include <algorithm>
-#include <mutex>
-#include <optional>
-
 #include "core/check.h"
 #include "cpu/isa.h"
-#include "cpu/parallel.h"
 
 namespace fastrnn {
 
-using cpu::LayerParameters;
-using cpu::Share;
-using cpu::SpinBarrier;
-using cpu::Split;
-using cpu::Team;
+namespace {
+constexpr double kMostElements = 1e17;
+}
 
 void Network::check() const {
   FRNN_CHECK(first.input >= 1 && first.hidden >= 1 && layers >= 1, "sizes must be at least 1");
@@ -24,6 +17,21 @@ void Network::check() const {
   FRNN_CHECK(first.cell == Cell::lstm || (first.projection == 0 && first.peephole == Peephole::none),
              "projection and peephole belong to the LSTM");
   FRNN_CHECK(dropout >= 0 && dropout <= 1, "dropout is a probability");
+  constexpr Index kLargest = (Index{1} << 31) - 1;
+  FRNN_CHECK(first.input <= kLargest && first.hidden <= kLargest && layers <= kLargest,
+             "a size exceeds 2^31 - 1");
+  // In double, where nothing overflows: every count of elements below then fits an Index, with room for
+  // bytes.
+  const double widest = static_cast<double>(first.input + 2 * output() + 3 * first.hidden);
+  FRNN_CHECK(static_cast<double>(first.gate_rows()) * widest * static_cast<double>(parts()) < kMostElements,
+             "the parameters exceed any memory");
+}
+
+void Network::check_call(Index steps, Index batch) const {
+  const double widest = static_cast<double>(first.input + output() + first.gradient_columns());
+  FRNN_CHECK(static_cast<double>(steps) * static_cast<double>(batch) * widest * static_cast<double>(parts()) <
+                 kMostElements,
+             "T, B and H together exceed any memory");
 }
 
 std::vector<Index> Network::parameter_sizes() const {
@@ -42,180 +50,54 @@ std::vector<Index> Network::parameter_sizes() const {
 
 namespace {
 
-// One part's arrays out of the flat list, in the order of Network::parameters_per_part().
-template <class Layer, class Pointer>
-Layer part_of(const Network& network, const std::vector<Pointer>& all, Index part) {
-  const Pointer* next = all.data() + part * network.parameters_per_part();
-  Layer layer;
-  layer.weight_ih = *next++;
-  layer.weight_hh = *next++;
-  if (network.first.bias) {
-    layer.bias_ih = *next++;
-    layer.bias_hh = *next++;
-  }
-  if (network.first.projection) layer.weight_hr = *next++;
-  if (network.first.peephole != Peephole::none) layer.weight_ch = *next++;
-  return layer;
-}
-
 template <class T>
-T* offset(T* base, Index count) {
-  return base ? base + count : nullptr;
-}
-
-template <class T>
-Rows<T> columns_from(Rows<T> rows, Index column) {
-  if (rows) rows.data += column;
-  return rows;
-}
-
-// [T,B,width], contiguous.
-template <class T>
-Rows<T> contiguous(T* data, Index batch, Index width) {
-  return {data, batch * width, width};
-}
-
-template <class T>
-void zero_padding(const Rows<T>& rows, const Index* lengths, Index steps, Index batch, Index width) {
-  if (!lengths || !rows) return;
-  for (Index b = 0; b < batch; ++b) {
-    for (Index t = lengths[b]; t < steps; ++t) std::fill_n(rows.at(t, b), width, T(0));
-  }
-}
-
-// What every direction of a layer is told, forward and backward.
-template <class T>
-void describe(cpu::Sequence<T>& call, const Network& network, Index part, const Arguments<T>& args,
-              const cpu::Kernels<T>& kernels, const cpu::Schedule& schedule) {
-  call.shape = network.shape(part / network.directions);
-  call.kernels = &kernels;
-  call.schedule = &schedule;
-  call.reverse = part % network.directions == 1;
-  call.batch = args.batch;
-  call.tokens = part < network.directions ? args.tokens : nullptr;
-  call.reset = args.reset;
-}
-
-// Dropout of a layer's input, that is of the outputs of the layer below; layer 0 has none.
-template <class T>
-Dropout input_mask(const Network& network, Index layer, const Arguments<T>& args) {
-  return Dropout::make(network.dropout, args.seed, args.call, layer - 1, network.directions);
-}
-
-// weight_ih (G*H, I) += from (I, G*H), transposed.
-template <class T>
-void add_transposed(const T* from, const LayerShape& shape, T* weight_ih) {
-  const Index rows = shape.gate_rows();
-  for (Index r = 0; r < rows; ++r) {
-    for (Index i = 0; i < shape.input; ++i) weight_ih[r * shape.input + i] += from[i * rows + r];
-  }
-}
-
-// How the team divides one layer; side by side: each direction has threads of its own.
-struct Sharing {
-  bool side_by_side = false;
-  Split split;
-};
-
-// Runs the calls of one layer, one for each direction.
-template <class Call, class Run>
-void run_directions(const Call* calls, Index directions, const Sharing& sharing, Team& team, Run run) {
-  const Split& split = sharing.split;
-  SpinBarrier barriers[2] = {SpinBarrier(split.threads), SpinBarrier(split.threads)};
-  const auto work = [&](int tid) {
-    const int group = tid / split.threads;
-    if (group > (sharing.side_by_side ? 1 : 0)) return;
-    const Share share{tid % split.threads, split.threads, split.by_units,
-                      split.threads > 1 ? &barriers[group] : nullptr};
-    if (sharing.side_by_side) {
-      run(calls[group], share);
-    } else {
-      for (Index d = 0; d < directions; ++d) run(calls[d], share);
-    }
-  };
-  if (split.threads > 1 || sharing.side_by_side) {
-    team.run(work);
+const cpu::Kernels<T>& of_type(const cpu::Kernels<float>& single, const cpu::Kernels<double>& wide) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return single;
   } else {
-    work(0);
+    return wide;
   }
-}
-
-template <class T>
-Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, bool may_pair,
-                  const cpu::Kernels<T>& kernels, int threads) {
-  auto choose = [&](int n) {
-    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.tile_rows, n);
-  };
-  if (directions == 2 && may_pair && threads >= 2 && choose(2).threads > 1)
-    return {true, choose(threads / 2)};
-  return {false, choose(threads)};
-}
-
-// In backward the second direction adds to the dx that the first wrote.
-constexpr bool kForwardPairs = true, kBackwardPairs = false;
-
-// The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
-template <class T>
-int threads_wanted(const Network& network, Index steps, Index batch, bool may_pair,
-                   const cpu::Kernels<T>& kernels) {
-  int most = 1;
-  for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
-       ++layer) {  // all above the first are alike
-    const Sharing s = share_out(network.shape(layer), steps, batch, network.directions, may_pair, kernels,
-                                cpu::num_threads());
-    most = std::max(most, s.split.threads * (s.side_by_side ? 2 : 1));
-  }
-  return most;
 }
 
 }  // namespace
 
-template <>
-const cpu::Kernels<float>& current_kernels<float>() {
+template <class T>
+const cpu::Kernels<T>& current_kernels() {
   switch (cpu::current_isa()) {
 #ifdef FRNN_HAVE_AVX512
-    case cpu::Isa::avx512: return cpu::avx512::float_kernels;
+    case cpu::Isa::avx512: return of_type<T>(cpu::avx512::float_kernels, cpu::avx512::double_kernels);
 #endif
 #ifdef FRNN_HAVE_AVX2
-    case cpu::Isa::avx2: return cpu::avx2::float_kernels;
+    case cpu::Isa::avx2: return of_type<T>(cpu::avx2::float_kernels, cpu::avx2::double_kernels);
 #endif
-    default: return cpu::baseline::float_kernels;
+    default: return of_type<T>(cpu::baseline::float_kernels, cpu::baseline::double_kernels);
   }
 }
-template <>
-const cpu::Kernels<double>& current_kernels<double>() {
-  switch (cpu::current_isa()) {
-#ifdef FRNN_HAVE_AVX512
-    case cpu::Isa::avx512: return cpu::avx512::double_kernels;
-#endif
-#ifdef FRNN_HAVE_AVX2
-    case cpu::Isa::avx2: return cpu::avx2::double_kernels;
-#endif
-    default: return cpu::baseline::double_kernels;
-  }
-}
+template const cpu::Kernels<float>& current_kernels<float>();
+template const cpu::Kernels<double>& current_kernels<double>();
 
 template <class T>
 void Weights<T>::pack(const std::vector<const T*>& parameters) {
-  kernels_ = &current_kernels<T>();
+  kernels_ = nullptr;  // not packed, should memory run out on the way
+  const cpu::Kernels<T>& kernels = current_kernels<T>();
   const auto layout = [&](Arena arena) {
     parts_.clear();
     for (Index i = 0; i < network_.parts(); ++i) {
-      parts_.emplace_back(arena, network_.shape(i / network_.directions), kernels_->lanes);
+      parts_.emplace_back(arena, network_.shape(i / network_.directions), kernels.lanes);
     }
     return arena.used();
   };
   layout(Arena(memory_.reserve(layout(Arena()))));
   for (Index i = 0; i < network_.parts(); ++i) {
-    parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels_->lanes,
-                                             part_of<LayerParameters<T>>(network_, parameters, i));
+    parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels.lanes,
+                                             part_of<cpu::LayerParameters<T>>(network_, parameters, i));
   }
+  kernels_ = &kernels;
 }
 
 template <class T>
 void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
-  steps_ = steps;
-  batch_ = batch;
+  steps_ = -1;  // belongs to no call, should memory run out on the way
   const auto layout = [&](Arena arena) {
     parts_.assign(static_cast<std::size_t>(network.parts()), Part{});
     outputs_.clear();
@@ -231,317 +113,19 @@ void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
   };
   bytes_ = layout(Arena());
   layout(Arena(memory_.reserve(bytes_)));
+  network_ = network;
+  steps_ = steps;
+  batch_ = batch;
 }
 
 template <class T>
-void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve,
-             Scratch& scratch) {
-  const Network& network = weights.network();
-  const cpu::Kernels<T>& kernels = weights.kernels();
-  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
-  const Index state_batch = args.state_rows ? args.state_batch : B;
-  if (reserve) reserve->layout(network, args.steps, B);
-  scratch.schedule.set(args.steps, B, args.lengths);
-  zero_padding(args.y, args.lengths, args.steps, B, network.output());
-
-  Team team(threads_wanted(network, args.steps, B, kForwardPairs, kernels));
-  Dropout mask;
-  cpu::ForwardCall<T> calls[2];
-  Sharing sharing;
-  Rows<const T> x = args.x;
-  Rows<T> y;
-  // In inference the layers write in turn to y and to one more array, so that the last one writes to y.
-  const bool one_more = !reserve && network.layers > 1;
-  const auto prepare = [&](Index layer, Arena arena) {
-    T* other = one_more ? arena.take<T>(args.steps * B * network.output()) : nullptr;
-    const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
-    y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
-    mask = input_mask(network, layer, args);
-    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kForwardPairs, kernels,
-                        team.size());
-    for (Index d = 0; d < network.directions; ++d) {
-      const Index part = layer * network.directions + d;
-      cpu::ForwardCall<T>& call = calls[d];
-      call = {};
-      describe<T>(call, network, part, args, kernels, scratch.schedule);
-      call.weights = &weights.part(part);
-      call.x = x;
-      call.dropout = reserve && layer > 0 && network.dropout > 0 ? &mask : nullptr;
-      call.state_rows = args.state_rows;
-      call.h0 = offset(args.h0, part * state_batch * R);
-      call.c0 = offset(args.c0, part * state_batch * H);
-      call.h_n = offset(args.h_n, part * state_batch * R);
-      call.c_n = offset(args.c_n, part * state_batch * H);
-      call.y = columns_from(y, d * R);
-      if (reserve) {
-        call.gates = reserve->part(part).gates;
-        call.cells = reserve->part(part).cells;
-      }
-      call.layout(arena, sharing.split.threads);
-    }
-    return arena.used();
-  };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  void* memory = scratch.buffer.reserve(most);
-  for (Index layer = 0; layer < network.layers; ++layer) {
-    prepare(layer, Arena(memory));
-    run_directions(calls, network.directions, sharing, team,
-                   [](const cpu::ForwardCall<T>& call, const Share& share) { cpu::forward(call, share); });
-    x = {y.data, y.time_stride, y.batch_stride};
-  }
-}
-
-template <class T>
-void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
-              Scratch& scratch) {
-  const cpu::Kernels<T>& kernels = current_kernels<T>();
-  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
-              width = network.output();
-  scratch.schedule.set(args.steps, B, args.lengths);
-  const std::vector<Index> sizes = network.parameter_sizes();
-  for (std::size_t i = 0; i < sizes.size(); ++i) std::fill_n(args.gradients[i], sizes[i], T(0));
-  zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
-
-  Team team(threads_wanted(network, args.steps, B, kBackwardPairs, kernels));
-  Dropout mask;
-  cpu::BackwardCall<T> calls[2];
-  cpu::TransposedLayer<T> transposed[2];
-  Sharing sharing;
-  Rows<const T> dy = args.dy;
-  Rows<T> dx;
-  const auto prepare = [&](Index layer, Arena arena) {
-    const LayerShape shape = network.shape(layer);
-    // dL/dy of the layers below, in turn in one of two arrays.
-    T* between[2] = {};
-    for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
-    dx = layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
-    const bool input_needed = layer > 0 || args.dx;
-    mask = input_mask(network, layer, args);
-    sharing = share_out(shape, args.steps, B, network.directions, kBackwardPairs, kernels, team.size());
-    for (Index d = 0; d < network.directions; ++d) {
-      const Index part = layer * network.directions + d;
-      cpu::BackwardCall<T>& call = calls[d];
-      call = {};
-      describe<T>(call, network, part, args, kernels, scratch.schedule);
-      transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
-      call.weights = &transposed[d];
-      call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
-      call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
-      if (call.tokens)
-        call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
-      const Rows<const T> below =
-          contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
-      call.x = layer > 0 ? below : args.x;
-      call.dropout = layer > 0 && network.dropout > 0 ? &mask : nullptr;
-      call.y = columns_from(
-          layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
-      call.gates = reserve.part(part).gates;
-      call.cells = reserve.part(part).cells;
-      call.h0 = offset(args.h0, part * B * R);
-      call.c0 = offset(args.c0, part * B * H);
-      call.dy = columns_from(dy, d * R);
-      call.dh_n = offset(args.dh_n, part * B * R);
-      call.dc_n = offset(args.dc_n, part * B * H);
-      call.dx = dx;
-      call.add_dx = d > 0;
-      call.dh0 = offset(args.dh0, part * B * R);
-      call.dc0 = offset(args.dc0, part * B * H);
-      call.layout(arena, sharing.split.threads);
-    }
-    return arena.used();
-  };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  void* memory = scratch.buffer.reserve(most);
-  for (Index layer = network.layers; layer-- > 0;) {
-    prepare(layer, Arena(memory));
-    for (Index d = 0; d < network.directions; ++d)
-      transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
-    run_directions(calls, network.directions, sharing, team,
-                   [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
-    for (cpu::BackwardCall<T>& call : calls) {
-      if (call.tokens)
-        add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih);
-    }
-    if (layer > 0 && network.dropout > 0) {
-      for (Index j = 0; j < B; ++j) {
-        const Index b = scratch.schedule.row(j);
-        for (Index t = 0; t < scratch.schedule.length(j); ++t) mask.apply(dx.at(t, b), dx.at(t, b), t, b, R);
-      }
-    }
-    dy = {dx.data, dx.time_stride, dx.batch_stride};
-  }
-}
-
-// ---- scratch
-
-namespace {
-
-struct SpareScratch {
-  std::mutex mutex;
-  std::vector<std::unique_ptr<Scratch>> spare;
-};
-// Never destroyed: a thread may still return its scratch while the process ends.
-SpareScratch& spare_scratch() {
-  static SpareScratch* const all = new SpareScratch;
-  return *all;
-}
-
-}  // namespace
-
-BorrowedScratch::BorrowedScratch() {
-  SpareScratch& all = spare_scratch();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  if (all.spare.empty()) {
-    scratch_ = std::make_unique<Scratch>();
-  } else {
-    scratch_ = std::move(all.spare.back());
-    all.spare.pop_back();
-  }
-}
-
-BorrowedScratch::~BorrowedScratch() {
-  // What one huge call needed is not held for ever.
-  constexpr std::size_t kKept = std::size_t{64} << 20;
-  if (scratch_->buffer.capacity() > kKept) return;
-  SpareScratch& all = spare_scratch();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.spare.push_back(std::move(scratch_));
-}
-
-// ---- streams
-
-template <class T>
-class Stream<T>::Entry {
- public:
-  explicit Entry(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true, std::memory_order_acquire)) {
-      throw std::runtime_error(
-          "this stream is in use by another thread; a stream is advanced by one thread at a time");
-    }
-  }
-  ~Entry() { busy_.store(false, std::memory_order_release); }
-  Entry(const Entry&) = delete;
-  Entry& operator=(const Entry&) = delete;
-
- private:
-  std::atomic<bool>& busy_;
-};
-
-template <class T>
-Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
-    : weights_(std::move(weights)), batch_(batch) {
-  const Network& n = network();
-  FRNN_CHECK(n.directions == 1, "a stream has no future to run a reverse direction over");
-  FRNN_CHECK(batch >= 1, "a stream needs at least one row");
-  FRNN_CHECK(weights_->packed(), "weights are not packed");
-  const auto layout = [&](Arena arena) {
-    h_ = arena.take_zeroed<T>(n.layers * batch * n.first.recurrent());
-    c_ = n.first.cell == Cell::lstm ? arena.take_zeroed<T>(n.layers * batch * n.first.hidden) : nullptr;
-    y_ = arena.take_zeroed<T>(batch * n.first.recurrent());
-    return arena.used();
-  };
-  layout(Arena(memory_.reserve(layout(Arena()))));
-  seen_.assign(static_cast<std::size_t>(batch), 0);
-}
-
-template <class T>
-void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, Index count) {
-  const Entry entry(busy_);
-  if (rows) {
-    std::optional<Index> outside, twice;
-    for (Index i = 0; i < count && !outside && !twice; ++i) {
-      if (rows[i] < 0 || rows[i] >= batch_) {
-        outside = rows[i];
-      } else if (seen_[static_cast<std::size_t>(rows[i])]++) {
-        twice = rows[i];
-      }
-    }
-    for (Index i = 0; i < count; ++i) {
-      if (rows[i] >= 0 && rows[i] < batch_) seen_[static_cast<std::size_t>(rows[i])] = 0;
-    }
-    if (outside) {
-      throw std::invalid_argument("rows holds " + std::to_string(*outside) + "; expected indices from 0 to " +
-                                  std::to_string(batch_ - 1) + " (the stream has " + std::to_string(batch_) +
-                                  " rows)");
-    }
-    if (twice)
-      throw std::invalid_argument("rows holds " + std::to_string(*twice) +
-                                  " twice; expected distinct indices");
-  }
-  ForwardArguments<T> args;
-  args.steps = 1;
-  args.batch = count;
-  args.x = contiguous(x, count, network().first.input);
-  args.tokens = tokens;
-  args.y = contiguous(y_, count, network().first.recurrent());
-  advance(args, rows);
-}
-
-template <class T>
-void Stream<T>::run(const ForwardArguments<T>& sequence) {
-  const Entry entry(busy_);
-  ForwardArguments<T> args = sequence;
-  args.batch = batch_;
-  advance(args, nullptr);
-}
-
-template <class T>
-void Stream<T>::advance(ForwardArguments<T>& args, const Index* rows) {
-  args.h0 = args.h_n = h_;
-  args.c0 = args.c_n = c_;
-  args.state_rows = rows;
-  args.state_batch = batch_;
-  forward<T>(*weights_, args, nullptr, scratch_);
-}
-
-// ---- explain
-
-std::map<std::string, std::string> Network::explain(Index steps, Index batch, bool training, bool tokens,
-                                                    bool is_double) const {
-  const auto with = [&](const auto& kernels) {
-    const Sharing sharing =
-        share_out(first, steps, batch, directions, kForwardPairs, kernels, cpu::num_threads());
-    const Index panels = cpu::panel_count(first.hidden, kernels.lanes);
-    std::string kernel = first.cell == Cell::lstm ? "lstm" : first.cell == Cell::gru ? "gru" : "elman";
-    kernel += training ? "_fwd_train" : "_fwd_infer";
-    std::string products = "1 recurrent product per step, activations and state update fused into it";
-    if (first.cell == Cell::gru && !first.reset_after)
-      products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
-    if (first.peephole == Peephole::full)
-      products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
-    if (first.projection) products += "; 1 more for the projection";
-    return std::map<std::string, std::string>{
-        {"kernel", kernel},
-        {"isa", std::string(cpu::name(cpu::current_isa())) + ", " + std::to_string(kernels.lanes) + " lanes"},
-        {"isa_reason", cpu::current_isa() == cpu::available_isas().back()
-                           ? "the widest this CPU has"
-                           : "forced by FASTRNN_ISA or set_isa"},
-        {"dtype", is_double ? "float64" : "float32"},
-        {"input",
-         tokens ? "columns of W_ih gathered, no input product" : "input product computed per block of steps"},
-        {"products", products},
-        {"tile", std::to_string(kernels.tile_rows) + " rows; " + std::to_string(panels) + " panels of " +
-                     std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) + " of " +
-                     std::to_string(panels * kernels.lanes) + " used"},
-        {"threads", std::to_string(sharing.split.threads * (sharing.side_by_side ? 2 : 1))},
-        {"split", (sharing.side_by_side ? "both directions side by side; within each: " : "") +
-                      std::string(sharing.split.reason)},
-    };
-  };
-  return is_double ? with(current_kernels<double>()) : with(current_kernels<float>());
+bool Reserve<T>::belongs_to(const Network& network, Index steps, Index batch) const {
+  return steps == steps_ && batch == batch_ && network == network_;
 }
 
 template class Weights<float>;
 template class Weights<double>;
 template class Reserve<float>;
 template class Reserve<double>;
-template class Stream<float>;
-template class Stream<double>;
-template void forward(const Weights<float>&, const ForwardArguments<float>&, Reserve<float>*, Scratch&);
-template void forward(const Weights<double>&, const ForwardArguments<double>&, Reserve<double>*, Scratch&);
-template void backward(const Network&, const BackwardArguments<float>&, const Reserve<float>&, Scratch&);
-template void backward(const Network&, const BackwardArguments<double>&, const Reserve<double>&, Scratch&);
 
 }  // namespace fastrnn

@@ -38,13 +38,34 @@ struct Network {
   }
   // Elements of each parameter, all parts, in that order.
   std::vector<Index> parameter_sizes() const;
-  // Throws std::invalid_argument for a network that can't be.
+  // Throw std::invalid_argument for a network that can't be, and for a call of a size that can't be.
   void check() const;
+  void check_call(Index steps, Index batch) const;
 
+  bool operator==(const Network& o) const {
+    return first == o.first && layers == o.layers && directions == o.directions && dropout == o.dropout;
+  }
   std::map<std::string, std::string> explain(Index steps, Index batch, bool training, bool tokens,
                                              bool is_double) const;
 };
 
+// One part's arrays out of the flat list, in the order of Network::parameters_per_part().
+template <class Layer, class Pointer>
+Layer part_of(const Network& network, const std::vector<Pointer>& all, Index part) {
+  const Pointer* next = all.data() + part * network.parameters_per_part();
+  Layer layer;
+  layer.weight_ih = *next++;
+  layer.weight_hh = *next++;
+  if (network.first.bias) {
+    layer.bias_ih = *next++;
+    layer.bias_hh = *next++;
+  }
+  if (network.first.projection) layer.weight_hr = *next++;
+  if (network.first.peephole != Peephole::none) layer.weight_ch = *next++;
+  return layer;
+}
+
+// The table of the instruction set in force.
 template <class T>
 const cpu::Kernels<T>& current_kernels();
 
@@ -82,14 +103,14 @@ class Reserve {
   T* output(Index layer) const {
     return outputs_[static_cast<std::size_t>(layer)];
   }  // [T,B,D*R], all but the last layer
-  Index steps() const { return steps_; }
-  Index batch() const { return batch_; }
+  bool belongs_to(const Network& network, Index steps, Index batch) const;
   std::size_t bytes() const { return bytes_; }
 
  private:
   std::vector<Part> parts_;
   std::vector<T*> outputs_;
-  Index steps_ = 0, batch_ = 0;
+  Network network_;
+  Index steps_ = -1, batch_ = -1;
   std::size_t bytes_ = 0;
   Buffer memory_;
 };
@@ -103,7 +124,7 @@ struct Arguments {
   const T* h0 = nullptr;
   const T* c0 = nullptr;
   const Index* lengths = nullptr;
-  const bool* reset = nullptr;
+  const std::uint8_t* reset = nullptr;  // true where not 0
   std::uint64_t seed = 0, call = 0;
 };
 

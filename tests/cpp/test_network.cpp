@@ -78,7 +78,7 @@ struct Case {
     args.h0 = in.h0.data();
     args.c0 = in.c0.data();
     args.lengths = lengths.empty() ? nullptr : lengths.data();
-    args.reset = reset.empty() ? nullptr : reinterpret_cast<const bool*>(reset.data());
+    args.reset = reset.empty() ? nullptr : reset.data();
     args.seed = 7;
   }
 };
