@@ -13,15 +13,6 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
   if (x.ndim() < 2)
     throw py::value_error("x has shape " + shape_text(x) + "; expected (T, B, I), or (T, B) for tokens");
   const Index steps = args.steps = x.shape(0), batch = args.batch = x.shape(1);
-  if (is_tokens(x)) {
-    args.tokens = pointer<std::int64_t>(x, {steps, batch}, "x");
-    for (Index i = 0; i < steps * batch; ++i) {
-      if (args.tokens[i] < 0 || args.tokens[i] >= n.first.input)
-        throw py::value_error("x holds a token out of range");
-    }
-  } else {
-    args.x = rows<T>(x, steps, batch, n.first.input, "x");
-  }
   args.h0 = optional_pointer<T>(h0, {n.parts(), batch, n.first.recurrent()}, "h0");
   args.c0 = optional_pointer<T>(c0, {n.parts(), batch, n.first.hidden}, "c0");
   args.lengths = optional_pointer<Index>(lengths, {batch}, "lengths");
@@ -30,6 +21,18 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
       if (args.lengths[b] < 0 || args.lengths[b] > steps)
         throw py::value_error("lengths must be from 0 to T");
     }
+  }
+  if (is_tokens(x)) {
+    args.tokens = pointer<std::int64_t>(x, {steps, batch}, "x");
+    // Past a row's length the kernels read no token, so any will do there.
+    for (Index b = 0; b < batch; ++b) {
+      for (Index t = 0; t < (args.lengths ? args.lengths[b] : steps); ++t) {
+        const std::int64_t token = args.tokens[t * batch + b];
+        if (token < 0 || token >= n.first.input) throw py::value_error("x holds a token out of range");
+      }
+    }
+  } else {
+    args.x = rows<T>(x, steps, batch, n.first.input, "x");
   }
   args.reset = optional_bytes(reset, {steps, batch}, "reset");
   args.seed = seed;

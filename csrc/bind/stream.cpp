@@ -10,6 +10,8 @@ struct PyStream {
   virtual ~PyStream() = default;
   virtual py::object step(const py::array& x, const py::object& rows) = 0;
   virtual void run(const py::array& x, py::array out) = 0;
+  virtual void enter() = 0;
+  virtual void leave() = 0;
 
   py::object h, c, y;  // arrays over the stream's own memory, made once; c is None but for an LSTM
 };
@@ -71,6 +73,9 @@ class StreamOf final : public PyStream {
     stream_.run(args);
   }
 
+  void enter() override { stream_.enter(); }
+  void leave() override { stream_.leave(); }
+
  private:
   void check_tokens(const std::int64_t* tokens, Index count) const {
     for (Index i = 0; i < count; ++i) {
@@ -100,6 +105,8 @@ void register_stream(py::module_& m) {
            py::arg("network"), py::arg("weights"), py::arg("batch"))
       .def("step", &PyStream::step, py::arg("x"), py::arg("rows"))
       .def("run", &PyStream::run, py::arg("x"), py::arg("y"))
+      .def("__enter__", &PyStream::enter)
+      .def("__exit__", [](PyStream& s, const py::args&) { s.leave(); })
       .def_readonly("h", &PyStream::h)
       .def_readonly("c", &PyStream::c);
 }

@@ -31,7 +31,7 @@ Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes,
   const int by_rows = static_cast<int>(std::min<Index>(threads, batch));
   if (by_units > 1 && by_units >= by_rows)
     return {by_units, true, "hidden units: too few rows, a step is worth a barrier"};
-  if (by_rows > 1) return {by_rows, false, "rows of the batch: a step is too short for more barriers"};
+  if (by_rows > 1) return {by_rows, false, "rows of the batch: a step is too short for a barrier"};
   return {1, false, "one row, and a step too short for a barrier"};
 }
 

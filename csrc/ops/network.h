@@ -188,6 +188,10 @@ class Stream {
   void step(const T* x, const std::int64_t* tokens, const Index* rows, Index count);
   void run(const ForwardArguments<T>& sequence);  // steps, x or tokens, y
 
+  // For who reads or writes h and c: throws while another thread is inside, and keeps others out until leave().
+  void enter();
+  void leave();
+
   Index batch() const { return batch_; }
   const Network& network() const { return weights_->network(); }
   T* h() { return h_; }

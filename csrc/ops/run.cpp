@@ -277,7 +277,8 @@ std::map<std::string, std::string> Network::explain(Index steps, Index batch, bo
       return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
     };
     const auto split_text = [](const Sharing& s) {
-      return (s.side_by_side ? "directions side by side; within each: " : "") + std::string(s.split.reason);
+      return (s.side_by_side ? "both directions side by side; within each: " : "") +
+             std::string(s.split.reason);
     };
     const Sharing lowest = sharing_of(0), above = sharing_of(layers - 1);
     std::string threads = thread_count(lowest), split = split_text(lowest);

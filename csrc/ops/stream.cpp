@@ -57,19 +57,26 @@ BorrowedScratch::~BorrowedScratch() {
 template <class T>
 class Stream<T>::Entry {
  public:
-  explicit Entry(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true, std::memory_order_acquire)) {
-      throw std::runtime_error(
-          "this stream is in use by another thread; a stream is advanced by one thread at a time");
-    }
-  }
-  ~Entry() { busy_.store(false, std::memory_order_release); }
+  explicit Entry(Stream& stream) : stream_(stream) { stream_.enter(); }
+  ~Entry() { stream_.leave(); }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
 
  private:
-  std::atomic<bool>& busy_;
+  Stream& stream_;
 };
+
+template <class T>
+void Stream<T>::enter() {
+  if (busy_.exchange(true, std::memory_order_acquire)) {
+    throw std::runtime_error("this stream is in use by another thread; one thread at a time may use it");
+  }
+}
+
+template <class T>
+void Stream<T>::leave() {
+  busy_.store(false, std::memory_order_release);
+}
 
 template <class T>
 Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
@@ -91,7 +98,7 @@ Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
 
 template <class T>
 void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, Index count) {
-  const Entry entry(busy_);
+  const Entry entry(*this);
   if (rows) {
     std::optional<Index> outside, twice;
     for (Index i = 0; i < count && !outside && !twice; ++i) {
@@ -124,7 +131,7 @@ void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, 
 
 template <class T>
 void Stream<T>::run(const ForwardArguments<T>& sequence) {
-  const Entry entry(busy_);
+  const Entry entry(*this);
   ForwardArguments<T> args = sequence;
   args.batch = batch_;
   advance(args, nullptr);
