@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import corpus, info, set_num_threads
+from . import corpus, demo, info, set_num_threads
 from .charmodel import CELLS, CharacterModel, Vocabulary
 
 __all__ = ["main"]
 
 DEFAULT_MINUTES = 1.75
 NEW_LINE = "\n"
+PYTHON_START = "import sys\n\n\ndef "
 
 TEMPERATURE_HELP = "below 1: likelier characters; 0: always the likeliest"
 
@@ -76,8 +77,6 @@ def _train(options: argparse.Namespace) -> None:
     ]
     if missing:
         raise UsageError(f"train needs {' and '.join(missing)}: pip install 'fastrnn[cli]'")
-    from . import demo
-
     text = corpus.standard_library() if options.path is None else corpus.read(options.path)
     try:
         if options.threads is not None:
@@ -88,7 +87,7 @@ def _train(options: argparse.Namespace) -> None:
     except (ValueError, MemoryError) as error:  # too many threads, too large a model
         raise UsageError(error) from error
     unlimited = options.minutes is None and options.steps is None
-    prompt = "def " if options.path is None else NEW_LINE
+    prompt = PYTHON_START if options.path is None else NEW_LINE
     demo.run(
         text,
         model,
@@ -114,13 +113,7 @@ def _sample(options: argparse.Namespace) -> None:
         raise UsageError(error) from error
     model.layer.eval()
     prompt = NEW_LINE if options.prompt is None else options.prompt
-    sys.stdout.write(prompt)
-    for character in model.generate(
-        prompt, options.length, temperature=options.temperature, seed=options.seed
-    ):
-        sys.stdout.write(character)
-        sys.stdout.flush()
-    print()
+    demo.write(model, prompt, options.length, options.temperature, options.seed)
 
 
 def _argument(
@@ -182,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--learning-rate", f"peak of the cosine schedule (default: {rates})", _POSITIVE)
     option("--threads", "threads of the kernels (default: the CPUs there are)", _COUNT)
     option("--out", "folder for the results", Path, Path("fastrnn-model"))
-    option("--prompt", "start of the samples (default: a new line, or def on Python's source)", _PROMPT)
+    option("--prompt", "start of the samples (default: a new line, or how a Python file starts)", _PROMPT)
     option("--temperature", TEMPERATURE_HELP, _TEMPERATURE, 0.6)
     option("--seed", "of the initial parameters and the samples", _SEED, 0)
 

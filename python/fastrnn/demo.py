@@ -94,46 +94,58 @@ def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
     """
     from threadpoolctl import threadpool_limits
 
-    vocabulary = model.vocabulary
-    train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "model.safetensors"
+    # NumPy's matrix products get one thread: they are a tenth of the work, and the idle threads of their
+    # library busy-wait, on the cores that the kernels' threads need.
+    with threadpool_limits(1, user_api="blas"):
+        finished = train_and_save(corpus, model, options, path)
+        if finished:
+            model = CharacterModel.load(path)
+            model.layer.eval()
+            tokens = model.vocabulary.encode(corpus.held_out[: 10 * QUICK_CHARACTERS])
+            bits = model.bits_per_character(tokens)
+            print(
+                f"\nread again, it has {bits:.3f} bits per character on {len(tokens):,} held-out characters,"
+            )
+            print("and writes, through stream.step:\n")
+            rate = write(model, options.prompt, 600, options.temperature, options.seed)
+            print(f"\n({rate:,.0f} characters per second, one at a time)\n")
+    if finished:
+        print(throughput(model, options.batch, options.chunk))
+
+
+def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path: Path) -> bool:
+    """Train, then save the model and the curves; returns False if Ctrl-C ended the training."""
+    vocabulary = model.vocabulary
+    train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
     size = sum(p.size for module in (model.layer, model.output) for p in module.parameters.values())
     place, amount = corpus.source.split("\n")
     print(f"text    {place}\n        {amount}; {len(vocabulary)} different")
     print(f"model   {model.layer!r} + {model.output!r}, {size:,} parameters")
     print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
-
     history = History()
-    # NumPy's matrix products get one thread: they are a tenth of the work, and the idle threads of their
-    # library busy-wait, on the cores that the kernels' threads need.
-    with interruptible() as stop, threadpool_limits(1, user_api="blas"):
+    with interruptible() as stop:
         train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
         model.layer.eval()
         model.save(path)
         if history.training:
-            plot(history, options.out / "loss.png")
-    if stop():
-        print(f"\nInterrupted after {len(history.training)} steps; the model is in {path}")
-        return
+            plot(history, path.with_name("loss.png"))
+    ending = "interrupted after" if stop() else "done,"
+    print(f"\n{ending} {len(history.training):,} steps; model saved as {path}, curves as loss.png beside it")
+    return not stop()
 
-    model = CharacterModel.load(path)
-    model.layer.eval()
-    tokens = held_out[: 10 * QUICK_CHARACTERS]
-    bits = model.bits_per_character(tokens)
-    print(f"\nheld-out text: {bits:.3f} bits per character ({len(tokens):,} characters), from the saved file")
-    print(f"saved {path} and {options.out / 'loss.png'}\n\nThe saved model writes, through stream.step:\n")
+
+def write(model: CharacterModel, prompt: str, length: int, temperature: float, seed: int | None) -> float:
+    """Print the prompt and what the model makes of it as it comes; returns characters per second."""
+    sys.stdout.write(prompt)
     started = time.perf_counter()
-    length = 600
-    sys.stdout.write(options.prompt)
-    for character in model.generate(
-        options.prompt, length, temperature=options.temperature, seed=options.seed
-    ):
+    for character in model.generate(prompt, length, temperature=temperature, seed=seed):
         sys.stdout.write(character)
         sys.stdout.flush()
-    rate = length / (time.perf_counter() - started)
-    print(f"\n\n({rate:,.0f} characters per second, one at a time)\n")
-    print(throughput(model, options.batch, options.chunk))
+    seconds = time.perf_counter() - started
+    print()
+    return length / seconds
 
 
 def train(
