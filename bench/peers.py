@@ -21,7 +21,9 @@ class Peer(Protocol):
 
     def runs(self, workload: Workload) -> bool: ...
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Callable[[], Result]: ...
+    def prepare(
+        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
+    ) -> Callable[[], Result]: ...
 
 
 class FastRNN:
@@ -48,7 +50,9 @@ class FastRNN:
             layer.load_state_dict(weights)
         return layer
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Callable[[], Result]:
+    def prepare(
+        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
+    ) -> Callable[[], Result]:
         self.library.set_num_threads(threads)
         layer = self.layer(workload, weights)
         if workload.run == "forward":
@@ -74,7 +78,9 @@ class Torch:
     def runs(self, workload: Workload) -> bool:
         return True
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Callable[[], Result]:
+    def prepare(
+        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
+    ) -> Callable[[], Result]:
         torch = self.library
         torch.set_num_threads(threads)
         classes = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
@@ -121,7 +127,9 @@ class NumpyLoop:
     def runs(self, workload: Workload) -> bool:
         return workload.run == "forward" and workload.num_layers == 1 and not workload.bidirectional
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Callable[[], Result]:
+    def prepare(
+        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
+    ) -> Callable[[], Result]:
         self.threads.threadpool_limits(threads, user_api="blas")
         w_ih, w_hh = weights["weight_ih_l0"].T.copy(), weights["weight_hh_l0"].T.copy()
         b_ih, b_hh = weights["bias_ih_l0"], weights["bias_hh_l0"]

@@ -1,6 +1,6 @@
-"""Measures fastrnn against its peers: every pair checked for equal results, runs interleaved, medians compared.
+"""Measures fastrnn against its peers: results compared first, runs interleaved, medians and quartiles.
 
-    python bench/run.py                                  the sizes that a release must not be slow at, one thread
+    python bench/run.py            the sizes that a release must not be slow at, on one thread
     python bench/run.py --cells lstm gru --batch 1 16 --hidden 64 256 --steps 100 --threads 1 2
 
 Prints a table and writes it, with machine, versions and commit, to bench/results/.
@@ -17,9 +17,11 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peers as peers_module
@@ -30,7 +32,7 @@ from workloads import GATES, PASSES, Workload, floor, grid
 HERE = Path(__file__).parent
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
     model = platform.processor()
     with contextlib.suppress(OSError):
@@ -47,6 +49,18 @@ def machine() -> dict[str, object]:
         "numpy": np.__version__,
         "fastrnn": {str(k): str(v) for k, v in fastrnn_info.items()},
     }
+
+
+def ceiling() -> float | None:
+    """GFLOP/s that one core can do (bench/ceiling.cpp), None without a compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "ceiling"
+        command = ["g++", "-O2", "-march=native", str(HERE / "ceiling.cpp"), "-o", str(program)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+            return float(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
+        except (OSError, subprocess.CalledProcessError):
+            return None
 
 
 def commit() -> str:
@@ -69,7 +83,9 @@ def check_equal(name: str, result: Result, reference: Result) -> None:
         error = float(np.abs(result[key] - reference[key]).max()) / scale
         limit = 2e4 * float(np.finfo(reference[key].dtype).eps)
         if not error < limit:
-            sys.exit(f"{name} and fastrnn disagree on {key}: {error:.2e} of its size, at most {limit:.2e} expected")
+            sys.exit(
+                f"{name} and fastrnn disagree on {key}: {error:.1e} of its size, at most {limit:.1e} allowed"
+            )
 
 
 def measure(runs: dict[str, Callable[[], Result]], seconds: float) -> dict[str, list[float]]:
@@ -106,7 +122,7 @@ def verdict(low: float, high: float) -> str:
     return "SAME" if high - low < 0.1 else "UNCLEAR"
 
 
-def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, object]:
+def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, Any]:
     library = all_peers["fastrnn"]
     assert isinstance(library, FastRNN)
     weights, x = data(workload, library)
@@ -119,10 +135,15 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
     for name, run in runs.items():
         check_equal(name, run(), reference)
     times = measure(runs, seconds)
-    row: dict[str, object] = {"workload": workload.as_dict(), "threads": threads, "flop": workload.flop, "peers": {}}
+    row: dict[str, Any] = {
+        "workload": workload.as_dict(),
+        "threads": threads,
+        "flop": workload.flop,
+        "peers": {},
+    }
     for name, values in times.items():
         median = statistics.median(values)
-        entry: dict[str, object] = {
+        entry: dict[str, Any] = {
             "median_s": median,
             "quartiles_s": spread(values),
             "best_s": min(values),
@@ -134,22 +155,23 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
             entry["ratio"] = statistics.median(ratios)
             entry["ratio_quartiles"] = spread(ratios)
             entry["verdict"] = verdict(*spread(ratios))
-        row["peers"][name] = entry  # type: ignore[index]
+        row["peers"][name] = entry
     return row
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    lines = [f"{'':44} {'threads':>7} {'fastrnn ms':>11} {'GFLOP/s':>8}   peer/fastrnn (quartiles)"]
+def table(rows: list[dict[str, Any]], peak: float | None) -> str:
+    lines = [f"{'':38}threads  fastrnn ms  GFLOP/s  of peak   time of a peer / fastrnn (quartiles)"]
     for row in rows:
-        workload = Workload(**row["workload"])  # type: ignore[arg-type]
-        entries: dict[str, dict[str, object]] = row["peers"]  # type: ignore[assignment]
-        own = entries["fastrnn"]
-        others = "   ".join(
-            f"{name} {e['ratio']:.2f} ({e['ratio_quartiles'][0]:.2f}-{e['ratio_quartiles'][1]:.2f}) {e['verdict']}"  # type: ignore[index]
-            for name, e in entries.items()
-            if name != "fastrnn"
-        )
-        lines.append(f"{workload!s:44} {row['threads']:>7} {own['median_s'] * 1e3:>11.3f} {own['gflops']:>8.1f}   {others}")
+        own = row["peers"]["fastrnn"]
+        share = f"{own['gflops'] / (peak * row['threads']):.0%}" if peak else "?"
+        others = []
+        for name, entry in row["peers"].items():
+            if name != "fastrnn":
+                low, high = entry["ratio_quartiles"]
+                others.append(f"{name} {entry['ratio']:.2f} ({low:.2f}-{high:.2f}) {entry['verdict']}")
+        size = f"{Workload(**row['workload'])!s:38}{row['threads']:>7}"
+        speed = f"{own['median_s'] * 1e3:>10.3f}  {own['gflops']:>7.1f}  {share:>7}"
+        lines.append(f"{size}  {speed}   {'   '.join(others)}")
     return "\n".join(lines)
 
 
@@ -158,7 +180,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--steps", nargs="+", type=int, default=[100], help="T")
-    parser.add_argument("--batch", nargs="+", type=int, help="B; without --batch and --hidden: the floor sizes")
+    parser.add_argument("--batch", nargs="+", type=int, help="B; without it and --hidden: the floor sizes")
     parser.add_argument("--hidden", nargs="+", type=int, help="H (and I)")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, default=list(peers_module.ALL))
@@ -174,19 +196,21 @@ def main() -> None:
     found, absent = peers_module.available(names)
     for line in absent:
         print(line)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     pairs = [(workload, threads) for threads in args.threads for workload in workloads]
     try:
         for workload, threads in tqdm(pairs, unit="row", disable=None):
             rows.append(run_one(workload, threads, found, args.seconds))
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
-    print(table(rows))
+    peak = ceiling()
+    print(table(rows, peak))
     if rows:
         out = args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json"
         out.parent.mkdir(exist_ok=True)
         result = {
             "machine": machine(),
+            "peak_gflops_of_a_core": peak,
             "commit": commit(),
             "versions": {name: peer.version for name, peer in found.items()},
             "absent": absent,

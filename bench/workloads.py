@@ -55,8 +55,15 @@ def floor() -> list[Workload]:
     return [Workload(cell, run, 100, batch, hidden, hidden) for cell, run, batch, hidden in sizes]
 
 
-def grid(cells: list[str], runs: list[str], steps: list[int], batches: list[int], hidden: list[int]) -> list[Workload]:
+def grid(
+    cells: list[str], runs: list[str], steps: list[int], batches: list[int], hidden: list[int]
+) -> list[Workload]:
     """Every combination, with I = H."""
     return [
-        Workload(cell, run, T, B, H, H) for cell in cells for run in runs for T in steps for B in batches for H in hidden
+        Workload(cell, run, T, B, H, H)
+        for cell in cells
+        for run in runs
+        for T in steps
+        for B in batches
+        for H in hidden
     ]
