@@ -112,7 +112,7 @@ def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
             rate = write(model, options.prompt, 600, options.temperature, options.seed)
             print(f"\n({rate:,.0f} characters per second, one at a time)\n")
     if finished:
-        print(throughput(model, options.batch, options.chunk))
+        print(throughput(model, min(options.batch, 64), min(options.chunk, 64)))
 
 
 def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path: Path) -> bool:
@@ -336,10 +336,10 @@ def _torch_contender(
 
 
 def _milliseconds(call: Callable[[], Any], seconds: float = 0.7) -> float:
-    """Median over as many calls as fit into the time, at least three, after one to warm up."""
+    """Median over as many calls as fit into the time, at least one, after one to warm up."""
     call()
     times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
+    while sum(times) < seconds:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
