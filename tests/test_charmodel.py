@@ -229,5 +229,5 @@ def test_load_refuses_what_does_not_fit(tmp_path, changes, message):
 def test_load_refuses_other_files(tmp_path):
     path = tmp_path / "model.safetensors"
     fastrnn.LSTM(3, 4).save(path)
-    with pytest.raises(ValueError, match="has no 'fastrnn character model' entry; python -m fastrnn train"):
+    with pytest.raises(ValueError, match=r"holds a layer: read it with fastrnn\.load\(path\)"):
         CharacterModel.load(path)

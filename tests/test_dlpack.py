@@ -201,3 +201,19 @@ def test_a_library_that_cannot_take_arrays_may_still_give_state() -> None:
     layer, x = fastrnn.GRU(IN, H, seed=1), np.ones((T, B, IN), "float32")
     h = np.full((1, B, H), 0.5, "float32")
     np.testing.assert_array_equal(layer(x, Borrowed(h))[0], layer(x, h)[0])
+
+
+def test_tensors_without_memory_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"x \(torch.float32\) cannot be taken by DLPack"):
+        fastrnn.GRU(IN, H)(torch.ones((T, B, IN), device="meta"))
+
+
+def test_a_checkpoint_may_be_bfloat16() -> None:
+    layer = fastrnn.GRU(IN, H, seed=1)
+    state = {name: torch.tensor(array).bfloat16() for name, array in layer.parameters.items()}
+    state["bias_hh_l0"].requires_grad_()
+    layer.load_state_dict(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(layer.parameters[name], tensor.detach().float().numpy())
+    with pytest.raises(TypeError, match="x .torch.bfloat16. cannot be taken"):
+        layer(normal(T, B, IN).bfloat16())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import functional
+from fastrnn import _core, functional, reference
 from fastrnn.functional import Spec
 from nested import arrays, assert_equal
 
@@ -24,6 +26,18 @@ def locked(*shape: int) -> np.ndarray:
     array = ones(*shape)
     array.flags.writeable = False
     return array
+
+
+class Unreadable:
+    """An array of a library that cannot hand it out."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __dlpack_device__(self) -> Any:
+        raise self.error
+
+    __dlpack__ = __dlpack_device__
 
 
 class World:
@@ -131,6 +145,11 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
     (lambda w: fastrnn.GRU(0, 4), ValueError, "input_size is 0; expected an integer of at least 1"),
     (lambda w: fastrnn.GRU(3, -4), ValueError, "hidden_size is -4; expected an integer of at least 1"),
     (lambda w: fastrnn.GRU(2**80, 4), ValueError, "expected an integer of at most 2147483647"),
+    (
+        lambda w: fastrnn.LSTM(2**31 - 1, 2**31 - 1),
+        ValueError,
+        "input_size is 2147483647 and hidden_size is 2147483647; expected weights of at most",
+    ),
     (lambda w: fastrnn.GRU(3, 4, 0), ValueError, "num_layers is 0; expected an integer of at least 1"),
     (lambda w: fastrnn.GRU(3.0, 4), TypeError, "input_size is 3.0 (float); expected an integer"),
     (lambda w: fastrnn.GRU(3, True), TypeError, "hidden_size is True (bool); expected an integer"),
@@ -171,7 +190,7 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
     (
         lambda w: fastrnn.GRU(3, 4, device="cuda"),
         RuntimeError,
-        "device='cuda' is not available: this build has",
+        "device='cuda' is not available: this version has",
     ),
     (lambda w: fastrnn.GRU(3, 4, device="tpu"), ValueError, "device is 'tpu'; expected 'cpu' or 'cuda'"),
     (lambda w: fastrnn.GRU(3, 4, device=0), TypeError, "device is 0 (int); expected 'cpu'"),
@@ -208,6 +227,11 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
         "peephole is 1; expected False, 'diagonal' or 'full'",
     ),
     (
+        lambda w: fastrnn.LSTM(3, 4, peephole=np.array([1, 2])),
+        TypeError,
+        "peephole is array([1, 2]); expected False, 'diagonal' or 'full'",
+    ),
+    (
         lambda w: fastrnn.RNN(3, 4, nonlinearity="gelu"),
         ValueError,
         "nonlinearity is 'gelu'; expected one of 'tanh'",
@@ -230,6 +254,17 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     (lambda w: w.gru([[1.0]]), TypeError, "x has type list; expected an array, as from np.asarray(x)"),
     (lambda w: w.gru(None), TypeError, "x has type NoneType; expected an array"),
     (lambda w: w.gru(np.float32(1)), TypeError, "x has type float32; expected an array"),
+    (lambda w: w.gru(np.ndarray), TypeError, "x has type type; expected an array"),
+    (
+        lambda w: w.gru(Unreadable(KeyError("gone"))),
+        TypeError,
+        "x (Unreadable) cannot be taken by DLPack: 'gone'",
+    ),
+    (
+        lambda w: w.gru(Unreadable(RuntimeError("gone"))),
+        TypeError,
+        "x (Unreadable) cannot be taken by DLPack: gone",
+    ),
     (lambda w: w.gru(np.ma.ones((T, B, IN))), TypeError, "x is a masked array, whose mask would be lost"),
     (
         lambda w: w.gru(ones(T, B, IN, dtype="float64")),
@@ -279,6 +314,11 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     (lambda w: w.gru(ones(T, B, IN), 0), TypeError, "state has type int; expected an array"),
     (lambda w: w.gru(ones(T, B, IN), w.h.astype("float64")), TypeError, "state is float64; expected float32"),
     (
+        lambda w: w.lstm(ones(B, T, IN), (w.h, w.h.astype("float64"))),
+        TypeError,
+        "state[1] (c) is float64; expected float32: convert it with state[1].astype('float32'), or",
+    ),
+    (
         lambda w: w.gru(ones(T, B, IN), ones(B, H)),
         ValueError,
         "state has shape (3, 6); expected (L*D, B, H) = (1, 3, 6)",
@@ -302,6 +342,16 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     (lambda w: w.gru(ones(T, B, IN), lengths=[1.0] * 3), TypeError, "lengths is float64; expected integers"),
     (lambda w: w.gru(ones(T, B, IN), lengths=[True] * 3), TypeError, "lengths is bool; expected integers"),
     (
+        lambda w: w.gru(ones(T, B, IN), lengths=[True, 5, 5]),
+        TypeError,
+        "lengths holds a bool beside numbers; expected integers",
+    ),
+    (
+        lambda w: w.gru(np.array([[0, 3], [4, -1]]), lengths=[2, 1]),
+        ValueError,
+        "x holds the token 4; expected tokens from 0 to 3",
+    ),
+    (
         lambda w: w.gru(ones(T, B, IN), lengths=[[1], [1, 2]]),
         TypeError,
         "lengths has type list that makes no array",
@@ -323,7 +373,13 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     ),
     (lambda w: w.gru(ones(T, IN), lengths=6), ValueError, "lengths[0] is 6; expected from 0 to T = 5"),
     # reset
-    (lambda w: w.gru(ones(T, B, IN), reset=[True]), TypeError, "reset has type list; expected an array"),
+    (
+        lambda w: w.gru(ones(T, B, IN), reset=[True]),
+        ValueError,
+        "reset has shape (1,); expected (T, B) = (5, 3)",
+    ),
+    (lambda w: w.gru(ones(T, B, IN), reset=[[1] * B] * T), TypeError, "reset is int64; expected bool"),
+    (lambda w: w.gru(ones(T, B, IN), reset="no"), TypeError, "reset has type str; expected an array"),
     (
         lambda w: w.gru(ones(T, B, IN), reset=ones(T, B, dtype=int)),
         TypeError,
@@ -427,7 +483,9 @@ def test_backward_twice() -> None:
     assert_equal(layer.gradients, gradients)
     layer(ones(T, B, IN))
     layer.eval().train()
-    with pytest.raises(RuntimeError, match="backward without a training call"):
+    with pytest.raises(
+        RuntimeError, match=r"without a training call to go back through \(eval\(\) dropped it\)"
+    ):
         layer.backward(ones(T, B, H))
 
 
@@ -515,6 +573,19 @@ def set_state(stream: fastrnn.Stream, state: Any) -> None:
         "the layer is bidirectional; a stream cannot start from the end",
     ),
     (lambda w: w.still.stream(0), ValueError, "batch is 0; expected an integer of at least 1"),
+    (
+        lambda w: w.still.stream(2**63),
+        ValueError,
+        "batch is 9223372036854775808; expected an integer of at most 2147483647",
+    ),
+    (
+        lambda w: fastrnn.Stream(None, 1),
+        TypeError,
+        "layer has type NoneType; expected a fastrnn.LSTM, GRU or",
+    ),
+    (lambda w: fastrnn.Stream(w.cell, 2), TypeError, "layer has type LSTMCell; expected a fastrnn.LSTM, GRU"),
+    (lambda w: copy.copy(w.stream), TypeError, "a Stream can be neither copied nor pickled; make another"),
+    (lambda w: pickle.dumps(w.stream), TypeError, "a Stream can be neither copied nor pickled; make another"),
     (lambda w: w.still.stream(2.0), TypeError, "batch is 2.0 (float); expected an integer"),
     (lambda w: w.stream.step([1.0]), TypeError, "x has type list; expected an array"),
     (lambda w: w.stream.step(ones(B, IN, dtype=float)), TypeError, "x is float64; expected float32"),
@@ -551,7 +622,9 @@ def set_state(stream: fastrnn.Stream, state: Any) -> None:
         "x holds the token 9; expected tokens from 0 to 3",
     ),
     (lambda w: w.stream.reset([3]), ValueError, "rows[0] is 3; expected from 0 to 2"),
-    (lambda w: w.stream.reset([0.5]), TypeError, "rows is float64; expected integers"),
+    (lambda w: w.stream.reset([0.5]), TypeError, "rows is float64; expected integers or a bool mask"),
+    (lambda w: w.stream.reset([True, 2]), TypeError, "rows holds a bool beside numbers; expected integers"),
+    (lambda w: w.stream.reset([True]), ValueError, "rows has shape (1,); expected (N,) = (3,)"),
     (lambda w: w.stream.reset("all"), TypeError, "rows has type str; expected an array"),
     (lambda w: w.stream.reset(ones(2, dtype=bool)), ValueError, "rows has shape (2,); expected (N,) = (3,)"),
     (lambda w: set_state(w.stream, None), TypeError, "state is None; expected arrays, or call reset()"),
@@ -604,7 +677,18 @@ def test_streams(world: World, call: Any, error: type[Exception], message: str) 
     (lambda w: w.forward(lengths=[1]), ValueError, "lengths has shape (1,); expected (B,) = (3,)"),
     (lambda w: w.forward(reset=ones(T, B)), TypeError, "reset is float32; expected bool"),
     # out of forward
-    (lambda w: w.forward(out=[w.y]), TypeError, "out (y) has type list; expected an array"),
+    (
+        lambda w: w.forward(out=[w.y]),
+        TypeError,
+        "out (y) has type list; expected an array of float32 to write into",
+    ),
+    (
+        lambda w: w.forward(out=np.lib.stride_tricks.as_strided(w.y, strides=(B * H * 4, 4, 4))),
+        ValueError,
+        "out (y) has strides (72, 4, 4); expected every element in memory of its own",
+    ),
+    (lambda w: copy.deepcopy(w.packed), TypeError, "a Packed can be neither copied nor pickled; pack the"),
+    (lambda w: pickle.dumps(w.reserve), TypeError, "a Reserve can be neither copied nor pickled; run"),
     (
         lambda w: w.forward(out=(w.y,)),
         ValueError,
@@ -672,6 +756,18 @@ def test_streams(world: World, call: Any, error: type[Exception], message: str) 
         "out (y) is read-only",
     ),
     # backward
+    (
+        lambda w: functional.backward(
+            w.spec, w.parameters, functional.Reserve(w.reserve.call, _core.Reserve(), 0, 0)
+        ),
+        ValueError,
+        "reserve is of no call; expected the third result of forward_train",
+    ),
+    (
+        lambda w: functional.backward(w.spec, w.parameters, functional.Reserve.__new__(functional.Reserve)),
+        ValueError,
+        "reserve is of no call",
+    ),
     (
         lambda w: functional.backward(w.spec, w.parameters, w.y, w.y),
         TypeError,
@@ -757,3 +853,42 @@ def test_dx_of_tokens_has_nowhere_to_go() -> None:
         ValueError, match="out has an array for dx; expected None, since tokens have no gradient"
     ):
         functional.backward(spec, parameters, reserve, out=(ones(T, B, IN), None, None))
+
+
+@pytest.mark.parametrize("dtype", ["U1", "M8[s]", object, complex])
+def test_no_conversion_is_advised_where_none_makes_sense(dtype: Any) -> None:
+    with pytest.raises(TypeError, match=r"dy is [^;]*; expected float32$"):
+        World().gru.backward(np.zeros((T, B, H), dtype))
+
+
+def test_outputs_may_lie_between_inputs_and_have_any_stride_in_an_axis_of_one() -> None:
+    spec = Spec("gru", IN, 1)
+    parameters = fastrnn.GRU(IN, 1, seed=1).state_dict()
+    memory = ones(T, B, IN + 2)
+    expected = functional.forward(spec, parameters, ones(T, B, IN))[0]
+    y, _ = functional.forward(spec, parameters, memory[..., :IN], out=memory[..., IN::2])
+    assert y.strides[-1] == 8
+    assert_equal(y, expected)
+
+
+@table(
+    (lambda p: reference.forward(None, p, ones(T, B, IN)), TypeError, "spec has type NoneType; expected a"),
+    (
+        lambda p: reference.forward(Spec("gru", IN, H), None, ones(T, B, IN)),
+        TypeError,
+        "parameters has type NoneType; expected a mapping of names to arrays",
+    ),
+    (
+        lambda p: reference.forward(Spec("gru", IN, H), {}, ones(T, B, IN)),
+        ValueError,
+        "parameters: missing weight_ih_l0, weight_hh_l0",
+    ),
+    (
+        lambda p: reference.backward(Spec("gru", IN, H), p, None),
+        TypeError,
+        "cache has type NoneType; expected the third result of forward",
+    ),
+)
+def test_the_reference(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call(fastrnn.GRU(IN, H).state_dict())

@@ -6,6 +6,8 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import fastrnn
@@ -93,6 +95,19 @@ def test_tokens_are_one_hot_vectors(cell: str, kind: Any, rng: np.random.Generat
 
 
 @pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("padding", [-1, IN, 2**62])
+def test_tokens_past_the_lengths_may_be_anything(cell: str, padding: int, rng: np.random.Generator) -> None:
+    tokens, lengths = rng.integers(IN, size=(T, B)), [2, T, 0]
+    past = np.arange(T)[:, None] >= np.array(lengths)
+    results = []
+    for value in (0, padding):
+        layer = LAYERS[cell](IN, H, bidirectional=True, seed=1)
+        y, state_n = layer(np.where(past, value, tokens), lengths=lengths)
+        results.append((y, state_n, layer.backward(y, state_n)[1], layer.gradients))
+    assert_equal(results[1], results[0])
+
+
+@pytest.mark.parametrize("cell", LAYERS)
 def test_strides_and_byte_order_do_not_matter(cell: str, rng: np.random.Generator) -> None:
     layer = LAYERS[cell](IN, H, seed=1).eval()
     x, state = normal(rng, T, B, IN), draw_state(rng, cell, 1, B, H)
@@ -114,6 +129,11 @@ def test_strides_and_byte_order_do_not_matter(cell: str, rng: np.random.Generato
         assert_equal(layer(same, map_state(np.asfortranarray, state)), expected)
     repeated = np.broadcast_to(x[:, :1], x.shape)
     assert_equal(layer(repeated), layer(repeated.copy()))
+
+
+def test_flags_may_be_lists(rng: np.random.Generator) -> None:
+    layer, x, reset = fastrnn.GRU(IN, H, seed=1).eval(), normal(rng, T, B, IN), rng.random((T, B)) < 0.4
+    assert_equal(layer(x, reset=reset.tolist()), layer(x, reset=reset))
 
 
 def test_an_empty_batch_gives_empty_results() -> None:
@@ -180,6 +200,80 @@ def test_both_modes_give_the_same_bits_and_keep_the_arrays(cell: str, rng: np.ra
     assert not np.array_equal(doubled[0], inferred[0])
     assert_equal(layer.eval()(x), doubled)
     assert layer.train(False).training is False
+
+
+BUSY: dict[str, Callable[[Any, np.ndarray], Any]] = {
+    "call": lambda layer, x: layer(x),
+    "backward": lambda layer, x: layer.backward(x),
+    "train": lambda layer, x: layer.train(),
+    "eval": lambda layer, x: layer.eval(),
+    "load_state_dict": lambda layer, x: layer.load_state_dict(layer.state_dict()),
+}
+
+
+@pytest.mark.parametrize("what", BUSY)
+@pytest.mark.parametrize("kind", [fastrnn.GRU, fastrnn.GRUCell])
+def test_a_layer_in_use_is_not_entered_again(kind: Any, what: str) -> None:
+    layer, x = kind(H, H, seed=1), np.ones((B, H), "float32")
+    layer(x)
+    with (
+        layer._alone(),
+        pytest.raises(RuntimeError, match="this layer is in use by another thread: eval calls"),
+    ):
+        BUSY[what](layer, x)
+    BUSY[what](layer, x)
+
+
+def in_threads(*works: Callable[[], Any]) -> list[BaseException]:
+    """Run all at once; return what they raised."""
+    raised: list[BaseException] = []
+
+    def attempt(work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=attempt, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_training_calls_of_two_threads_never_meet(rng: np.random.Generator) -> None:
+    layer, inputs = fastrnn.LSTM(IN, 32, seed=1), [normal(rng, steps, 4, IN) for steps in (300, 500)]
+
+    def work(x: np.ndarray) -> None:
+        for _ in range(40):
+            try:
+                layer.backward(np.ones_like(layer(x)[0]))
+            except RuntimeError as error:
+                assert "in use by another thread" in str(error) or "went through it" in str(error)  # noqa: PT017
+            except ValueError as error:
+                assert "dy has shape" in str(error)  # noqa: PT017  # the other thread's call came later
+
+    assert in_threads(*(lambda x=x: work(x) for x in inputs)) == []
+
+
+def test_eval_calls_survive_a_change_of_mode(rng: np.random.Generator) -> None:
+    layer, x = fastrnn.GRU(IN, H, seed=1).eval(), normal(rng, T, B, IN)
+    expected = layer(x)
+
+    def switch() -> None:
+        for _ in range(300):
+            layer.train().eval()
+
+    def call() -> None:
+        for _ in range(300):
+            try:
+                assert_equal(layer(x), expected)
+            except RuntimeError as error:  # while it was in training mode
+                assert "in use by another thread" in str(error)  # noqa: PT017
+
+    raised = in_threads(switch, call)
+    assert all("in use by another thread" in str(error) for error in raised)
 
 
 def test_parameters_are_changed_in_place_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,18 @@ def test_the_description_used_below_is_a_good_one(tmp_path: Path) -> None:
         ("{", "cannot read"),
         ("[]", "cannot read"),
         (describe(format=2), "format 2; expected 1"),
-        (describe(**{"class": "QRNN"}), "'QRNN'"),
+        (describe(**{"class": "QRNN"}), "its class is 'QRNN'; expected one of LSTM, GRU"),
+        (describe(**{"class": ["GRU"]}), r"its class is \['GRU'\]"),
+        ("[" * 100_000, "cannot read"),
+        (
+            describe(arguments={"input_size": 3, "hidden_size": 5, "device": "cuda"}),
+            "it has device='cuda'; a GRU",
+        ),
+        (describe(arguments={"input_size": 3, "hidden_size": 2**28}), r"weight_hh_l0 has shape \(15, 5\)"),
+        (
+            describe(arguments={"input_size": 3, "hidden_size": 5, "num_layers": 2**31 - 1}),
+            "num_layers is 2147483647, but there are 4 arrays",
+        ),
         (describe(arguments={"input_size": 3}), "hidden_size"),
         (describe(arguments={"input_size": 3, "hidden_size": 5, "zoneout": 1}), "zoneout"),
         (describe(arguments={"input_size": 3, "hidden_size": 0}), "hidden_size is 0"),
@@ -179,6 +191,32 @@ def test_files_of_others_are_told_apart(description: str | None, message: str, t
     with pytest.raises(ValueError, match=message) as caught:
         fastrnn.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_width_that_numpy_lacks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    header = {
+        "__metadata__": {"fastrnn": describe()},
+        "weight_ih_l0": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]},
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(ValueError, match="model holds 'weight_ih_l0' as BF16; expected F16, F32 or F64"):
+        fastrnn.load(path)
+
+
+def test_a_character_model_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    safetensors.numpy.save_file({"a": np.ones(2)}, path, {"fastrnn character model": "{}"})
+    with pytest.raises(ValueError, match=r"model holds a character model: .*CharacterModel\.load\(path\)"):
+        fastrnn.load(path)
+
+
+def test_paths_may_be_bytes(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "model")
+    layer = fastrnn.GRU(3, 5, seed=1)
+    layer.save(path)
+    assert_same_dict(fastrnn.load(path).parameters, layer.parameters)
 
 
 @pytest.mark.parametrize("contents", [b"", b"not tensors at all", b"\xff" * 100])

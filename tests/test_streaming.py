@@ -161,6 +161,12 @@ def test_a_stream_goes_with_its_weights(change: str, rng: np.random.Generator) -
         stream.step(x[0])
     with pytest.raises(RuntimeError, match="make a new one"):
         stream.run(x)
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.reset()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        _ = stream.state
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.state = np.zeros((2, N, H), "float32")
     assert_same_bits(layer.stream(batch=N).run(x), layer(x)[0])
 
 
@@ -204,6 +210,35 @@ def test_two_threads_in_one_stream_are_told_so(rng: np.random.Generator) -> None
     assert refused, "the threads never met"
     assert "stream" in str(refused[0])
     stream.step(x[0])  # and it works again
+
+
+USES: dict[str, Any] = {
+    "step": lambda stream, state: stream.step(np.ones((N, IN), "float32")),
+    "run": lambda stream, state: stream.run(np.ones((T, N, IN), "float32")),
+    "reset": lambda stream, state: stream.reset(),
+    "read": lambda stream, state: stream.state,
+    "assign": lambda stream, state: setattr(stream, "state", state),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_stream_in_use_is_not_entered_again(use: str) -> None:
+    stream = build("gru").stream(batch=N)
+    state = stream.state + 1
+    with stream._core, pytest.raises(RuntimeError, match="this stream is in use by another thread"):
+        USES[use](stream, state)
+    assert (stream.state == 0).all()
+    USES[use](stream, state)
+
+
+def test_rows_to_reset_may_be_a_list_of_bools(rng: np.random.Generator) -> None:
+    stream = build("lstm").stream(batch=N)
+    stream.run(normal(rng, T, N, IN))
+    h, c = stream.state
+    stream.reset([True, False, True, False, False])
+    for now, before in zip(stream.state, (h, c), strict=True):
+        assert (now[:, [0, 2]] == 0).all()
+        assert_same_bits(now[:, [1, 3, 4]], before[:, [1, 3, 4]])
 
 
 def test_repr_shows_layer_and_batch() -> None:

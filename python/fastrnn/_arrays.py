@@ -26,27 +26,42 @@ def take(name: str, value: Any) -> Array:
     """Return a NumPy view of an array of any library; no copy."""
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(...)")
+            raise TypeError(
+                f"{name} is a masked array, whose mask would be lost; pass {_expression(name)}.filled(...)"
+            )
         return np.asarray(value)
-    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+    if not _is_array(value):
         raise TypeError(
-            f"{name} has type {type(value).__name__}; expected an array, as from np.asarray({name})"
+            f"{name} has type {type(value).__name__}; expected an array, as from "
+            f"np.asarray({_expression(name)})"
         )
     if getattr(value, "requires_grad", False):
         raise TypeError(
-            f"{name} requires grad, but no autograd graph is recorded here: pass {name}.detach() and call "
-            f"backward() of the layer (autograd is the part of fastrnn.torch, not in this version)"
-        )
-    device = value.__dlpack_device__()[0]
-    if device not in _HOST_DEVICES:
-        raise ValueError(
-            f"{name} is on DLPack device type {int(device)}; expected the CPU: copy it there first"
+            f"{name} requires grad, but no autograd graph is recorded here: pass "
+            f"{_expression(name)}.detach() and call backward() of the layer (autograd is the part of "
+            f"fastrnn.torch, not in this version)"
         )
     try:
-        return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        device = int(value.__dlpack_device__()[0])
+        array = np.from_dlpack(value) if device in _HOST_DEVICES else None
+    except Exception as error:  # whatever another library may raise
         kind = getattr(value, "dtype", type(value).__name__)
         raise TypeError(f"{name} ({kind}) cannot be taken by DLPack: {error}") from error
+    if array is None:
+        raise ValueError(f"{name} is on DLPack device type {device}; expected the CPU: copy it there first")
+    return array
+
+
+def _is_array(value: Any) -> bool:
+    """Tell whether it is an array of some library; an array class is none, for all its methods."""
+    return (
+        hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, type)
+    )
+
+
+def _expression(name: str) -> str:
+    """Return the Python of a name as messages show it: ``state[0]`` of ``state[0] (h)``."""
+    return name.partition(" (")[0]
 
 
 def take_float(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
@@ -56,21 +71,35 @@ def take_float(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
         return array
     if array.dtype.newbyteorder("=") == dtype:
         return array.astype(dtype)
-    convert = f"{name}.astype('{dtype}')" if hasattr(value, "astype") else f"{name}.to(torch.{dtype})"
-    raise TypeError(f"{name} is {array.dtype}; expected {dtype}: convert it with {convert}, or choose dtype=")
+    advice = ""
+    if array.dtype.kind in "biuf":
+        convert = f".astype('{dtype}')" if hasattr(value, "astype") else f".to(torch.{dtype})"
+        advice = f": convert it with {_expression(name)}{convert}, or choose dtype="
+    raise TypeError(f"{name} is {array.dtype}; expected {dtype}{advice}")
 
 
-def take_integers(name: str, value: Any) -> Array:
-    """Take an array of any integer dtype; a list or tuple of integers will do."""
+INTEGERS, BOOLS = "iu", "b"
+"""Kinds of dtype, for `take_listed`."""
+
+
+def take_listed(name: str, value: Any, kinds: str, expected: str) -> Array:
+    """Take an array of one of these kinds of dtype; a list or tuple, nested or not, will do.
+
+    `expected` names the kinds in messages.
+    """
     if isinstance(value, list | tuple):
         try:
-            array = np.asarray(value) if len(value) else np.empty(0, np.int64)
+            array = np.asarray(value)
         except ValueError as error:  # ragged
             raise TypeError(f"{name} has type {type(value).__name__} that makes no array: {error}") from error
+        if not array.size:
+            array = array.astype(bool if kinds == BOOLS else np.int64)
+        if array.dtype.kind != "b" and any(isinstance(item, bool | np.bool_) for item in value):
+            raise TypeError(f"{name} holds a bool beside numbers; expected {expected}")
     else:
         array = take(name, value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} is {array.dtype}; expected integers")
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name} is {array.dtype}; expected {expected}")
     return array
 
 
@@ -145,8 +174,10 @@ def take_output(
 ) -> Array:
     """Take an array that a kernel writes into: exactly this dtype and shape, never a copy.
 
-    `strided` allows any strides but the last, which is one element.
+    `strided` allows any strides but the last, which is one element, as long as no two elements share memory.
     """
+    if not _is_array(value):
+        raise TypeError(f"{name} has type {type(value).__name__}; expected an array of {dtype} to write into")
     array = take(name, value)
     if array.dtype != dtype:
         raise TypeError(f"{name} is {array.dtype}; expected {dtype}, native byte order")
@@ -154,11 +185,28 @@ def take_output(
     flags = array.flags
     if not flags.writeable:
         raise ValueError(f"{name} is read-only; expected an array to write into")
-    unit = array.strides[-1] == dtype.itemsize if strided else flags.c_contiguous
+    unit = array.shape[-1] == 1 or array.strides[-1] == dtype.itemsize if strided else flags.c_contiguous
     if array.size and not (flags.aligned and unit):
         wanted = "a last axis of unit stride" if strided else "a C-contiguous array"
         raise ValueError(f"{name} has strides {array.strides}; expected {wanted}, aligned")
+    if strided and _overlaps_itself(array):
+        raise ValueError(f"{name} has strides {array.strides}; expected every element in memory of its own")
     return array
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Tell whether some axis does not step over all that the axes of smaller stride span."""
+    span = array.itemsize
+    for stride, size in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if size > 1:
+            if stride < span:
+                return True
+            span += stride * (size - 1)
+    return False
+
+
+_OVERLAP_WORK: Any = 100_000  # NumPy's stubs know the two special values alone
+"""Bound on the search for common elements, exponential at worst; past it arrays count as overlapping."""
 
 
 def refuse_overlap(outputs: Mapping[str, Array], inputs: Mapping[str, Array | None]) -> None:
@@ -166,6 +214,6 @@ def refuse_overlap(outputs: Mapping[str, Array], inputs: Mapping[str, Array | No
     others = {key: array for key, array in inputs.items() if array is not None}
     for name, output in outputs.items():
         for other, array in others.items():
-            if np.shares_memory(output, array):
+            if np.may_share_memory(output, array, max_work=_OVERLAP_WORK):
                 raise ValueError(f"{name} overlaps {other} in memory; expected separate memory")
         others[name] = output

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from . import _core
 from ._arrays import (
+    BOOLS,
+    INTEGERS,
     Array,
     Export,
     as_it_is,
@@ -25,7 +27,7 @@ from ._arrays import (
     exporter,
     take,
     take_float,
-    take_integers,
+    take_listed,
     unit_stride,
 )
 from .layouts import Spec
@@ -182,16 +184,21 @@ def check_spec(spec: object) -> None:
 
 
 def check_x(name: str, spec: Spec, x: Any) -> Array:
-    """Take float features of the network's dtype, or integer tokens, which come back as int64."""
+    """Take float features of the network's dtype, or integers, which `check_tokens` has to see."""
     array = take(name, x)
-    if array.dtype.kind not in "iu":
-        return take_float(name, x, np.dtype(spec.dtype))
-    if array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= spec.input_size:
-            bad = low if low < 0 else high
+    return array if is_tokens(array) else take_float(name, x, np.dtype(spec.dtype))
+
+
+def is_tokens(array: Array) -> bool:
+    return array.dtype.kind in INTEGERS
+
+
+def check_tokens(name: str, spec: Spec, tokens: Array, valid: Any = True) -> Array:
+    """Return tokens as contiguous int64; where not `valid` they may be anything."""
+    for bad in int(tokens.min(initial=0, where=valid)), int(tokens.max(initial=0, where=valid)):
+        if not 0 <= bad < spec.input_size:
             raise ValueError(f"{name} holds the token {bad}; expected tokens from 0 to {spec.input_size - 1}")
-    return array.astype(np.int64, copy=False)
+    return contiguous(tokens.astype(np.int64, copy=False))
 
 
 def check_call(
@@ -212,7 +219,7 @@ def check_call(
     export = exporter("x", x)
 
     # Ranks.
-    features = {} if array.dtype.kind == "i" else {"I": spec.input_size}
+    features = {} if is_tokens(array) else {"I": spec.input_size}
     layout = next((known for known in layouts if len(known.axes) + len(features) == array.ndim), None)
     if layout is None:
         expected = " or ".join(
@@ -227,13 +234,19 @@ def check_call(
     steps, batch = array.shape[:2]
     if steps == 0:
         raise ValueError(f"x has shape {shape}; expected at least one step (T >= 1)")
+    lengths = check_lengths(layout, steps, batch, lengths)
+    if features:
+        array = unit_stride(array)
+    else:
+        valid = True if lengths is None else np.arange(steps)[:, None] < lengths
+        array = check_tokens("x", spec, array, valid)
     return Call(
         spec,
         layout,
         export,
-        unit_stride(array) if features else contiguous(array),
+        array,
         check_state("state", spec, layout, batch, state),
-        check_lengths(layout, steps, batch, lengths),
+        lengths,
         check_reset(layout, steps, batch, reset),
     )
 
@@ -274,7 +287,7 @@ def check_lengths(layout: Layout, steps: int, batch: int, lengths: Any) -> Array
         return None
     if "B" not in layout.axes and isinstance(lengths, int | np.integer):
         lengths = [lengths]
-    array = take_integers("lengths", lengths)
+    array = take_listed("lengths", lengths, INTEGERS, "integers")
     if "B" not in layout.axes and array.ndim == 0:
         array = array[None]
     expect_shape("lengths", array, {"B": batch})
@@ -288,9 +301,7 @@ def check_reset(layout: Layout, steps: int, batch: int, reset: Any) -> Array | N
     """Take bools, with the leading axes of x."""
     if reset is None:
         return None
-    array = take("reset", reset)
-    if array.dtype != np.bool_:
-        raise TypeError(f"reset is {array.dtype}; expected bool")
+    array = take_listed("reset", reset, BOOLS, "bool")
     expect_shape("reset", array, layout.sequence_axes(steps, batch))
     return contiguous(layout.to_kernel(array))
 
@@ -327,7 +338,7 @@ def check_parameters(
         label = f"{name}[{key!r}]"
         value = parameters[key]
         if cast:
-            array = take(label, value.detach() if getattr(value, "requires_grad", False) else value)
+            array = take(label, _plain(value))
             if array.dtype.kind != "f":
                 raise TypeError(f"{label} is {array.dtype}; expected floats")
             array = array.astype(dtype, copy=False)
@@ -341,7 +352,24 @@ def check_parameters(
     return arrays
 
 
-class Packed:
+def _plain(value: Any) -> Any:
+    """Return a checkpoint's tensor without its graph, and in a width that NumPy has."""
+    if getattr(value, "requires_grad", False):
+        value = value.detach()
+    return value.float() if str(getattr(value, "dtype", "")) == "torch.bfloat16" else value
+
+
+class KernelMemory:
+    """What holds memory of the kernels: it can be neither copied nor pickled."""
+
+    __slots__ = ()
+    _instead: ClassVar[str]
+
+    def __reduce__(self) -> NoReturn:  # copy and deepcopy come here too
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled; {self._instead}")
+
+
+class Packed(KernelMemory):
     """Parameters packed once for the forward kernels, of the instruction set in force then.
 
     Made by `fastrnn.functional.pack`; immutable from outside, so any number of calls may share it.
@@ -354,6 +382,8 @@ class Packed:
         Memory that the packed copy takes.
     """
 
+    _instead = "pack the parameters again"
+
     def __init__(self, spec: Spec, arrays: Sequence[Array]) -> None:
         self.spec = spec
         self.network = network(spec)
@@ -362,6 +392,7 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
+        """Memory that the packed copy takes."""
         return self.weights.nbytes
 
     def __repr__(self) -> str:
@@ -371,7 +402,7 @@ class Packed:
 # ------------------------------------------------------------------------------------ running them
 
 
-class Reserve:
+class Reserve(KernelMemory):
     """What a training forward saves for `fastrnn.functional.backward`; a value, any number may be kept.
 
     It holds on to the arrays of its call (x, y, states, lengths, reset) beside the kernels' own
@@ -379,23 +410,31 @@ class Reserve:
 
     Attributes
     ----------
+    spec : Spec
+        That of the call.
     nbytes : int
-        Memory of the kernels' part: at most G values per (t, b, unit), layer and direction, LSTM G+1.
+        Memory of the kernels' part.  Beside x and y, one layer keeps at most G values per (t, b, unit) and
+        direction, LSTM G+1, an Elman network none.  In a stack the outputs of all layers but the last, which
+        are the x of the layers above, are kept too and counted.
     """
+
+    _instead = "run forward_train again"
 
     def __init__(self, call: Call, saved: _core.Reserve, seed: int, number: int) -> None:
         self.call = call
         self.saved = saved
         self.seed = seed
         self.number = number
-        self.y: Array = np.empty(0)
+        self.y: Array | None = None  # until the call has run
 
     @property
     def spec(self) -> Spec:
+        """That of the call."""
         return self.call.spec
 
     @property
     def nbytes(self) -> int:
+        """Memory of the kernels' part, without x and y."""
         return self.saved.nbytes
 
     def __repr__(self) -> str:
@@ -484,6 +523,7 @@ def run_backward(
         dstate = _empty_state(call)
     dh_0, dc_0 = _pair(dstate)
     assert dh_0 is not None
+    assert reserve.y is not None
     _core.backward(
         network(call.spec),
         parameters,

@@ -98,6 +98,10 @@ class Stream:
         """
     def run(self, x: Array, y: Array) -> None:
         """x (T, N, I) or tokens (T, N) int64, y out (T, N, R); advances every stream T steps."""
+    def __enter__(self) -> None:
+        """Keep other threads out, to read or write h and c; RuntimeError if one is inside."""
+
+    def __exit__(self, *error: object) -> None: ...
     @property
     def h(self) -> Array:
         """(L, N, R), the live buffer."""

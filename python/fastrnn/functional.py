@@ -114,7 +114,7 @@ def forward(
     state : array (L*D, B, R), for LSTM the pair (h, c) with c (L*D, B, H), optional
         Initial state; zeros if None.
     lengths : integers (B,), optional
-        Steps of each row, from 0 to T, in any order.  y is 0 past them.
+        Steps of each row, from 0 to T, in any order.  y is 0 past them, and x (tokens too) may hold anything.
     reset : bool array (T, B), optional
         A boundary before step t: the state that enters it is zero.
     out : array, or pair (y, state_n), optional
@@ -242,6 +242,8 @@ def backward(
         raise TypeError(
             f"reserve has type {type(reserve).__name__}; expected the third result of forward_train"
         )
+    if getattr(reserve, "y", None) is None:
+        raise ValueError("reserve is of no call; expected the third result of forward_train")
     if reserve.spec != spec:
         raise ValueError(f"reserve is of a call for {reserve.spec}; expected one for {spec}")
     call, dtype = reserve.call, np.dtype(spec.dtype)

@@ -54,7 +54,7 @@ def info() -> Report:
     >>> report["isa"] in report["isas_available"]
     True
     """
-    build = _core.build_info()
+    build: dict[str, Any] = dict(_core.build_info())
     report = Report(
         version=build["version"],
         python=platform.python_version(),
@@ -63,17 +63,18 @@ def info() -> Report:
     )
     report.update(build)
     report.update(
+        isas=build["isas"].split(", "),
         isas_available=_core.available_isas(),
         isa=_core.isa(),
         threads=_core.get_num_threads(),
-        cuda=f"not available: {cuda_missing()}",
+        cuda=f"{build['cuda']}: {cuda_missing()}",
     )
     return report
 
 
 def cuda_missing() -> str:
     """Why ``device="cuda"`` cannot be had."""
-    return f"this build has no CUDA kernels ({_core.build_info()['cuda']})"
+    return "this version has no CUDA kernels"
 
 
 def set_num_threads(n: int) -> None:

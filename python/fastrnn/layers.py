@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -87,14 +89,15 @@ class _Recurrent(ABC):
         "_batch_first",
         "_calls",
         "_gradients",
+        "_lock",
         "_packed",
         "_parameters",
         "_pending",
+        "_repacked",
         "_saved",
         "_seed",
         "_spec",
         "_sums",
-        "_training",
     )
 
     # Names of the constructor's arguments that make up the configuration, in order.
@@ -135,12 +138,15 @@ class _Recurrent(ABC):
         self._gradients = NamedArrays({k: np.zeros_like(a) for k, a in self._parameters.items()})
         for name, gradient in gradients.items():
             self._gradients[name][...] = gradient
-        self._training = True
+        # The weights of eval mode, None in training mode: which mode it is, calls learn by reading this once.
         self._packed: Packed | None = None
-        self._pending: Reserve | None = None
+        # The call that backward goes back through, or why there is none.
+        self._pending: Reserve | str = "there was none"
         # Memory of the last training call, kept to be reused by the next.
+        self._repacked: Packed | None = None
         self._saved = _core.Reserve()
         self._sums: list[Array] | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def _shapes(cls, spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -181,7 +187,7 @@ class _Recurrent(ABC):
     @property
     def training(self) -> bool:
         """True in training mode, False in eval mode."""
-        return self._training
+        return self._packed is None
 
     @property
     def parameters(self) -> NamedArrays:
@@ -214,11 +220,10 @@ class _Recurrent(ABC):
         """
         if not boolean("mode", mode):
             return self.eval()
-        if not self._training:
+        with self._alone():
             for array in self._parameters.values():
                 array.flags.writeable = True
             self._packed = None
-            self._training = True
         return self
 
     def eval(self) -> Self:
@@ -226,13 +231,28 @@ class _Recurrent(ABC):
 
         Calls then save nothing, apply no dropout, and may run in several threads at a time.
         """
-        if self._training:
-            self._packed = Packed(self._spec, list(self._parameters.values()))
-            for array in self._parameters.values():
-                array.flags.writeable = False
-            self._pending = None
-            self._training = False
+        with self._alone():
+            if self._packed is None:
+                packed = Packed(self._spec, list(self._parameters.values()))
+                for array in self._parameters.values():
+                    array.flags.writeable = False
+                self._repacked = None
+                self._pending = "eval() dropped it"
+                self._packed = packed
         return self
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold what only one thread at a time may use or change; RuntimeError if another one does."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "this layer is in use by another thread: eval calls may run side by side, training calls, "
+                "backward, train(), eval() and load_state_dict() may not"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     # ------------------------------------------------------------------------- forward, backward
 
@@ -240,41 +260,43 @@ class _Recurrent(ABC):
     def _layouts(self) -> tuple[Layout, Layout]:
         """Return the layouts that x may come in, with and without a batch axis."""
 
-    def _run(self, call: Call) -> tuple[Array, State]:
-        """Run a checked call in the mode in force; time-major results."""
-        if not self._training:
-            assert self._packed is not None
-            return run_forward(self._packed, call)
-        self._pending = None  # its memory is used again
-        arrays = list(self._parameters.values())
-        if self._packed is None:
-            self._packed = Packed(self._spec, arrays)
-        else:
-            self._packed.weights.pack(arrays)
-        reserve = Reserve(call, self._saved, self._seed, self._calls)
-        results = run_forward(self._packed, call, reserve=reserve)
-        self._calls = (self._calls + 1) % SEED_END
-        self._pending = reserve
-        return results
+    def _run(self, call: Call) -> tuple[Array, State, bool]:
+        """Run a checked call in the mode in force: time-major results, and whether y belongs to a reserve."""
+        packed = self._packed
+        if packed is not None:
+            return *run_forward(packed, call), False
+        with self._alone():
+            self._pending = "the last one failed"  # and its predecessor's memory is used again
+            arrays = list(self._parameters.values())
+            if self._repacked is None:
+                self._repacked = Packed(self._spec, arrays)
+            else:
+                self._repacked.weights.pack(arrays)
+            reserve = Reserve(call, self._saved, self._seed, self._calls)
+            results = run_forward(self._repacked, call, reserve=reserve)
+            self._calls = (self._calls + 1) % SEED_END
+            self._pending = reserve
+        return *results, True
 
     def _backward(self, dy: Any, dstate_n: Any) -> tuple[Any, Any]:
-        if not self._training:
-            raise RuntimeError(
-                "backward in eval mode, where calls save nothing; call train() and the layer again"
-            )
-        reserve = self._pending
-        if reserve is None:
-            raise RuntimeError(
-                "backward without a training call to go back through: call the layer first, and again before "
-                "every further backward (fastrnn.functional keeps several calls)"
-            )
-        dy, dstate_n = check_incoming(reserve, dy, dstate_n)
-        if self._sums is None:
-            self._sums = [np.empty_like(array) for array in self._parameters.values()]
-        dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
-        self._pending = None
-        for gradient, total in zip(self._gradients.values(), self._sums, strict=True):
-            gradient += total
+        with self._alone():
+            if not self.training:
+                raise RuntimeError(
+                    "backward in eval mode, where calls save nothing; call train() and the layer again"
+                )
+            reserve = self._pending
+            if isinstance(reserve, str):
+                raise RuntimeError(
+                    f"backward without a training call to go back through ({reserve}): call the layer first, "
+                    f"and again before every further backward (fastrnn.functional keeps several calls)"
+                )
+            dy, dstate_n = check_incoming(reserve, dy, dstate_n)
+            if self._sums is None:
+                self._sums = [np.empty_like(array) for array in self._parameters.values()]
+            dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
+            self._pending = "backward went through it"
+            for gradient, total in zip(self._gradients.values(), self._sums, strict=True):
+                gradient += total
         call = reserve.call
         return None if dx is None else call.give(dx), call.give_state(dstate)
 
@@ -305,7 +327,7 @@ class _Recurrent(ABC):
         True
         """
         call = check_call(self._spec, self._layouts(), x)
-        return Report(network(self._spec).explain(call.steps, call.batch, self._training, call.tokens))
+        return Report(network(self._spec).explain(call.steps, call.batch, self.training, call.tokens))
 
     # -------------------------------------------------------------------------- copies and files
 
@@ -320,7 +342,7 @@ class _Recurrent(ABC):
         ----------
         state_dict : mapping of str to array
             Exactly the names and shapes of `parameters`; torch tensors too, also those that require
-            grad.  Other float widths are converted to `dtype`.
+            grad.  Other float widths, bfloat16 of torch among them, are converted to `dtype`.
 
         Raises
         ------
@@ -335,15 +357,16 @@ class _Recurrent(ABC):
         """
         dtype = np.dtype(self._spec.dtype)
         arrays = check_parameters("state_dict", self._shapes(self._spec), state_dict, dtype, cast=True)
-        packed = None if self._training else Packed(self._spec, arrays)
-        for target, source in zip(self._parameters.values(), arrays, strict=True):
-            target.flags.writeable = True
-            target[...] = source
-            target.flags.writeable = self._training
-        self._packed = packed
-        self._pending = None
+        with self._alone():
+            packed = None if self.training else Packed(self._spec, arrays)
+            for target, source in zip(self._parameters.values(), arrays, strict=True):
+                target.flags.writeable = True
+                target[...] = source
+                target.flags.writeable = packed is None
+            self._packed = packed
+            self._pending = "load_state_dict() dropped it"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: _files.AnyPath) -> None:
         """Write parameters and configuration to a safetensors file, for `fastrnn.load`.
 
         Parameters
@@ -373,7 +396,7 @@ class _Recurrent(ABC):
             "calls": self._calls,
             "parameters": dict(self._parameters),
             "gradients": dict(self._gradients),
-            "training": self._training,
+            "training": self.training,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -433,8 +456,9 @@ class _Layer(_Recurrent):
         state : array (L*D, B, R) or (L*D, R), for LSTM the pair (h, c), optional
             Initial state; zeros if None.  c has H in place of R.
         lengths : integers (B,), optional
-            Steps of each row, from 0 to T, in any order; y is 0 past them.
-        reset : bool array, the leading axes of x, optional
+            Steps of each row, from 0 to T, in any order; y is 0 past them, and x may hold anything there,
+            tokens out of range (such as -1) included.
+        reset : bools, the leading axes of x, optional
             A boundary before step t: the state that enters it is zero, and no gradient crosses.
 
         Returns
@@ -449,6 +473,8 @@ class _Layer(_Recurrent):
         ------
         TypeError, ValueError
             For an argument of the wrong type, dtype, shape or value; nothing has changed then.
+        RuntimeError
+            In training mode, while another thread is in a call that may not run beside it.
 
         Notes
         -----
@@ -456,8 +482,8 @@ class _Layer(_Recurrent):
         backward; nor must the parameters.
         """
         call = check_call(self._spec, self._layouts(), x, state, lengths, reset)
-        y, state_n = self._run(call)
-        return call.give(y, writeable=not self._training), call.give_state(state_n)
+        y, state_n, kept = self._run(call)
+        return call.give(y, writeable=not kept), call.give_state(state_n)
 
     def backward(self, dy: Any = None, dstate_n: Any = None) -> tuple[Any, Any]:
         """Back-propagate through the last call, once, and add to `gradients`.
@@ -608,9 +634,10 @@ class LSTM(_Layer):
         dtype: Any = "float32",
         seed: int | None = None,
     ) -> None:
+        if not isinstance(peephole, bool | str):
+            raise TypeError(f"peephole is {peephole!r}; expected False, 'diagonal' or 'full'")
         if peephole is not False and peephole not in ("diagonal", "full"):
-            kind = ValueError if isinstance(peephole, bool | str) else TypeError
-            raise kind(f"peephole is {peephole!r}; expected False, 'diagonal' or 'full'")
+            raise ValueError(f"peephole is {peephole!r}; expected False, 'diagonal' or 'full'")
         spec = Spec(
             "lstm",
             input_size,
@@ -830,7 +857,7 @@ class _Cell(_Recurrent):
             For an argument of the wrong type, dtype, shape or value; nothing has changed then.
         """
         call = check_call(self._spec, self._layouts(), x, state)
-        _, state_n = self._run(call)
+        _, state_n, _ = self._run(call)
         return call.give_state(state_n)
 
     def backward(self, dstate_n: Any) -> tuple[Any, Any]:
@@ -983,7 +1010,7 @@ _KINDS: dict[str, type[_Recurrent]] = {
 }
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: _files.AnyPath) -> Any:
     """Read a layer or cell that `save` wrote.
 
     Parameters
@@ -1018,13 +1045,41 @@ def load(path: str | os.PathLike[str]) -> Any:
         path, _METADATA_KEY, "build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
     )
     try:
-        description = json.loads(text)
-        if description["format"] != _FORMAT:
-            raise ValueError(f"it has format {description['format']}; expected {_FORMAT}")
-        kind = _KINDS[description["class"]]
-        layer = kind(**description["arguments"], seed=description["seed"])
-        layer.load_state_dict(parameters)
-        layer._calls = integer("calls", description["calls"], 0, SEED_END - 1)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} holds a layer that this version cannot read: {error}") from error
+        return _described(json.loads(text), parameters)
+    except (RecursionError, TypeError, ValueError) as error:
+        name = os.fsdecode(path)
+        raise ValueError(f"{name} holds a layer that this version cannot read: {error}") from error
+
+
+def _described(description: Any, parameters: Mapping[str, Array]) -> _Recurrent:
+    """Make the layer that `_Recurrent.save` described; sizes are compared before anything is allocated."""
+    keys = ("format", "class", "arguments", "seed", "calls")
+    if not isinstance(description, dict) or any(key not in description for key in keys):
+        raise ValueError(f"it is described by {description!r}; expected an object with {', '.join(keys)}")
+    if description["format"] != _FORMAT:
+        raise ValueError(f"it has format {description['format']}; expected {_FORMAT}")
+    name = description["class"]
+    if not isinstance(name, str) or name not in _KINDS:
+        raise ValueError(f"its class is {name!r}; expected one of {', '.join(_KINDS)}")
+    kind = _KINDS[name]
+    options = dict(description["arguments"])
+    unknown = [f"{key}={value!r}" for key, value in options.items() if key not in kind._arguments]
+    if unknown:
+        raise ValueError(f"it has {', '.join(unknown)}; a {name} has only {', '.join(kind._arguments)}")
+    batch_first = boolean("batch_first", options.pop("batch_first", False))
+    if options.get("peephole") is False:
+        options["peephole"] = "none"
+    spec = Spec(name.removesuffix("Cell").lower(), **options)  # type: ignore[arg-type]
+    if spec.num_layers > len(parameters):
+        raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(parameters)} arrays in all")
+    arrays = check_parameters("parameters", kind._shapes(spec), parameters, np.dtype(spec.dtype), cast=True)
+    layer = kind.__new__(kind)
+    layer._set_up(
+        spec,
+        batch_first,
+        integer("seed", description["seed"], 0, SEED_END - 1),
+        integer("calls", description["calls"], 0, SEED_END - 1),
+        dict(zip(kind._shapes(spec), arrays, strict=True)),
+        {},
+    )
     return layer

@@ -29,6 +29,9 @@ GATES: dict[str, tuple[str, ...]] = {
 LARGEST_SIZE = 2**31 - 1
 """Of any single size; products of sizes, which offsets are, may go far beyond."""
 
+MOST_ELEMENTS = 2**60 - 1
+"""Of one array, so that its bytes can be counted in 63 bits."""
+
 DTYPES: tuple[DType, ...] = ("float32", "float64")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu", "sigmoid", "identity")
 PEEPHOLES: tuple[Peephole, ...] = ("none", "diagonal", "full")
@@ -121,6 +124,12 @@ class Spec:
         _one_of("peephole", self.peephole, PEEPHOLES)
         _one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         self._set("dtype", _dtype(self.dtype))
+        widest = max(self.input_size, self.hidden_size * self.num_directions)
+        if self.num_gates * self.hidden_size * widest > MOST_ELEMENTS:
+            raise ValueError(
+                f"input_size is {self.input_size} and hidden_size is {self.hidden_size}; expected weights of "
+                f"at most {MOST_ELEMENTS} elements"
+            )
 
         # Options that only one cell has.
         if self.proj_size and self.cell != "lstm":

@@ -362,7 +362,16 @@ def expect_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None
 
 
 def as_parameters(spec: Spec, parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Return all parameters in float64, their shapes checked."""
+    """Return all parameters in float64, their names and shapes checked."""
+    if not isinstance(spec, Spec):
+        raise TypeError(f"spec has type {type(spec).__name__}; expected a fastrnn.layouts.Spec")
+    if not isinstance(parameters, Mapping):
+        raise TypeError(
+            f"parameters has type {type(parameters).__name__}; expected a mapping of names to arrays"
+        )
+    missing = [name for name in spec.parameter_shapes() if name not in parameters]
+    if missing:
+        raise ValueError(f"parameters: missing {', '.join(missing)}")
     p = {name: np.asarray(parameters[name], dtype=np.float64) for name in spec.parameter_shapes()}
     for name, shape in spec.parameter_shapes().items():
         expect_shape(f"parameters[{name!r}]", p[name], shape)
@@ -438,10 +447,10 @@ def forward(
 
     Raises
     ------
-    KeyError
-        A parameter is missing.
+    TypeError
+        `spec` or `parameters` is something else.
     ValueError
-        A shape, a length or a token is not as stated.
+        A parameter is missing, or a shape, a length or a token is not as stated.
 
     Examples
     --------
@@ -529,8 +538,10 @@ def backward(
 
     Raises
     ------
+    TypeError
+        `spec`, `parameters` or `cache` is something else.
     ValueError
-        A shape is not as stated.
+        A parameter is missing, or a shape is not as stated.
 
     Examples
     --------
@@ -545,6 +556,8 @@ def backward(
     ([0.25, 0.5, 1.0], 2.0)
     """
     p = as_parameters(spec, parameters)
+    if not isinstance(cache, Cache):
+        raise TypeError(f"cache has type {type(cache).__name__}; expected the third result of forward")
     gradients = {name: np.zeros(shape) for name, shape in spec.parameter_shapes().items()}
     active, directions = cache.active, spec.num_directions
     steps, batch = active.shape

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core
-from ._arrays import Array, contiguous, expect_shape, exporter, take, take_integers
-from ._calls import TIME_MAJOR, check_call, check_state, check_x
-from .layouts import integer
+from ._arrays import BOOLS, INTEGERS, Array, contiguous, expect_shape, exporter, take_listed
+from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x, is_tokens
+from .layouts import LARGEST_SIZE, integer
 
 if TYPE_CHECKING:
     from .layers import _Layer
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 
-class Stream:
+class Stream(KernelMemory):
     """N independent streams of one layer, whose state lives in one buffer that every step updates.
 
     Made by ``layer.stream(batch=N)`` in eval mode.  Feeding a sequence step by step gives the same
     bits as one call of the layer.  A stream goes with the weights it was made with: after the layer
     has gone back to training or loaded other weights it raises RuntimeError, and a new one is needed.
+    One thread at a time may use a stream; another one gets a RuntimeError.
 
     Parameters
     ----------
@@ -33,6 +36,8 @@ class Stream:
 
     Raises
     ------
+    TypeError
+        If it is no layer, or N no integer.
     RuntimeError
         If the layer is in training mode.
     ValueError
@@ -55,14 +60,19 @@ class Stream:
 
     __slots__ = ("__weakref__", "_batch", "_core", "_dtype", "_layer", "_packed", "_shape")
 
+    _instead = "make another with stream() and assign the state to it"
+
     def __init__(self, layer: _Layer, batch: int) -> None:
-        self._batch = integer("batch", batch, 1)
-        if layer.training:
+        from .layers import _Layer  # which imports this module
+
+        if not isinstance(layer, _Layer):
+            raise TypeError(f"layer has type {type(layer).__name__}; expected a fastrnn.LSTM, GRU or RNN")
+        self._batch = integer("batch", batch, 1, LARGEST_SIZE)
+        packed = layer._packed
+        if packed is None:
             raise RuntimeError("a stream needs a layer in eval mode; call eval() first")
         if layer.bidirectional:
             raise ValueError("the layer is bidirectional; a stream cannot start from the end")
-        packed = layer._packed
-        assert packed is not None
         self._layer = layer
         self._packed = packed
         self._dtype = np.dtype(layer.dtype)
@@ -112,18 +122,17 @@ class Stream:
         spec = self._packed.spec
         array = check_x("x", spec, x)
         export = exporter("x", x)
-        features = {} if array.dtype.kind == "i" else {"I": spec.input_size}
-        if rows is None:
-            expect_shape("x", array, {"N": self._batch} | features)
-            return export(self._core.step(contiguous(array), None))
-        indices = self._row_indices(rows)
-        expect_shape("x", array, {"k": indices.size} | features)
-        if np.unique(indices).size != indices.size:
+        features = {} if is_tokens(array) else {"I": spec.input_size}
+        indices = None if rows is None else self._row_indices(rows)
+        count = {"N": self._batch} if indices is None else {"k": indices.size}
+        expect_shape("x", array, count | features)
+        array = contiguous(array) if features else check_tokens("x", spec, array)
+        if indices is not None and np.unique(indices).size != indices.size:
             raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
-        return export(self._core.step(contiguous(array), indices))
+        return export(self._core.step(array, indices))
 
     def _row_indices(self, rows: Any) -> Array:
-        array = take_integers("rows", rows)
+        array = take_listed("rows", rows, INTEGERS, "integers")
         expect_shape("rows", array, {"k": None})
         bad = np.flatnonzero((array < 0) | (array >= self._batch))
         if bad.size:
@@ -168,21 +177,25 @@ class Stream:
         ------
         TypeError, ValueError
             For rows of the wrong type, shape or value; nothing has changed then.
+        RuntimeError
+            As for `step`.
         """
-        if rows is None:
-            chosen: Any = slice(None)
-        elif getattr(rows, "dtype", None) is not None and take("rows", rows).dtype == np.bool_:
-            chosen = take("rows", rows)
-            expect_shape("rows", chosen, {"N": self._batch})
-        else:
-            chosen = self._row_indices(rows)
-        for buffer in self._buffers():
-            buffer[:, chosen] = 0
+        chosen: Any = slice(None)
+        if rows is not None:
+            chosen = take_listed("rows", rows, INTEGERS + BOOLS, "integers or a bool mask")
+            if chosen.dtype.kind == BOOLS:
+                expect_shape("rows", chosen, {"N": self._batch})
+            else:
+                chosen = self._row_indices(chosen)
+        with self._buffers() as buffers:
+            for buffer in buffers:
+                buffer[:, chosen] = 0
 
     @property
     def state(self) -> Any:
         """Copies of the state: h (L, N, R), for LSTM the pair (h, c) with c (L, N, H); assign to set it."""
-        copies = tuple(buffer.copy() for buffer in self._buffers())
+        with self._buffers() as buffers:
+            copies = tuple(buffer.copy() for buffer in buffers)
         return copies if len(copies) == 2 else copies[0]
 
     @state.setter
@@ -191,12 +204,18 @@ class Stream:
             raise TypeError("state is None; expected arrays, or call reset()")
         arrays = check_state("state", self._packed.spec, TIME_MAJOR, self._batch, value)
         assert arrays is not None
-        for buffer, array in zip(self._buffers(), arrays, strict=True):
-            buffer[...] = array
+        with self._buffers() as buffers:
+            for buffer, array in zip(buffers, arrays, strict=True):
+                buffer[...] = array
 
-    def _buffers(self) -> tuple[Array, ...]:
-        c = self._core.c
-        return (self._core.h,) if c is None else (self._core.h, c)
+    @contextmanager
+    def _buffers(self) -> Iterator[tuple[Array, ...]]:
+        """Give the live state, with other threads kept out."""
+        if self._layer._packed is not self._packed:
+            raise self._outdated()
+        with self._core:
+            c = self._core.c
+            yield (self._core.h,) if c is None else (self._core.h, c)
 
     def _outdated(self) -> RuntimeError:
         return RuntimeError(
