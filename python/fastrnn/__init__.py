@@ -2,7 +2,7 @@
 
 The layers take torch.nn's arguments, parameter names and shapes; see `LSTM`, `GRU`, `RNN` and their
 single-step cells.  `functional` has the same as pure functions, `reference` as plain NumPy loops
-written to be read.
+written to be read, `training` what else it takes to train.
 
 Examples
 --------
@@ -14,7 +14,7 @@ Examples
 ((5, 2, 4), (1, 2, 4), (1, 2, 4))
 """
 
-from . import _core, functional, reference
+from . import _core, functional, reference, training
 from .info import get_num_threads, info, set_num_threads
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
@@ -36,4 +36,5 @@ __all__ = [
     "load",
     "reference",
     "set_num_threads",
+    "training",
 ]
