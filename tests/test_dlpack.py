@@ -215,5 +215,5 @@ def test_a_checkpoint_may_be_bfloat16() -> None:
     layer.load_state_dict(state)
     for name, tensor in state.items():
         np.testing.assert_array_equal(layer.parameters[name], tensor.detach().float().numpy())
-    with pytest.raises(TypeError, match="x .torch.bfloat16. cannot be taken"):
+    with pytest.raises(TypeError, match=r"x \(torch.bfloat16\) cannot be taken"):
         layer(normal(T, B, IN).bfloat16())

@@ -189,7 +189,7 @@ def take_output(
     if array.size and not (flags.aligned and unit):
         wanted = "a last axis of unit stride" if strided else "a C-contiguous array"
         raise ValueError(f"{name} has strides {array.strides}; expected {wanted}, aligned")
-    if strided and _overlaps_itself(array):
+    if strided and array.size and _overlaps_itself(array):
         raise ValueError(f"{name} has strides {array.strides}; expected every element in memory of its own")
     return array
 
