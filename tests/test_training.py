@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import fastrnn
 import numpy as np
 import pytest
 from fastrnn.training import (
@@ -104,7 +105,12 @@ def test_linear_seed_makes_the_initial_values_reproducible():
     [
         (lambda: Linear(0, 1), ValueError, "in_features is 0; expected an integer of at least 1"),
         (lambda: Linear(1, -2), ValueError, "out_features is -2; expected an integer of at least 1"),
-        (lambda: Linear(1, 1, dtype="int32"), TypeError, "dtype is int32; expected float32 or float64"),
+        *[
+            (lambda bad=bad: Linear(1, 1, dtype=bad), TypeError, f"dtype is {bad!r}; expected 'float32' or")
+            for bad in ("int32", "foo", None)
+        ],
+        (lambda: Linear(1, 1, seed="a"), TypeError, r"seed is 'a' \(str\); expected an integer"),
+        (lambda: Linear(1, 1, seed=-1), ValueError, "seed is -1; expected an integer of at least 0"),
         (
             lambda: Linear(3, 2)(np.zeros((4, 3))),
             TypeError,
@@ -253,9 +259,40 @@ def test_clip_refuses_what_is_not_finite(bad):
     np.testing.assert_array_equal(sick.gradients["p1"], [7.0])
 
 
-@pytest.mark.parametrize("max_norm", [0, -1.0, math.nan])
-def test_clip_bad_norm(max_norm):
-    with pytest.raises(ValueError, match=r"max_norm is .*; expected a number greater than 0"):
+def test_clip_by_infinity_only_measures():
+    assert clip_by_global_norm([module([3.0, 4.0])], math.inf) == 5.0
+
+
+LAYER = Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    "call", [SGD, Adam, lambda modules, rate: clip_by_global_norm(modules, rate)], ids=["SGD", "Adam", "clip"]
+)
+@pytest.mark.parametrize(
+    ("modules", "error", "message"),
+    [
+        (LAYER, TypeError, r"modules is Linear\(1, 1, bias=True\); expected a list of layers"),
+        (None, TypeError, "modules is None; expected a list of layers"),
+        ([LAYER, 3], TypeError, r"modules\[1\] is 3; expected a layer, with a dictionary parameters"),
+        (
+            [SimpleNamespace(parameters={})],
+            TypeError,
+            r"modules\[0\] is namespace.*; expected a layer, with a dictionary gradients",
+        ),
+        ([LAYER, Linear(1, 1), LAYER], ValueError, r"modules\[2\] is modules\[0\] again, .* each layer once"),
+    ],
+)
+def test_what_is_no_list_of_layers(call, modules, error, message):
+    with pytest.raises(error, match=message):
+        call(modules, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("max_norm", "error"), [(0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("1", TypeError)]
+)
+def test_clip_bad_norm(max_norm, error):
+    with pytest.raises(error, match=r"max_norm is .*; expected a number greater than 0"):
         clip_by_global_norm([module([1.0])], max_norm)
 
 
@@ -331,19 +368,72 @@ def test_optimizers_write_in_place_and_zero_all_gradients():
     assert not second.gradients["p0"].any()
 
 
+@pytest.mark.parametrize("make", [lambda m: SGD(m, 0.1, momentum=0.9), Adam], ids=["SGD", "Adam"])
+def test_optimizers_leave_all_as_it_is_in_eval_mode(make):
+    layers = [[fastrnn.GRU(2, 3, seed=0), Linear(3, 1, seed=1)] for _ in range(2)]
+    for modules in layers:
+        for gradient in (g for m in modules for g in m.gradients.values()):
+            gradient[...] = 0.5
+    interrupted, plain = map(make, layers)
+    interrupted.step()
+    layers[0][0].eval()
+    with pytest.raises(RuntimeError, match=r"modules\[0\], GRU\(2, 3\), is in eval mode: call train\(\)"):
+        interrupted.step()
+    layers[0][0].train()
+    interrupted.step()
+    plain.step()
+    plain.step()
+    for modules in zip(*layers, strict=True):
+        for name, parameter in modules[0].parameters.items():
+            np.testing.assert_array_equal(parameter, modules[1].parameters[name])
+
+
+FRACTION = "a number of at least 0 and less than 1"
+POSITIVE = "a finite number greater than 0"
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "message"),
     [
-        (lambda: SGD([], 0.0), "learning_rate is 0.0; expected a number greater than 0"),
-        (lambda: Adam([], math.nan), "learning_rate is nan; expected a number greater than 0"),
-        (lambda: SGD([], 0.1, momentum=1.0), "momentum is 1.0; expected 0 <= momentum < 1"),
-        (lambda: Adam([], betas=(0.9, 1.0)), r"betas are \(0.9, 1.0\); expected each at least 0"),
-        (lambda: Adam([], eps=0.0), "eps is 0.0; expected a number greater than 0"),
+        *[
+            (
+                lambda make=make, bad=bad: make([], bad),
+                ValueError,
+                f"learning_rate is {bad}; expected {POSITIVE}",
+            )
+            for make in (SGD, Adam)
+            for bad in (0.0, -1, math.nan, math.inf)
+        ],
+        (lambda: SGD([], "a"), TypeError, rf"learning_rate is 'a' \(str\); expected {POSITIVE}"),
+        (lambda: SGD([], True), TypeError, rf"learning_rate is True \(bool\); expected {POSITIVE}"),
+        (lambda: SGD([], 0.1, momentum=1.0), ValueError, f"momentum is 1.0; expected {FRACTION}"),
+        (
+            lambda: SGD([], 0.1, momentum=None),
+            TypeError,
+            rf"momentum is None \(NoneType\); expected {FRACTION}",
+        ),
+        (lambda: Adam([], betas=(0.9, 1.0)), ValueError, rf"betas\[1\] is 1.0; expected {FRACTION}"),
+        (lambda: Adam([], betas=(-0.1, 0.9)), ValueError, rf"betas\[0\] is -0.1; expected {FRACTION}"),
+        (lambda: Adam([], betas="12"), TypeError, rf"betas\[0\] is '1' \(str\); expected {FRACTION}"),
+        (lambda: Adam([], betas=0.9), TypeError, "betas is 0.9; expected two numbers"),
+        (lambda: Adam([], betas=(0.9,)), ValueError, r"betas is \(0.9,\); expected two numbers"),
+        (lambda: Adam([], eps=0.0), ValueError, f"eps is 0.0; expected {POSITIVE}"),
     ],
 )
-def test_optimizers_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
+def test_optimizers_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
         call()
+
+
+def test_assigned_learning_rate_is_checked_before_a_step():
+    trained = module([1.0])
+    optimizer = SGD([trained], 0.1)
+    optimizer.learning_rate = math.nan
+    with pytest.raises(ValueError, match="learning_rate is nan; expected a finite number of at least 0"):
+        optimizer.step()
+    optimizer.learning_rate = 0.0  # where a schedule starts
+    optimizer.step()
+    assert trained.parameters["p0"] == [1.0]
 
 
 # ---- Schedule ---------------------------------------------------------------------------------------
@@ -358,5 +448,18 @@ def test_cosine_schedule():
     assert math.isclose(rate(0.1), 2.0)
     assert math.isclose(rate(0.55), 1.5)
     assert rate(1) == rate(7) == 1.0
-    with pytest.raises(ValueError, match="warmup is 1; expected 0 <= warmup < 1"):
-        cosine_learning_rate(0.5, 1.0, warmup=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"progress": math.nan}, ValueError, "progress is nan; expected a finite number"),
+        ({"progress": None}, TypeError, r"progress is None \(NoneType\); expected a finite number"),
+        ({"peak": math.inf}, ValueError, "peak is inf; expected a finite number of at least 0"),
+        ({"final": -1.0}, ValueError, "final is -1.0; expected a finite number of at least 0"),
+        ({"warmup": 1}, ValueError, f"warmup is 1; expected {FRACTION}"),
+    ],
+)
+def test_cosine_schedule_bad_input(arguments, error, message):
+    with pytest.raises(error, match=message):
+        cosine_learning_rate(**{"progress": 0.5, "peak": 1.0, **arguments})

@@ -30,13 +30,14 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .layouts import boolean, integer
+from .layouts import _dtype, boolean, integer
 
 __all__ = [
     "SGD",
@@ -50,6 +51,24 @@ __all__ = [
 
 Array = NDArray[Any]
 
+# What a number may be, as `_number` takes it.
+_Range = tuple[Callable[[Any], bool], str]
+_FINITE: _Range = (math.isfinite, "a finite number")
+_NOT_NEGATIVE: _Range = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+_POSITIVE: _Range = (lambda value: 0 < value < math.inf, "a finite number greater than 0")
+_POSITIVE_OR_INFINITE: _Range = (lambda value: value > 0, "a number greater than 0")
+_FRACTION: _Range = (lambda value: 0 <= value < 1, "a number of at least 0 and less than 1")
+
+
+def _number(name: str, value: Any, accepted: _Range) -> float:
+    """Return `value` as a plain float; bool is not a number here."""
+    accept, expected = accepted
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected {expected}")
+    if not accept(value):
+        raise ValueError(f"{name} is {value}; expected {expected}")
+    return float(value)
+
 
 class Module(Protocol):
     """Anything that can be trained: every fastrnn layer, `Linear`, or a class of your own."""
@@ -61,6 +80,22 @@ class Module(Protocol):
     @property
     def gradients(self) -> Mapping[str, Array]:
         """Gradient of the loss in each parameter: same names, same shapes."""
+
+
+def _modules(modules: Any) -> list[Module]:
+    """Return what was given as a list of modules, each once."""
+    try:
+        checked = list(modules)
+    except TypeError:
+        raise TypeError(f"modules is {modules!r}; expected a list of layers") from None
+    for i, module in enumerate(checked):
+        for name in ("parameters", "gradients"):
+            if not isinstance(getattr(module, name, None), Mapping):
+                raise TypeError(f"modules[{i}] is {module!r}; expected a layer, with a dictionary {name}")
+        for j, other in enumerate(checked[:i]):
+            if module is other:
+                raise ValueError(f"modules[{i}] is modules[{j}] again, {module!r}; expected each layer once")
+    return checked
 
 
 class Linear:
@@ -80,7 +115,12 @@ class Linear:
     dtype
         float32 or float64; inputs must have it too.
     seed
-        Makes the initial values reproducible.
+        An integer of at least 0 makes the initial values reproducible.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not what is said above.
 
     Examples
     --------
@@ -104,10 +144,8 @@ class Linear:
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
-        rng = np.random.default_rng(seed)
+        self.dtype = np.dtype(_dtype(dtype))
+        rng = np.random.default_rng(None if seed is None else integer("seed", seed, 0))
         bound = 1 / math.sqrt(in_features)
 
         def uniform(*shape: int) -> Array:
@@ -269,7 +307,7 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     modules
         Whose gradients are scaled, in place.
     max_norm
-        Greater than 0.
+        Greater than 0; infinity only measures.
 
     Returns
     -------
@@ -280,8 +318,8 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     ------
     FloatingPointError
         A gradient holds NaN or infinity; nothing is scaled.
-    ValueError
-        max_norm is not greater than 0.
+    TypeError, ValueError
+        modules is no list of layers, each once, or max_norm not greater than 0.
 
     Examples
     --------
@@ -294,9 +332,8 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     >>> readout.gradients["bias"]
     array([0.8], dtype=float32)
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is {max_norm}; expected a number greater than 0")
-    gradients = [gradient for module in modules for gradient in module.gradients.values()]
+    max_norm = _number("max_norm", max_norm, _POSITIVE_OR_INFINITE)
+    gradients = [gradient for module in _modules(modules) for gradient in module.gradients.values()]
     norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients is {norm}: one of them holds NaN or infinity")
@@ -322,15 +359,21 @@ def cosine_learning_rate(progress: float, peak: float, *, final: float = 0.0, wa
     warmup
         The part of the training, 0 <= warmup < 1, in which the rate rises.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is no number, not finite, or a rate is negative.
+
     Examples
     --------
     >>> from fastrnn.training import cosine_learning_rate
     >>> [round(cosine_learning_rate(p, 1.0, warmup=0.2), 6) for p in (0.1, 0.2, 0.6, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup is {warmup}; expected 0 <= warmup < 1")
-    progress = min(max(progress, 0.0), 1.0)
+    progress = min(max(_number("progress", progress, _FINITE), 0.0), 1.0)
+    peak = _number("peak", peak, _NOT_NEGATIVE)
+    final = _number("final", final, _NOT_NEGATIVE)
+    warmup = _number("warmup", warmup, _FRACTION)
     if progress < warmup:
         return peak * progress / warmup
     angle = math.pi * (progress - warmup) / (1 - warmup)
@@ -341,10 +384,8 @@ class _Optimizer:
     """What the optimizers share: the modules and zero-filled buffers shaped like their parameters."""
 
     def __init__(self, modules: Sequence[Module], learning_rate: float) -> None:
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}; expected a number greater than 0")
-        self.modules = list(modules)
-        self.learning_rate = learning_rate
+        self.modules = _modules(modules)
+        self.learning_rate = _number("learning_rate", learning_rate, _POSITIVE)
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
@@ -356,6 +397,13 @@ class _Optimizer:
         for module in self.modules:
             for name, parameter in module.parameters.items():
                 yield parameter, module.gradients[name]
+
+    def _ready(self) -> None:
+        """Check, before anything is written, that a step can be made."""
+        _number("learning_rate", self.learning_rate, _NOT_NEGATIVE)  # a schedule may start and end at 0
+        for i, module in enumerate(self.modules):
+            if not all(parameter.flags.writeable for parameter in module.parameters.values()):
+                raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
 
     def _buffers(self) -> list[Array]:
         return [np.zeros_like(parameter) for parameter, _ in self._pairs()]
@@ -372,9 +420,14 @@ class SGD(_Optimizer):
     modules
         What is trained.
     learning_rate
-        Greater than 0; may be assigned between steps.
+        Greater than 0; may be assigned between steps, 0 too.
     momentum
         0 <= momentum < 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        modules is no list of layers, each once, or a number is not what is said above.
 
     Examples
     --------
@@ -392,13 +445,12 @@ class SGD(_Optimizer):
 
     def __init__(self, modules: Sequence[Module], learning_rate: float, *, momentum: float = 0.0) -> None:
         super().__init__(modules, learning_rate)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum}; expected 0 <= momentum < 1")
-        self.momentum = momentum
+        self.momentum = _number("momentum", momentum, _FRACTION)
         self._velocity = self._buffers()
 
     def step(self) -> None:
-        """Move every parameter once, in place."""
+        """Move every parameter once, in place; RuntimeError if a layer is in eval mode."""
+        self._ready()
         for (parameter, gradient), v in zip(self._pairs(), self._velocity, strict=True):
             v *= self.momentum
             v += gradient
@@ -418,11 +470,16 @@ class Adam(_Optimizer):
     modules
         What is trained.
     learning_rate
-        Greater than 0; may be assigned between steps.
+        Greater than 0; may be assigned between steps, 0 too.
     betas
         (b1, b2), each at least 0 and less than 1.
     eps
         Greater than 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        modules is no list of layers, each once, or a number is not what is said above.
 
     Examples
     --------
@@ -445,18 +502,19 @@ class Adam(_Optimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(modules, learning_rate)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas are {betas}; expected each at least 0 and less than 1")
-        if not eps > 0:
-            raise ValueError(f"eps is {eps}; expected a number greater than 0")
-        self.betas = betas
-        self.eps = eps
+        try:
+            b1, b2 = betas
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"betas is {betas!r}; expected two numbers") from None
+        self.betas = (_number("betas[0]", b1, _FRACTION), _number("betas[1]", b2, _FRACTION))
+        self.eps = _number("eps", eps, _POSITIVE)
         self._steps = 0
         self._mean = self._buffers()
         self._square = self._buffers()
 
     def step(self) -> None:
-        """Move every parameter once, in place."""
+        """Move every parameter once, in place; RuntimeError if a layer is in eval mode."""
+        self._ready()
         self._steps += 1
         b1, b2 = self.betas
         rate = self.learning_rate / (1 - b1**self._steps)
