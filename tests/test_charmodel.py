@@ -9,7 +9,7 @@ import fastrnn
 import numpy as np
 import pytest
 import safetensors.numpy
-from fastrnn.charmodel import CELLS, UNKNOWN, CharacterModel, Vocabulary, chunks
+from fastrnn.charmodel import CELLS, UNKNOWN, CharacterModel, Vocabulary, chunks, streams
 from fastrnn.training import Adam
 
 TEXT = "Ångström, 東京 and \N{SNOWMAN}: the rain in Spain stays mainly in the plain.\n" * 8
@@ -77,6 +77,14 @@ def test_chunks_bad_input():
         next(chunks(np.arange(4), 0, 1))
 
 
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (17, 1), (20, 1), (21, 2), (81, 8), (999, 8)])
+def test_streams_are_at_least_a_chunk_long(count, expected):
+    tokens = np.arange(count)
+    assert streams(tokens, 8, 10) == expected
+    x, _ = next(chunks(tokens, expected, 10))
+    assert len(x) == min(10, count - 1)
+
+
 # ---- Model ------------------------------------------------------------------------------------------
 
 
@@ -136,6 +144,14 @@ def test_bits_per_character_is_the_mean_over_the_text(cell):
     model.layer.eval()
     bits = model.bits_per_character(model.vocabulary.encode(TEXT), batch=1, steps=7)
     assert math.isclose(bits, loss / math.log(2), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 25, 100])
+def test_bits_per_character_of_a_short_text(count):
+    model = make_model()
+    model.layer.eval()
+    tokens = model.vocabulary.encode(TEXT[:count])
+    assert model.bits_per_character(tokens) == model.bits_per_character(tokens, batch=1)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -155,16 +156,62 @@ def test_train_too_large(text, arguments, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_train_that_diverges(text, tmp_path, capsys):
-    arguments = ["train", str(text), *SMALL[:-2], "--steps", "50", "--out", str(tmp_path)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastrnn.demo.clip_by_global_norm", diverge)
-        assert cli.main(arguments) == 1
-    assert "training diverged (the norm is nan); try a smaller --learning-rate" in capsys.readouterr().err
+def test_train_into_a_folder_that_takes_no_files(text, capsys):
+    assert cli.main(["train", str(text), "--out", "/proc", "--steps", "1"]) == 2
+    assert "fastrnn: error: /proc/" in capsys.readouterr().err
 
 
-def diverge(modules, max_norm):
-    raise FloatingPointError("the norm is nan")
+@pytest.mark.parametrize("content", [TEXT[:50] * 2, TEXT * 6])
+def test_train_on_a_short_text(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fastrnn.demo.throughput", lambda *shape: "")
+    path = tmp_path / "short.txt"
+    path.write_text(content, encoding="utf-8")
+    assert cli.main(["train", str(path), "--hidden", "8", "--steps", "3", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "model.safetensors").exists()
+    assert "held-out characters" in capsys.readouterr().out
+
+
+def fail(error):
+    def call(*arguments, **options):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("function", "replacement", "message"),
+    [
+        ("clip_by_global_norm", fail(FloatingPointError("the norm is nan")), "the norm is nan"),
+        (
+            "CharacterModel.loss_and_gradients",
+            lambda *arguments: (math.nan, None),
+            "the loss is nan bits per character",
+        ),
+        (
+            "CharacterModel.bits_per_character",
+            lambda *arguments: 1234.0,
+            "the loss is 1.23e+03 bits per character",
+        ),
+    ],
+)
+def test_train_that_diverges(function, replacement, message, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(f"fastrnn.demo.{function}", replacement)
+    assert cli.main(["train", str(text), *SMALL[:-2], "--steps", "50", "--out", str(tmp_path)]) == 1
+    ending = f"training diverged ({message}) and nothing is saved; try a smaller --learning-rate\n"
+    assert capsys.readouterr().err.endswith(ending)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_ends_a_training_early_leaves_a_model(error, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastrnn.demo.sample", fail(error))
+    arguments = ["train", str(text), *SMALL[:-2], "--steps", "20", "--out", str(tmp_path)]
+    if error is KeyboardInterrupt:
+        assert cli.main(arguments) == 130
+    else:
+        with pytest.raises(error):
+            cli.main(arguments)
+    assert CharacterModel.load(tmp_path / "model.safetensors").layer.hidden_size == 16
 
 
 @pytest.mark.parametrize(
@@ -179,10 +226,31 @@ def test_sample_without_a_model(tmp_path, content, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_sample_from_what_is_no_file(tmp_path, kind, capsys):
+    path = tmp_path / "model.safetensors"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    assert cli.main(["sample", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"fastrnn: error: {path} is not a file\n"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"], ["sample", "--help"]])
+def test_version_and_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown == f"fastrnn {fastrnn.__version__}\n" if len(arguments) == 1 else "usage" in shown
+    assert "None" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
+        (["train", ""], "argument PATH: ''; expected a path"),
+        (["train", "--out", ""], "argument --out: ''; expected a path"),
+        (["sample", ""], "argument MODEL: ''; expected a path"),
         (["train", "--cell", "mgu"], "argument --cell: invalid choice: 'mgu'"),
         (["train", "--hidden", "0"], "argument --hidden: '0'; expected a whole number greater than 0"),
         (["train", "--steps", "1.5"], "argument --steps: '1.5'; expected a whole number greater than 0"),

@@ -41,10 +41,21 @@ def test_folder_holds_out_whole_files(tmp_path):
     assert text == corpus.read(tmp_path)
 
 
-def test_folder_of_two_long_files_holds_out_the_shorter(tmp_path):
-    (tmp_path / "a").write_text("a" * 300)
-    (tmp_path / "b").write_text("b" * 200)
-    assert corpus.read(tmp_path).held_out == "b" * 200
+@pytest.mark.parametrize("sizes", [(3000, 2000), (20_000, 6)])
+def test_folder_without_enough_small_files_holds_out_the_end(tmp_path, sizes):
+    for index, size in enumerate(sizes):
+        (tmp_path / str(index)).write_text(str(index) * size)
+    text = corpus.read(tmp_path)
+    parts = sorted((text.train + text.held_out).split("\n"))
+    assert parts == [str(index) * size for index, size in enumerate(sizes)]
+    assert len(text.held_out) == round(0.05 * (sum(sizes) + 1))
+
+
+def test_folder_of_many_files_but_little_text(tmp_path):
+    for index in range(30):
+        (tmp_path / str(index)).write_text("abc")
+    with pytest.raises(CorpusError, match="has 90 characters; training needs at least 100"):
+        corpus.read(tmp_path)
 
 
 def test_folder_leaves_out_what_is_hidden_empty_or_no_text(tmp_path):

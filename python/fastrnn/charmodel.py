@@ -24,7 +24,7 @@ from .layers import GRU, LSTM, RNN
 from .layouts import integer
 from .training import Linear, softmax_cross_entropy
 
-__all__ = ["CharacterModel", "Vocabulary", "chunks"]
+__all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -144,6 +144,11 @@ def chunks(tokens: NDArray[Any], batch: int, steps: int) -> Iterator[tuple[Token
         yield np.ascontiguousarray(x[part], np.int64), np.ascontiguousarray(targets[part], np.int64)
 
 
+def streams(tokens: NDArray[Any], most: int, steps: int) -> int:
+    """Into how many streams to cut a sequence: at most `most`, fewer where they would not fill a chunk."""
+    return max(1, min(most, (len(tokens) - 1) // steps))
+
+
 class CharacterModel:
     """Vocabulary, recurrent stack and output layer.
 
@@ -222,12 +227,12 @@ class CharacterModel:
         return loss, state
 
     def bits_per_character(self, tokens: NDArray[Any], batch: int = 32, steps: int = 256) -> float:
-        """Mean cross entropy over a token sequence, which is read as `batch` streams from a zero state.
+        """Mean cross entropy over a token sequence, at least 2, in at most `batch` streams from a zero state.
 
         The layer must be in eval mode.  Unknown characters count as one symbol.
         """
         total, count, state = 0.0, 0, None
-        for x, targets in chunks(tokens, batch, steps):
+        for x, targets in chunks(tokens, streams(tokens, batch, steps), steps):
             y, state = self.layer(x, state)
             loss, _ = softmax_cross_entropy(self.output(y), targets)
             total += loss * x.size

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import corpus, demo, info, set_num_threads
+from . import __version__, corpus, demo, info, set_num_threads
 from .charmodel import CELLS, CharacterModel, Vocabulary
 
 __all__ = ["main"]
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     code
-        0: done; 1: the training diverged; 2: wrong usage; 130: interrupted by Ctrl-C before there was
-        anything to save.
+        0: done; 1: the training diverged, and nothing is saved; 2: wrong usage; 130: interrupted by Ctrl-C
+        other than the first one of a training, which ends it early.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal cannot show
@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastrnn: error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"fastrnn: training diverged ({error}); try a smaller --learning-rate", file=sys.stderr)
+        print(
+            f"fastrnn: training diverged ({error}) and nothing is saved; try a smaller --learning-rate",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("\nfastrnn: interrupted", file=sys.stderr)
@@ -107,6 +110,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     path = options.model / "model.safetensors" if options.model.is_dir() else options.model
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise UsageError(f"{path} is not a file")
     try:
         model = CharacterModel.load(path)
     except ValueError as error:
@@ -137,6 +142,7 @@ _COUNT = _argument(int, lambda value: value > 0, "a whole number greater than 0"
 _SEED = _argument(int, lambda value: value >= 0, "a whole number, 0 or more")
 _POSITIVE = _argument(float, lambda value: 0 < value < math.inf, "a number greater than 0")
 _TEMPERATURE = _argument(float, lambda value: 0 <= value < math.inf, "a number, 0 or more")
+_PATH = _argument(lambda text: Path(text) if text else None, lambda path: True, "a path")  # "" would be "."
 _PROMPT = _argument(str, bool, "at least one character")
 
 
@@ -144,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fastrnn", description="Fused recurrent layers: try them on text."
     )
+    parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("info", help="version, instruction sets, threads, CUDA")
@@ -159,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "path",
         nargs="?",
-        type=Path,
+        type=_PATH,
         metavar="PATH",
         help="a UTF-8 text file or a folder of such files (default: the source of Python's standard library)",
     )
@@ -174,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     rates = ", ".join(f"{rate:g} for {cell}" for cell, rate in DEFAULT_LEARNING_RATES.items())
     option("--learning-rate", f"peak of the cosine schedule (default: {rates})", _POSITIVE)
     option("--threads", "threads of the kernels (default: the CPUs there are)", _COUNT)
-    option("--out", "folder for the results", Path, Path("fastrnn-model"))
+    option("--out", "folder for the results", _PATH, Path("fastrnn-model"))
     option("--prompt", "start of the samples (default: a new line, or how a Python file starts)", _PROMPT)
     option("--temperature", TEMPERATURE_HELP, _TEMPERATURE, 0.6)
     option("--seed", "of the initial parameters and the samples", _SEED, 0)
@@ -185,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Write text with a model that train saved, one stream.step per character.",
     )
     command.set_defaults(command=_sample)
-    command.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors or the folder it is in")
+    command.add_argument(
+        "model", type=_PATH, metavar="MODEL", help="model.safetensors or the folder it is in"
+    )
     option = partial(_option, command)
     option("--prompt", "text to continue (default: a new line)", _PROMPT)
     option("--length", "characters to write", _COUNT, 1000)

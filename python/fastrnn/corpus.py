@@ -1,7 +1,7 @@
 """Text to train on: a file, a folder, or the source of Python's standard library.
 
-The held-out part is made of whole files where there are several, so that it measures how a model does
-on files it has never seen; of a single file it is the end.
+The held-out part is made of whole files where there are enough small ones, so that it measures how a
+model does on files it has never seen; otherwise it is the end of the text.
 """
 
 from __future__ import annotations
@@ -94,12 +94,10 @@ def _read_folder(root: Path, enter: Callable[[str], bool], take: Callable[[str],
             break
     if not texts:
         raise CorpusError(f"{root} holds no text file in UTF-8")
-    if len(texts) == 1:
-        return _split(root, texts[0])
-    total = sum(map(len, texts))
-    _check_size(root, total)
     train: list[str] = []
     held_out: list[str] = []
+    total = sum(map(len, texts))
+    _check_size(root, total)
     allowance = HELD_OUT * total
     for text in texts:
         if len(text) <= allowance:
@@ -107,9 +105,8 @@ def _read_folder(root: Path, enter: Callable[[str], bool], take: Callable[[str],
             allowance -= len(text)
         else:
             train.append(text)
-    if not held_out:  # few files, all long
-        held_out.append(min(train, key=len))
-        train.remove(held_out[0])
+    if allowance > HELD_OUT * total / 2:  # too few small files to measure on
+        return _split(root, "\n".join(texts))
     return Corpus(
         "\n".join(train),
         "\n".join(held_out),
@@ -118,7 +115,7 @@ def _read_folder(root: Path, enter: Callable[[str], bool], take: Callable[[str],
 
 
 def _split(path: Path, text: str) -> Corpus:
-    """One text alone: its end is held out."""
+    """Hold out the end of a text."""
     _check_size(path, len(text))
     cut = round(len(text) * (1 - HELD_OUT))
     train, held_out = text[:cut], text[cut:]

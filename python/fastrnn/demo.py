@@ -10,6 +10,7 @@ import math
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import get_num_threads, reference
-from .charmodel import CELLS, CellName, CharacterModel, Tokens, chunks
+from .charmodel import CELLS, CellName, CharacterModel, Tokens, chunks, streams
 from .corpus import Corpus
 from .layouts import Spec
 from .training import Adam, clip_by_global_norm, cosine_learning_rate
@@ -32,6 +33,9 @@ EVALUATIONS = 16
 
 SAMPLE_EVERY = 4
 """Evaluations from one sample shown on the way to the next."""
+
+ABSURD_BITS = 100.0
+"""Bits per character from which on a training has diverged: an even guess among all of Unicode takes 21."""
 
 QUICK_CHARACTERS = 100_000
 """Held-out characters that the curve is measured on; the final figure uses up to ten times as many."""
@@ -90,11 +94,13 @@ def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
     Raises
     ------
     FloatingPointError
-        The training diverged.
+        The training diverged; nothing is saved.
     """
     from threadpoolctl import threadpool_limits
 
     options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=options.out):  # fails before the training, not after it
+        pass
     path = options.out / "model.safetensors"
     # NumPy's matrix products get one thread: they are a tenth of the work, and the idle threads of their
     # library busy-wait, on the cores that the kernels' threads need.
@@ -116,7 +122,10 @@ def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
 
 
 def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path: Path) -> bool:
-    """Train, then save the model and the curves; returns False if Ctrl-C ended the training."""
+    """Train, then save the model and the curves; returns False if Ctrl-C ended the training.
+
+    Whatever else ends it, short of divergence, the model is saved.
+    """
     vocabulary = model.vocabulary
     train_tokens, held_out = vocabulary.encode(corpus.train), vocabulary.encode(corpus.held_out)
     size = sum(p.size for module in (model.layer, model.output) for p in module.parameters.values())
@@ -126,8 +135,13 @@ def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path
     print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
     history = History()
     with interruptible() as stop:
-        train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
-        model.layer.eval()
+        try:
+            train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
+        except FloatingPointError:
+            raise  # these parameters are of no use: a model saved earlier stays
+        except BaseException:
+            model.save(path)
+            raise
         model.save(path)
         if history.training:
             plot(history, path.with_name("loss.png"))
@@ -159,8 +173,7 @@ def train(
     """Train until the limit is reached or stop() is true, reporting on the way."""
     from tqdm import tqdm
 
-    # A short text gets fewer streams, so that each is at least one chunk long.
-    batch = max(1, min(options.batch, (len(tokens) - 1) // options.chunk))
+    batch = streams(tokens, options.batch, options.chunk)
     modules = [model.layer, model.output]
     optimizer = Adam(modules)
     limit = Limit(options.minutes, options.steps)
@@ -179,7 +192,7 @@ def train(
             due = len(history.held_out)
             if due <= EVALUATIONS * progress:
                 model.layer.eval()
-                history.held_out.append((history.characters, model.bits_per_character(held_out)))
+                history.held_out.append((history.characters, sane(model.bits_per_character(held_out))))
                 if due % SAMPLE_EVERY == 0 and 0 < due < EVALUATIONS:
                     bar.write(sample(model, history, options))
                 model.layer.train()
@@ -191,15 +204,23 @@ def train(
             )
             optimizer.zero_grad()
             loss, state = model.loss_and_gradients(x, targets, None if first else state)
+            bits = sane(loss / math.log(2))
             clip_by_global_norm(modules, 1.0)
             optimizer.step()
             seconds += time.perf_counter() - started
-            history.training.append((history.characters + x.size, loss / math.log(2)))
+            history.training.append((history.characters + x.size, bits))
             bar.set_postfix_str(
                 f"loss {loss:.3f}, {history.recent():.3f} bits/char, "
                 f"{history.characters / seconds:,.0f} char/s",
                 refresh=False,
             )
+
+
+def sane(bits: float) -> float:
+    """Return the bits per character; FloatingPointError if they show that the training diverged."""
+    if not bits <= ABSURD_BITS:
+        raise FloatingPointError(f"the loss is {bits:.3g} bits per character")
+    return bits
 
 
 def epochs(tokens: Tokens, batch: int, steps: int) -> Iterator[tuple[Tokens, Tokens, bool]]:
