@@ -47,7 +47,8 @@ void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index d
       for (int g = 0; g < Gates; ++g) acc[r][p][g] = V::load(z + (r * Panels + p) * z_stride + g * V::lanes);
     }
   }
-  for (Index k = 0; k < depth; ++k) {
+  Index k = 0;
+  do {  // depth is at least 1: without that knowledge GCC keeps a second copy of the sums in memory
     V weight[Panels][Gates];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
@@ -64,7 +65,7 @@ void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index d
         for (int g = 0; g < Gates; ++g) acc[r][p][g] = fma(value, weight[p][g], acc[r][p][g]);
       }
     }
-  }
+  } while (++k < depth);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
