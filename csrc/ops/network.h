@@ -188,7 +188,8 @@ class Stream {
   void step(const T* x, const std::int64_t* tokens, const Index* rows, Index count);
   void run(const ForwardArguments<T>& sequence);  // steps, x or tokens, y
 
-  // For who reads or writes h and c: throws while another thread is inside, and keeps others out until leave().
+  // For who reads or writes h and c: throws while another thread is inside, and keeps others out until
+  // leave().
   void enter();
   void leave();
 
