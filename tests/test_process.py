@@ -22,20 +22,18 @@ import numpy as np, fastrnn
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: that is the point here
 layer = fastrnn.GRU(8, 8, seed=0).eval()
 x = np.zeros((5, 2, 8), "float32")
-done = False
+layer(x)  # what Python imports at the first call is imported before the forks
 def work():
-    while not done:
+    while True:
         layer(x)
-threads = [threading.Thread(target=work) for _ in range(2)]
-for thread in threads:
-    thread.start()
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
 for _ in range(200):
     child = os.fork()
     if child == 0:
         layer(x)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-done = True
 """
 
 

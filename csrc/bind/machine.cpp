@@ -16,7 +16,24 @@ namespace fastrnn::bind {
 
 namespace py = pybind11;
 
+namespace {
+
+// What a process finds out once is found out at import. Inside a call it could be under way in one thread
+// while another forks, and the child would wait for it for ever.
+void find_out_now() {
+  const BorrowedScratch scratch;
+  try {
+    cpu::current_isa();
+    cpu::num_threads();
+  } catch (const std::invalid_argument&) {
+    // A bad FASTRNN_ISA or FASTRNN_NUM_THREADS: every call that needs it says so; importing does not fail.
+  }
+}
+
+}  // namespace
+
 void register_machine(py::module_& m) {
+  find_out_now();
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("n"));
   m.def("get_num_threads", &cpu::num_threads);
   m.def("isa", [] { return cpu::name(cpu::current_isa()); });
