@@ -20,10 +20,7 @@ void elman_forward(const StepForward<T>& p) {
 template <class T>
 void elman_backward(const StepBackward<T>& p) {
   for_tiles<1, T>(
-      p.rows, p.panels, p.units,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
-      },
+      p.rows, p.panels, p.units, incoming(p),
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         store(p.dg[row] + unit,

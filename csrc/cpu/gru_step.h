@@ -84,11 +84,7 @@ void gru_backward(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
-      },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V r = load(gates, n), update = load(gates + H, n), candidate = load(gates + 2 * H, n);
@@ -109,11 +105,7 @@ void gru_backward_candidate(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
-      },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
         V da_z, da_n, dh_prev;

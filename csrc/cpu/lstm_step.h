@@ -75,11 +75,7 @@ void lstm_backward(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
-      },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n),
@@ -107,11 +103,7 @@ void lstm_backward_output(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
-      },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, Index n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);
         cells::lstm_output_backward(at(z, 0), load(p.gates[row] + 3 * H + unit, n), load(p.c[row] + unit, n),

@@ -172,6 +172,14 @@ FRNN_INLINE void put(T* z, int gate, Vec<T> x) {
   x.store(z + gate * Vec<T>::lanes);
 }
 
+// How the tile of a step backward starts: dh before the recurrent product.
+template <class T>
+FRNN_INLINE auto incoming(const StepBackward<T>& p) {
+  return [&p](Index row, Index unit, Index n, T* z) {
+    put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+  };
+}
+
 template <class T, int Gates>
 void product_gates(const Product<T>& p) {
   for_tiles<Gates, T>(
