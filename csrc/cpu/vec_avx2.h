@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include "cpu/vec_scale.h"
+
 namespace fastrnn::cpu::FRNN_ISA {
 
 inline constexpr int kAccumulators = 12;  // of 16 registers; the others hold weights and one broadcast
@@ -15,23 +17,6 @@ FRNN_INLINE VecD fma(VecD a, VecD b, VecD c) { return _mm256_fmadd_pd(a.v, b.v, 
 // min and max return their second operand when one is NaN.
 FRNN_INLINE VecF clamp(VecF x, VecF lo, VecF hi) { return _mm256_min_ps(hi.v, _mm256_max_ps(lo.v, x.v)); }
 FRNN_INLINE VecD clamp(VecD x, VecD lo, VecD hi) { return _mm256_min_pd(hi.v, _mm256_max_pd(lo.v, x.v)); }
-
-// As in vec_baseline.h: 2^n in the exponent bits, in two halves.
-FRNN_INLINE VecF power_of_two(VecF n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256((n + VecF(12582912.0f + 127.0f)).v), 23));
-}
-FRNN_INLINE VecD power_of_two(VecD n) {
-  return _mm256_castsi256_pd(
-      _mm256_slli_epi64(_mm256_castpd_si256((n + VecD(6755399441055744.0 + 1023.0)).v), 52));
-}
-FRNN_INLINE VecF scale(VecF x, VecF n) {
-  const VecF half = (n * VecF(0.5f) + VecF(12582912.0f)) - VecF(12582912.0f);
-  return x * power_of_two(half) * power_of_two(n - half);
-}
-FRNN_INLINE VecD scale(VecD x, VecD n) {
-  const VecD half = (n * VecD(0.5) + VecD(6755399441055744.0)) - VecD(6755399441055744.0);
-  return x * power_of_two(half) * power_of_two(n - half);
-}
 
 FRNN_INLINE __m256i first_lanes(float, Index n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),

@@ -1,6 +1,8 @@
 // 128-bit vectors that every x86-64 (SSE2) and aarch64 (NEON) processor has.
 #pragma once
 
+#include "cpu/vec_scale.h"
+
 #ifdef __aarch64__
 #include <arm_neon.h>
 #endif
@@ -30,23 +32,6 @@ FRNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 template <class T>
 FRNN_INLINE Vec<T> clamp(Vec<T> x, Vec<T> lo, Vec<T> hi) {
   return select(x < lo, lo, select(hi < x, hi, x));
-}
-
-// 2^n is built in the exponent bits: adding 1.5 * 2^23 + bias leaves n + bias in the low bits.  In two
-// halves, because n may lie outside the exponents that a normal number has.
-FRNN_INLINE VecF power_of_two(VecF n) {
-  return (VecF::Native)(((VecF::Mask)(n + VecF(12582912.0f + 127.0f)).v) << 23);
-}
-FRNN_INLINE VecD power_of_two(VecD n) {
-  return (VecD::Native)(((VecD::Mask)(n + VecD(6755399441055744.0 + 1023.0)).v) << 52);
-}
-FRNN_INLINE VecF scale(VecF x, VecF n) {
-  const VecF half = (n * VecF(0.5f) + VecF(12582912.0f)) - VecF(12582912.0f);
-  return x * power_of_two(half) * power_of_two(n - half);
-}
-FRNN_INLINE VecD scale(VecD x, VecD n) {
-  const VecD half = (n * VecD(0.5) + VecD(6755399441055744.0)) - VecD(6755399441055744.0);
-  return x * power_of_two(half) * power_of_two(n - half);
 }
 
 template <class T>
