@@ -55,7 +55,7 @@ void register_network(py::module_& m) {
       .def(
           "explain",
           [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens) {
-            return n.network.explain(steps, batch, training, tokens, n.is_double);
+            return explain(n.network, steps, batch, training, tokens, n.is_double);
           },
           py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"));
 

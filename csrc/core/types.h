@@ -63,6 +63,17 @@ struct Rows {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// The same rows from another column on, none of none.
+template <class T>
+Rows<T> columns_from(Rows<T> rows, Index column) {
+  if (rows) rows.data += column;
+  return rows;
+}
+template <class T>
+T* offset(T* base, Index count) {
+  return base ? base + count : nullptr;
+}
+
 // [T,B,width], contiguous.
 template <class T>
 Rows<T> contiguous(T* data, Index batch, Index width) {

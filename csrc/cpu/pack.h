@@ -2,21 +2,10 @@
 #pragma once
 
 #include "core/buffers.h"
-#include "core/types.h"
+#include "core/network.h"
 #include "cpu/kernels.h"
 
 namespace fastrnn::cpu {
-
-// A layer's parameters as the caller holds them: row-major, torch.nn's shapes; absent ones are null.
-template <class T>
-struct LayerParameters {
-  const T* weight_ih = nullptr;  // (G*H, I)
-  const T* weight_hh = nullptr;  // (G*H, R)
-  const T* bias_ih = nullptr;    // (G*H)
-  const T* bias_hh = nullptr;    // (G*H)
-  const T* weight_hr = nullptr;  // (P, H)
-  const T* weight_ch = nullptr;  // (3*H) or (3*H, H), gates i f o
-};
 
 inline Index panel_count(Index units, int lanes) { return (units + lanes - 1) / lanes; }
 

@@ -61,15 +61,9 @@ struct ForwardCall : Sequence<T> {
 template <class T>
 void forward(const ForwardCall<T>& call, const Share& share);
 
-// Gradients of a layer's parameters: LayerParameters' shapes, out, +=.
+// Gradients of a layer's parameters, out, +=.
 template <class T>
-struct LayerGradients {
-  T* weight_ih = nullptr;
-  T* weight_hh = nullptr;
-  T* bias_ih = nullptr;
-  T* bias_hh = nullptr;
-  T* weight_hr = nullptr;
-  T* weight_ch = nullptr;
+struct LayerGradients : LayerArrays<T> {
   T* weight_ih_transposed = nullptr;  // (I, G*H), instead of weight_ih with tokens
 };
 

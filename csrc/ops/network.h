@@ -10,60 +10,13 @@
 #include <vector>
 
 #include "core/buffers.h"
+#include "core/network.h"
 #include "core/philox.h"
-#include "core/types.h"
 #include "cpu/kernels.h"
 #include "cpu/pack.h"
 #include "cpu/sequence.h"
 
 namespace fastrnn {
-
-struct Network {
-  LayerShape first;      // layer 0
-  Index layers = 1;      // L
-  Index directions = 1;  // D
-  double dropout = 0;
-
-  Index parts() const { return layers * directions; }
-  Index output() const { return directions * first.recurrent(); }
-  LayerShape shape(Index layer) const {
-    LayerShape s = first;
-    if (layer > 0) s.input = output();
-    return s;
-  }
-  // Parameters of one direction of one layer, in the order weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
-  // weight_ch.
-  Index parameters_per_part() const {
-    return 2 + (first.bias ? 2 : 0) + (first.projection ? 1 : 0) + (first.peephole != Peephole::none ? 1 : 0);
-  }
-  // Elements of each parameter, all parts, in that order.
-  std::vector<Index> parameter_sizes() const;
-  // Throw std::invalid_argument for a network that can't be, and for a call of a size that can't be.
-  void check() const;
-  void check_call(Index steps, Index batch) const;
-
-  bool operator==(const Network& o) const {
-    return first == o.first && layers == o.layers && directions == o.directions && dropout == o.dropout;
-  }
-  std::map<std::string, std::string> explain(Index steps, Index batch, bool training, bool tokens,
-                                             bool is_double) const;
-};
-
-// One part's arrays out of the flat list, in the order of Network::parameters_per_part().
-template <class Layer, class Pointer>
-Layer part_of(const Network& network, const std::vector<Pointer>& all, Index part) {
-  const Pointer* next = all.data() + part * network.parameters_per_part();
-  Layer layer;
-  layer.weight_ih = *next++;
-  layer.weight_hh = *next++;
-  if (network.first.bias) {
-    layer.bias_ih = *next++;
-    layer.bias_hh = *next++;
-  }
-  if (network.first.projection) layer.weight_hr = *next++;
-  if (network.first.peephole != Peephole::none) layer.weight_ch = *next++;
-  return layer;
-}
 
 // The table of the instruction set in force.
 template <class T>
@@ -115,41 +68,6 @@ class Reserve {
   Buffer memory_;
 };
 
-// Shapes: python/fastrnn/_core.pyi.  Null means absent.
-template <class T>
-struct Arguments {
-  Index steps = 0, batch = 0;
-  Rows<const T> x;
-  const std::int64_t* tokens = nullptr;
-  const T* h0 = nullptr;
-  const T* c0 = nullptr;
-  const Index* lengths = nullptr;
-  const std::uint8_t* reset = nullptr;  // true where not 0
-  std::uint64_t seed = 0, call = 0;
-};
-
-template <class T>
-struct ForwardArguments : Arguments<T> {
-  Rows<T> y;
-  T* h_n = nullptr;
-  T* c_n = nullptr;
-  const Index* state_rows = nullptr;  // see Sequence
-  Index state_batch = 0;              // rows of the state arrays
-};
-
-template <class T>
-struct BackwardArguments : Arguments<T> {
-  std::vector<const T*> parameters;
-  Rows<const T> y;
-  Rows<const T> dy;
-  const T* dh_n = nullptr;
-  const T* dc_n = nullptr;
-  Rows<T> dx;
-  T* dh0 = nullptr;
-  T* dc0 = nullptr;
-  std::vector<T*> gradients;
-};
-
 // Memory of one call, kept from call to call so that none is allocated in the steady state.
 struct Scratch {
   Buffer buffer;
@@ -164,6 +82,10 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
 template <class T>
 void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
               Scratch& scratch);
+
+// Which kernels such a call runs, and why.
+std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
+                                           bool tokens, bool is_double);
 
 // A Scratch from the process's spare ones, returned at the end of the scope.
 class BorrowedScratch {

@@ -8,24 +8,12 @@
 
 namespace fastrnn {
 
-using cpu::LayerParameters;
 using cpu::Share;
 using cpu::SpinBarrier;
 using cpu::Split;
 using cpu::Team;
 
 namespace {
-
-template <class T>
-T* offset(T* base, Index count) {
-  return base ? base + count : nullptr;
-}
-
-template <class T>
-Rows<T> columns_from(Rows<T> rows, Index column) {
-  if (rows) rows.data += column;
-  return rows;
-}
 
 template <class T>
 void zero_padding(const Rows<T>& rows, const Index* lengths, Index steps, Index batch, Index width) {
@@ -267,11 +255,13 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
 
 // ---- explain
 
-std::map<std::string, std::string> Network::explain(Index steps, Index batch, bool training, bool tokens,
-                                                    bool is_double) const {
+std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
+                                           bool tokens, bool is_double) {
+  const LayerShape& first = network.first;
   const auto with = [&](const auto& kernels) {
     const auto sharing_of = [&](Index layer) {
-      return share_out(shape(layer), steps, batch, directions, kForwardPairs, kernels, cpu::num_threads());
+      return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
+                       cpu::num_threads());
     };
     const auto thread_count = [](const Sharing& s) {
       return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
@@ -280,7 +270,7 @@ std::map<std::string, std::string> Network::explain(Index steps, Index batch, bo
       return (s.side_by_side ? "both directions side by side; within each: " : "") +
              std::string(s.split.reason);
     };
-    const Sharing lowest = sharing_of(0), above = sharing_of(layers - 1);
+    const Sharing lowest = sharing_of(0), above = sharing_of(network.layers - 1);
     std::string threads = thread_count(lowest), split = split_text(lowest);
     if (thread_count(above) != threads || split_text(above) != split) {
       threads += "; in the layers above the first " + thread_count(above);

@@ -1,0 +1,50 @@
+#include "core/network.h"
+
+#include "core/check.h"
+
+namespace fastrnn {
+
+namespace {
+constexpr double kMostElements = 1e17;
+}
+
+void Network::check() const {
+  FRNN_CHECK(first.input >= 1 && first.hidden >= 1 && layers >= 1, "sizes must be at least 1");
+  FRNN_CHECK(directions == 1 || directions == 2, "a layer has one or two directions");
+  FRNN_CHECK(first.projection >= 0 && first.projection < first.hidden,
+             "proj_size must be smaller than hidden_size");
+  FRNN_CHECK(first.cell == Cell::lstm || (first.projection == 0 && first.peephole == Peephole::none),
+             "projection and peephole belong to the LSTM");
+  FRNN_CHECK(dropout >= 0 && dropout <= 1, "dropout is a probability");
+  constexpr Index kLargest = (Index{1} << 31) - 1;
+  FRNN_CHECK(first.input <= kLargest && first.hidden <= kLargest && layers <= kLargest,
+             "a size exceeds 2^31 - 1");
+  // In double, where nothing overflows: every count of elements below then fits an Index, with room for
+  // bytes.
+  const double widest = static_cast<double>(first.input + 2 * output() + 3 * first.hidden);
+  FRNN_CHECK(static_cast<double>(first.gate_rows()) * widest * static_cast<double>(parts()) < kMostElements,
+             "the parameters exceed any memory");
+}
+
+void Network::check_call(Index steps, Index batch) const {
+  const double widest = static_cast<double>(first.input + output() + first.gradient_columns());
+  FRNN_CHECK(static_cast<double>(steps) * static_cast<double>(batch) * widest * static_cast<double>(parts()) <
+                 kMostElements,
+             "T, B and H together exceed any memory");
+}
+
+std::vector<Index> Network::parameter_sizes() const {
+  std::vector<Index> sizes;
+  for (Index i = 0; i < parts(); ++i) {
+    const LayerShape s = shape(i / directions);
+    sizes.push_back(s.gate_rows() * s.input);
+    sizes.push_back(s.gate_rows() * s.recurrent());
+    if (s.bias) sizes.insert(sizes.end(), 2, s.gate_rows());
+    if (s.projection) sizes.push_back(s.projection * s.hidden);
+    if (s.peephole == Peephole::diagonal) sizes.push_back(3 * s.hidden);
+    if (s.peephole == Peephole::full) sizes.push_back(3 * s.hidden * s.hidden);
+  }
+  return sizes;
+}
+
+}  // namespace fastrnn
