@@ -11,7 +11,7 @@ struct Philox4 {
   std::uint32_t word[4];
 };
 
-inline Philox4 philox4x32(Philox4 counter, std::uint32_t key0, std::uint32_t key1) {
+FRNN_HOST_DEVICE Philox4 philox4x32(Philox4 counter, std::uint32_t key0, std::uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter.word[0];
     const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * counter.word[2];
@@ -25,21 +25,29 @@ inline Philox4 philox4x32(Philox4 counter, std::uint32_t key0, std::uint32_t key
 
 // Dropout on the outputs of one layer.  An element is kept where its 32-bit draw is under the threshold.
 struct Dropout {
-  std::uint32_t key0 = 0, key1 = 0;
+  std::uint64_t key = 0;
   std::uint64_t threshold = std::uint64_t{1} << 32;
   double scale = 1;
   Index layer = 0, directions = 1;  // whose outputs are masked
 
+  FRNN_HOST_DEVICE static std::uint64_t make_key(std::uint64_t seed, std::uint64_t call) {
+    return seed + call * 0x9E3779B97F4A7C15u;
+  }
   static Dropout make(double p, std::uint64_t seed, std::uint64_t call, Index layer, Index directions) {
-    const std::uint64_t key = seed + call * 0x9E3779B97F4A7C15u;
     Dropout d;
-    d.key0 = static_cast<std::uint32_t>(key);
-    d.key1 = static_cast<std::uint32_t>(key >> 32);
+    d.key = make_key(seed, call);
     d.threshold = static_cast<std::uint64_t>((1 - p) * 4294967296.0);
     d.scale = p < 1 ? 1 / (1 - p) : 0;
     d.layer = layer;
     d.directions = directions;
     return d;
+  }
+
+  // The draws of units unit, unit + 1, ... (unit divisible by 4) of direction d, row (t, b).
+  FRNN_HOST_DEVICE Philox4 draw(Index t, Index b, Index d, Index unit) const {
+    return philox4x32({{static_cast<std::uint32_t>(unit / 4), static_cast<std::uint32_t>(b),
+                        static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(layer * directions + d)}},
+                      static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32));
   }
 
   // out = mask * in / (1 - p) for the row (t, b): `width` units of each direction.  May be in place.
@@ -48,14 +56,11 @@ struct Dropout {
     const T factor = static_cast<T>(scale);
     for (Index d = 0; d < directions; ++d) {
       for (Index unit = 0; unit < width; unit += 4) {
-        const Philox4 draw =
-            philox4x32({{static_cast<std::uint32_t>(unit / 4), static_cast<std::uint32_t>(b),
-                         static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(layer * directions + d)}},
-                       key0, key1);
+        const Philox4 four = draw(t, b, d, unit);
         const Index n = width - unit < 4 ? width - unit : 4;
         for (Index j = 0; j < n; ++j) {
           const Index at = d * width + unit + j;
-          out[at] = draw.word[j] < threshold ? in[at] * factor : T(0);
+          out[at] = four.word[j] < threshold ? in[at] * factor : T(0);
         }
       }
     }

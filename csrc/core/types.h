@@ -4,6 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
+// Before a function that kernels on a GPU call too.
+#ifdef __CUDACC__
+#define FRNN_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define FRNN_HOST_DEVICE inline
+#endif
+
 namespace fastrnn {
 
 // Sizes and offsets are 64-bit and signed: T*B*G*H passes 2^31 elements in real use.
@@ -59,8 +66,8 @@ struct Rows {
   Index time_stride = 0;
   Index batch_stride = 0;
 
-  T* at(Index t, Index b) const { return data + t * time_stride + b * batch_stride; }
-  explicit operator bool() const { return data != nullptr; }
+  FRNN_HOST_DEVICE T* at(Index t, Index b) const { return data + t * time_stride + b * batch_stride; }
+  FRNN_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 };
 
 // The same rows from another column on, none of none.
