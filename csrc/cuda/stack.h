@@ -1,0 +1,105 @@
+// A stack of layers on the device: the counterpart of csrc/ops.  Arguments mean what they mean there, with
+// pointers to memory of the current device; nothing here reads device memory on the host, waits, or keeps a
+// pointer to host memory after it has returned, so that every call can be captured in a graph.
+//
+// T is float, double, half_t or bfloat16_t.  16-bit types compute in float: c, pre-activations and sums are
+// float inside a call, h and weights are T.  Parameters are read where they lie, in torch.nn's layout;
+// nothing is packed.
+//
+// Lengths and tokens lie on the device and are not checked: a length counts as at most T and at least 0, a
+// token as at least 0 and below I.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "core/network.h"
+#include "cuda/plan.h"
+#include "cuda/runtime.h"
+
+namespace fastrnn::cuda {
+
+// What a training forward saves beside x, y and the parameters.
+template <class T>
+class Reserve {
+ public:
+  struct Part {
+    T* gates = nullptr;           // [T,B,saved_gates,H], activated
+    Compute<T>* cells = nullptr;  // [T,B,H], LSTM
+  };
+  // Called by forward.
+  void layout(Stream stream, const Network& network, Index steps, Index batch);
+
+  Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
+  // [T,B,D*R], all but the last layer.
+  T* output(Index layer) const { return outputs_[static_cast<std::size_t>(layer)]; }
+  // Key of the dropout masks (Dropout::make_key), on the device.
+  std::uint64_t* dropout_key() const { return dropout_key_; }
+  bool belongs_to(const Network& network, Index steps, Index batch) const;
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::vector<Part> parts_;
+  std::vector<T*> outputs_;
+  std::uint64_t* dropout_key_ = nullptr;
+  Network network_;
+  Index steps_ = -1, batch_ = -1;
+  std::size_t bytes_ = 0;
+  Memory memory_;
+};
+
+// How a call may be computed.
+struct Options {
+  bool tf32 = false;  // float32 products may round their operands to tf32
+  // On the device, or null: added to `call`, and then increased by one by every training forward with
+  // dropout, so that a forward replayed from a graph draws new masks.  Backward needs none: the reserve has
+  // the key.
+  std::uint64_t* calls = nullptr;
+};
+
+// Inference, or training if `reserve` is given.
+template <class T>
+void forward(Stream stream, const Network& network, const std::vector<const T*>& parameters,
+             const ForwardArguments<T>& args, Reserve<T>* reserve, const Options& options = {});
+
+// `seed` and `call` of the arguments are not used: the reserve knows.
+template <class T>
+void backward(Stream stream, const Network& network, const BackwardArguments<T>& args,
+              const Reserve<T>& reserve, const Options& options = {});
+
+// N streams with their state on the device, advanced one step or a sequence at a time.  One thread at a time;
+// the parameters must stay where they are.
+template <class T>
+class Streams {
+ public:
+  Streams(Stream stream, const Network& network, std::vector<const T*> parameters, Index batch);
+
+  // x [count,I] or tokens [count]; `rows` (count of them, distinct, on the device) or null for all.  Output
+  // in y().
+  void step(Stream stream, const T* x, const std::int64_t* tokens, const Index* rows, Index count,
+            const Options& options = {});
+  // steps, x or tokens, y
+  void run(Stream stream, const ForwardArguments<T>& sequence, const Options& options = {});
+
+  Index batch() const { return batch_; }
+  const Network& network() const { return network_; }
+  // The state between calls, which a caller may read and write.
+  T* h() { return h_; }           // [L,N,R]
+  Compute<T>* c() { return c_; }  // [L,N,H], LSTM
+  T* y() { return y_; }           // [count,R]
+
+ private:
+  Network network_;
+  std::vector<const T*> parameters_;
+  Index batch_;
+  Memory memory_;
+  T *h_ = nullptr, *y_ = nullptr;
+  Compute<T>* c_ = nullptr;
+};
+
+// What forward and backward would do with such a call on the current device, and why.
+std::map<std::string, std::string> explain(const Request& request);
+
+}  // namespace fastrnn::cuda
