@@ -1,0 +1,264 @@
+"""Measures torch's recurrent layers, which on a CUDA device are cuDNN's: the baseline of the GPU kernels.
+
+    python bench/cudnn.py --seconds 240 --out cudnn.json
+
+A grid over cell, pass, number format, H and B, the sizes that matter most first, until the time is used up.
+Each point is timed by events around a call, and around the replay of a CUDA graph that holds the call, which
+leaves out what the CPU costs. The input product is part of both. Needs torch alone; --device cpu tries the
+script out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import signal
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import torch
+except ImportError:
+    sys.exit("bench/cudnn.py needs torch, which is not installed")
+
+try:
+    from tqdm import tqdm
+except ImportError:
+
+    def tqdm(items, **options):
+        return items
+
+
+CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
+PASSES = ("forward", "training")
+MODES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+FIRST_HIDDEN = (512, 1024, 256, 768, 2048)
+FIRST_BATCH = (16, 64)
+HIDDEN = (*FIRST_HIDDEN, 128, 64, 192)
+BATCH = (*FIRST_BATCH, 1, 128, 256)
+
+
+@dataclass(frozen=True)
+class Point:
+    cell: str
+    run: str  # one of PASSES
+    mode: str  # one of MODES
+    hidden: int  # the input size too
+    batch: int
+
+
+def points(
+    cells: list[str], passes: list[str], modes: list[str], hidden: list[int], batch: list[int]
+) -> list[Point]:
+    """Every combination, the sizes that matter most first."""
+    grid = [
+        Point(cell, run, mode, H, B)
+        for H in hidden
+        for B in batch
+        for cell in cells
+        for run in passes
+        for mode in modes
+    ]
+    return sorted(
+        grid, key=lambda point: (point.hidden not in FIRST_HIDDEN) + (point.batch not in FIRST_BATCH)
+    )
+
+
+def prepare(point: Point, steps: int, device: str) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """A call that runs forward, or forward and backward to weights, input and initial state excluded."""
+    torch.backends.cudnn.allow_tf32 = point.mode == "tf32"
+    torch.manual_seed(0)
+    dtype = MODES[point.mode]
+    layer = CELLS[point.cell](point.hidden, point.hidden, device=device, dtype=dtype)
+    x = torch.randn(steps, point.batch, point.hidden, device=device, dtype=dtype)
+    if point.run == "forward":
+        layer.eval()
+
+        def infer() -> tuple[torch.Tensor, ...]:
+            with torch.no_grad():
+                return (layer(x)[0],)
+
+        return infer
+    x.requires_grad_()
+    inputs = [x, *layer.parameters()]
+    dy = torch.randn_like(x)
+
+    def train() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(layer(x)[0], inputs, dy)
+
+    return train
+
+
+def time_on_device(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each of at least 5 calls, by events."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 200):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3)
+    return times
+
+
+def time_on_host(call: Callable[[], object], seconds: float) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The replay of a graph of one call; a call before, on another stream, sets up what capturing may not."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = call()  # the graph writes here: the memory must not go to anybody else
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def summary(times: list[float], steps: int) -> dict[str, float]:
+    low, _, high = statistics.quantiles(times, n=4)
+    median = statistics.median(times)
+    return {
+        "median_s": median,
+        "quartiles_s": (low, high),
+        "runs": len(times),
+        "us_per_step": median / steps * 1e6,
+    }
+
+
+def measure(point: Point, steps: int, device: str, seconds: float) -> dict[str, Any]:
+    row: dict[str, Any] = {**asdict(point), "steps": steps}
+    try:
+        call = prepare(point, steps, device)
+        for value in call():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError("a result is not finite")
+        if device == "cpu":
+            row["call"] = summary(time_on_host(call, seconds), steps)
+            return row
+        call()
+        row["call"] = summary(time_on_device(call, seconds), steps)
+    except (RuntimeError, FloatingPointError) as error:  # out of memory is a RuntimeError
+        row["error"] = str(error).splitlines()[0]
+        return row
+    try:
+        replay = captured(call)
+        replay()
+        row["graph"] = summary(time_on_device(replay, seconds), steps)
+    except RuntimeError as error:
+        row["graph_error"] = str(error).splitlines()[0]
+    return row
+
+
+def within(todo: list[Point], seconds: float) -> Iterator[Point]:
+    """The points, as long as there is time."""
+    end = time.perf_counter() + seconds
+    for point in tqdm(todo, unit="point", disable=None):
+        if time.perf_counter() > end:
+            return
+        yield point
+
+
+def environment(device: str) -> dict[str, Any]:
+    info: dict[str, Any] = {"torch": torch.__version__}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        info |= {
+            "device": properties.name,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+        with contextlib.suppress(Exception):  # the driver's version is nice to have, its place not documented
+            info["driver"] = torch._C._cuda_getDriverVersion()
+    else:
+        info["device"] = "cpu"
+    return info
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Microseconds per step: by a call / by replay of a graph."""
+    batches = sorted({row["batch"] for row in rows})
+    lines = [f"{'us per step, call/graph':28}" + "".join(f"{f'B={B}':>16}" for B in batches)]
+    cells: dict[tuple[str, str, str, int], dict[int, str]] = {}
+    for row in rows:
+        values = [row[kind]["us_per_step"] if kind in row else math.nan for kind in ("call", "graph")]
+        line = cells.setdefault((row["cell"], row["run"], row["mode"], row["hidden"]), {})
+        line[row["batch"]] = "failed" if "error" in row else f"{values[0]:.2f}/{values[1]:.2f}"
+    for (cell, run, mode, H), line in sorted(cells.items()):
+        head = f"{cell:4} {run:8} {mode:4} H={H}"
+        lines.append(f"{head:28}" + "".join(f"{line.get(B, ''):>16}" for B in batches))
+    return "\n".join(lines)
+
+
+def stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=240.0, help="time for everything")
+    parser.add_argument("--point-seconds", type=float, default=0.06, help="time for the runs of one point")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--hidden", nargs="+", type=int, default=list(HIDDEN), help="H (and I)")
+    parser.add_argument("--batch", nargs="+", type=int, default=list(BATCH), help="B")
+    parser.add_argument("--steps", type=int, default=512, help="T")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("torch sees no CUDA device: nothing measured", file=sys.stderr)
+        sys.exit(2)
+    warnings.simplefilter("ignore")  # of weights in several pieces, of names that torch will change
+    signal.signal(signal.SIGTERM, stop)
+
+    todo = points(args.cells, args.passes, args.modes, args.hidden, args.batch)
+    rows: list[dict[str, Any]] = []
+    try:
+        for point in within(todo, args.seconds):
+            rows.append(measure(point, args.steps, args.device, args.point_seconds))
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept", file=sys.stderr)
+    if args.out:
+        result = {"environment": environment(args.device), "left_out": len(todo) - len(rows), "rows": rows}
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(rows))
+    print(f"{len(rows)} of {len(todo)} points, {sum('error' in row for row in rows)} failed")
+    if all("error" in row for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
