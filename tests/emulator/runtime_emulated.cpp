@@ -1,6 +1,6 @@
 // The runtime without a GPU: two devices whose memory is host memory, of exact size and full of NaN when
 // fresh, and whose work is done when the call returns.
-#include "runtime_emulated.h"
+#include "emulator/runtime_emulated.h"
 
 #include <cstdlib>
 #include <cstring>

@@ -1,0 +1,62 @@
+# Finds nvcc, and makes of it what FASTRNN_CUDA asks for: AUTO (what there is a compiler for), ON, OFF. Sets
+# FASTRNN_HAVE_CUDA; with it there are the language CUDA and CUDA::cudart_static.
+set(FASTRNN_CUDA
+    AUTO
+    CACHE STRING "Build the CUDA module: AUTO (if nvcc is found), ON or OFF")
+set_property(CACHE FASTRNN_CUDA PROPERTY STRINGS AUTO ON OFF)
+if(NOT FASTRNN_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "FASTRNN_CUDA is '${FASTRNN_CUDA}'; expected AUTO, ON or OFF")
+endif()
+
+set(FASTRNN_HAVE_CUDA OFF)
+if(FASTRNN_CUDA STREQUAL OFF)
+  return()
+endif()
+
+# nvcc of the wheels nvidia-cuda-nvcc and its siblings, in the environment of the Python that builds.
+set(wheel_bins "")
+find_package(Python 3 QUIET COMPONENTS Interpreter)
+if(Python_EXECUTABLE)
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -c
+            "import glob, sys; print(*(f for p in sys.path for f in glob.glob(p + '/nvidia/cu1*/bin')), sep=';')"
+    OUTPUT_VARIABLE wheel_bins
+    OUTPUT_STRIP_TRAILING_WHITESPACE)
+endif()
+# CUDACXX, as CMake itself has it, may be a path or a name with flags; it comes first.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(
+    FASTRNN_NVCC nvcc
+    HINTS ENV CUDA_PATH ENV CUDA_HOME
+    PATH_SUFFIXES bin
+    PATHS ${wheel_bins} /usr/local/cuda/bin)
+  if(FASTRNN_NVCC)
+    set(CMAKE_CUDA_COMPILER "${FASTRNN_NVCC}")
+  endif()
+endif()
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  if(FASTRNN_CUDA STREQUAL ON)
+    message(FATAL_ERROR "FASTRNN_CUDA=ON, but there is no nvcc on PATH, in CUDACXX, among the wheels of this "
+                        "Python (pip install --group cuda), or in /usr/local/cuda; FASTRNN_CUDA=AUTO builds without")
+  endif()
+  message(STATUS "CUDA: no nvcc found, built without")
+  return()
+endif()
+
+# Two generations of hardware, and code that later ones can translate. make wheel-cuda names those of a release.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+endif()
+# The wheels have lib where nvcc's profile says lib64: for CMake's trial of the compiler.
+if(CMAKE_CUDA_COMPILER MATCHES "^(.*/nvidia/cu1[0-9])/bin/nvcc$")
+  set(ENV{NVCC_APPEND_FLAGS} "-L${CMAKE_MATCH_1}/lib")
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+if(CUDAToolkit_VERSION VERSION_LESS 12.8)
+  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} is of CUDA ${CUDAToolkit_VERSION}; expected 12.8 or later "
+                      "(FASTRNN_CUDA=OFF builds without)")
+endif()
+set(FASTRNN_HAVE_CUDA ON)
+message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CUDAToolkit_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
