@@ -20,18 +20,18 @@ struct bfloat16_t {
 };
 
 // What an element type is called where it is chosen at run time.
-enum class Element { float32, float64, float16, bfloat16 };
+enum class DType { float32, float64, float16, bfloat16 };
 
 template <class T>
-inline constexpr Element element_of = std::is_same_v<T, float>    ? Element::float32
-                                      : std::is_same_v<T, double> ? Element::float64
-                                      : std::is_same_v<T, half_t> ? Element::float16
-                                                                  : Element::bfloat16;
+inline constexpr DType dtype_of = std::is_same_v<T, float>    ? DType::float32
+                                  : std::is_same_v<T, double> ? DType::float64
+                                  : std::is_same_v<T, half_t> ? DType::float16
+                                                              : DType::bfloat16;
 
-inline constexpr Index size_of(Element element) {
-  return element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
+inline constexpr Index size_of(DType dtype) {
+  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
 }
-inline constexpr bool is_16_bit(Element element) { return size_of(element) == 2; }
+inline constexpr bool is_16_bit(DType dtype) { return size_of(dtype) == 2; }
 
 // What T is computed in.
 template <class T>

@@ -19,8 +19,8 @@ struct Gemm {
   Operand a, b;
   void* c = nullptr;  // overlaps neither a nor b
   Index c_stride = 0;
-  bool add = false;                    // C += instead of =; without it C is not read
-  Element element = Element::float32;  // of A and B
+  bool add = false;              // C += instead of =; without it C is not read
+  DType dtype = DType::float32;  // of A and B
   // C is of the compute type (float for 16-bit elements), in which sums are formed in any case; else as A and
   // B.
   bool wide_out = false;

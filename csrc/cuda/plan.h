@@ -29,7 +29,7 @@ enum class Products {
 struct Request {
   Network network;
   Index steps = 0, batch = 0;
-  Element element = Element::float32;
+  DType dtype = DType::float32;
   bool training = false, tokens = false;
   bool tf32 = false;  // allowed
 };
