@@ -1,5 +1,5 @@
 # Finds nvcc, and makes of it what FASTRNN_CUDA asks for: AUTO (what there is a compiler for), ON, OFF. Sets
-# FASTRNN_HAVE_CUDA; with it there are the language CUDA and CUDA::cudart_static.
+# FASTRNN_HAVE_CUDA; with it there are the language CUDA and fastrnn_cudart.
 set(FASTRNN_CUDA
     AUTO
     CACHE STRING "Build the CUDA module: AUTO (if nvcc is found), ON or OFF")
@@ -53,10 +53,14 @@ if(CMAKE_CUDA_COMPILER MATCHES "^(.*/nvidia/cu1[0-9])/bin/nvcc$")
   set(ENV{NVCC_APPEND_FLAGS} "-L${CMAKE_MATCH_1}/lib")
 endif()
 enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
-if(CUDAToolkit_VERSION VERSION_LESS 12.8)
-  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} is of CUDA ${CUDAToolkit_VERSION}; expected 12.8 or later "
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} is version ${CMAKE_CUDA_COMPILER_VERSION}; expected 12.8 or later "
                       "(FASTRNN_CUDA=OFF builds without)")
 endif()
+# FindCUDAToolkit would want a shared cudart too, which the wheels have under its versioned name alone.
+find_library(FASTRNN_CUDART cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
+add_library(fastrnn_cudart INTERFACE)
+target_include_directories(fastrnn_cudart SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_link_libraries(fastrnn_cudart INTERFACE ${FASTRNN_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
 set(FASTRNN_HAVE_CUDA ON)
-message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CUDAToolkit_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -28,7 +28,8 @@ struct Gemm {
 };
 
 // Queued on the stream; allocates nothing of its own accord.  Nothing happens for no rows or columns; no
-// depth means zeros.  The same product on the same device and libraries has the same bits.
+// depth means zeros.  Many products in a row want a CublasScope (cublas.h) around them.  The same product on
+// the same device and libraries has the same bits.
 void gemm(Stream stream, const Gemm& product);
 
 // The two that gemm() chooses from.  gemm_cublas returns false, having done nothing, if there is no cuBLAS.

@@ -8,6 +8,8 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/cublas.h"
+#include "cuda/gemm.h"
 #include "cuda/runtime.h"
 
 namespace fastrnn::cuda {
@@ -134,6 +136,14 @@ int device_of(const void* memory) {
   const auto* found = find(memory);
   return found ? found->second.device : -1;
 }
+
+// ---- cuBLAS, which there is none of
+
+CublasScope::CublasScope(Stream stream) : stream_(stream) {}
+CublasScope::~CublasScope() {}
+bool gemm_cublas(Stream, const Gemm&) { return false; }
+void set_cublas_folders(std::vector<std::string>) {}
+std::string describe_cublas() { return "the emulated device has none"; }
 
 // ---- copies
 
