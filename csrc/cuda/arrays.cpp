@@ -1,0 +1,96 @@
+#include "cuda/arrays.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cuda/kernels/arrays.h"
+#include "cuda/launch.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+// Enough blocks to keep a device busy; each thread takes as many elements as that leaves it.
+Grid grid_for(Index count) {
+  constexpr Index kMost = 1024;
+  Grid grid;
+  grid.blocks = static_cast<int>(std::min(kMost, (count + kArrayThreads - 1) / kArrayThreads));
+  return grid;
+}
+
+template <class Unit>
+void copy_as(Stream stream, int axes, const Index* shape, void* to, const Index* to_strides, const void* from,
+             const Index* from_strides) {
+  typename CopyStrided<Unit>::Params p;
+  p.count = 1;
+  for (int i = 0; i < CopyStrided<Unit>::kAxes; ++i) {
+    const int axis = i - (CopyStrided<Unit>::kAxes - axes);
+    p.shape[i] = axis < 0 ? 1 : shape[axis];
+    p.to_strides[i] = axis < 0 ? 0 : to_strides[axis];
+    p.from_strides[i] = axis < 0 ? 0 : from_strides[axis];
+    p.count *= p.shape[i];
+  }
+  p.to = static_cast<Unit*>(to);
+  p.from = static_cast<const Unit*>(from);
+  launch<CopyStrided<Unit>>(stream, grid_for(p.count), p);
+}
+
+}  // namespace
+
+void copy_strided(Stream stream, Index element_bytes, int axes, const Index* shape, void* to,
+                  const Index* to_strides, const void* from, const Index* from_strides) {
+  const auto run = element_bytes == 1   ? &copy_as<std::uint8_t>
+                   : element_bytes == 2 ? &copy_as<std::uint16_t>
+                   : element_bytes == 4 ? &copy_as<std::uint32_t>
+                                        : &copy_as<std::uint64_t>;
+  run(stream, axes, shape, to, to_strides, from, from_strides);
+}
+
+template <class T>
+void add_to(Stream stream, Index count, T* sum, const T* by) {
+  launch<AddTo<T>>(stream, grid_for(count), {count, sum, by});
+}
+
+template <class T>
+void scale(Stream stream, Index count, T* values, double factor) {
+  launch<Scale<T>>(stream, grid_for(count), {count, values, factor});
+}
+
+template <class T>
+double sum_of_squares(Stream stream, Index count, const T* values) {
+  Grid grid = grid_for(count);
+  grid.shared = typename SumOfSquares<T>::Layout().all.bytes();
+  std::vector<double> partial(static_cast<std::size_t>(grid.blocks));
+  const std::size_t bytes = partial.size() * sizeof(double);
+  const Memory memory(bytes, stream);
+  launch<SumOfSquares<T>>(stream, grid, {count, values, static_cast<double*>(memory.get())});
+  copy_to_host(partial.data(), memory.get(), bytes, stream);
+  double sum = 0;
+  for (const double part : partial) sum += part;
+  return sum;
+}
+
+template <class T>
+void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, double momentum, double rate) {
+  launch<SgdUpdate<T>>(stream, grid_for(count), {count, p, g, v, momentum, rate});
+}
+
+template <class T>
+void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
+                 const AdamNumbers& n) {
+  launch<AdamUpdate<T>>(stream, grid_for(count), {count, p, g, m, v, n.b1, n.b2, n.rate, n.root, n.eps});
+}
+
+#define FRNN_INSTANTIATE(T)                                                           \
+  template void add_to(Stream, Index, T*, const T*);                                  \
+  template void scale(Stream, Index, T*, double);                                     \
+  template double sum_of_squares(Stream, Index, const T*);                            \
+  template void sgd_update(Stream, Index, T*, const T*, Compute<T>*, double, double); \
+  template void adam_update(Stream, Index, T*, const T*, Compute<T>*, Compute<T>*, const AdamNumbers&);
+FRNN_INSTANTIATE(float)
+FRNN_INSTANTIATE(double)
+FRNN_INSTANTIATE(half_t)
+FRNN_INSTANTIATE(bfloat16_t)
+#undef FRNN_INSTANTIATE
+
+}  // namespace fastrnn::cuda

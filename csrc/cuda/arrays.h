@@ -1,0 +1,37 @@
+// Work on whole arrays that is no part of a network: what the Python side needs beside it.  Pointers are to
+// memory of the current device; everything is queued on the stream.
+#pragma once
+
+#include "core/half.h"
+#include "cuda/runtime.h"
+
+namespace fastrnn::cuda {
+
+// to = from: `axes` (at most 4) of these sizes, strides in elements; a stride of 0 in `from` broadcasts.
+void copy_strided(Stream stream, Index element_bytes, int axes, const Index* shape, void* to,
+                  const Index* to_strides, const void* from, const Index* from_strides);
+
+// T is float, double, half_t or bfloat16_t; sums are formed in Compute<T>.
+template <class T>
+void add_to(Stream stream, Index count, T* sum, const T* by);
+
+template <class T>
+void scale(Stream stream, Index count, T* values, double factor);
+
+// The sum of the squares, in double.  Waits.
+template <class T>
+double sum_of_squares(Stream stream, Index count, const T* values);
+
+// v = momentum v + g, p -= rate v
+template <class T>
+void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, double momentum, double rate);
+
+// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)
+struct AdamNumbers {
+  double b1, b2, rate, root, eps;
+};
+template <class T>
+void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
+                 const AdamNumbers& numbers);
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,178 @@
+// Work on whole arrays: copies between strides, sums, and the updates of optimizers.  One thread goes through
+// the elements that are a grid apart; nothing depends on how many blocks there are but the number of partial
+// sums.
+#pragma once
+
+#include <cmath>
+
+#include "core/half.h"
+#include "cuda/context.h"
+
+namespace fastrnn::cuda {
+
+inline constexpr int kArrayThreads = 256;
+
+// Calls body(i) for every element i < count that is this thread's.
+template <class X, class Body>
+FRNN_DEVICE void for_elements(X& x, Index count, Body body) {
+  const Index all = Index{x.blocks()} * kArrayThreads;
+  for (Index i = Index{x.block()} * kArrayThreads + x.thread(); i < count; i += all) body(i);
+}
+
+// to = from, element by element, whatever their strides; Unit is any type of the element's size.
+template <class Unit>
+struct CopyStrided {
+  static constexpr const char* kName = "copy_strided";
+  static constexpr int kThreads = kArrayThreads;
+  static constexpr int kAxes = 4;
+
+  struct Params {
+    Index count = 0;
+    Index shape[kAxes];  // 1 in front where there are fewer axes
+    Index to_strides[kAxes], from_strides[kAxes];
+    Unit* to = nullptr;
+    const Unit* from = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_elements(x, p.count, [&](Index i) {
+      Index to = 0, from = 0;
+      FRNN_UNROLL
+      for (int axis = kAxes - 1; axis >= 0; --axis) {
+        const Index at = i % p.shape[axis];
+        i /= p.shape[axis];
+        to += at * p.to_strides[axis];
+        from += at * p.from_strides[axis];
+      }
+      p.to[to] = p.from[from];
+    });
+  }
+};
+
+// sum += by
+template <class T>
+struct AddTo {
+  static constexpr const char* kName = "add_to";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index count = 0;
+    T* sum = nullptr;
+    const T* by = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_elements(x, p.count, [&](Index i) { p.sum[i] = narrow<T>(widen(p.sum[i]) + widen(p.by[i])); });
+  }
+};
+
+template <class T>
+struct Scale {
+  static constexpr const char* kName = "scale";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index count = 0;
+    T* values = nullptr;
+    double factor = 1;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    const auto factor = static_cast<Compute<T>>(p.factor);
+    for_elements(x, p.count, [&](Index i) { p.values[i] = narrow<T>(widen(p.values[i]) * factor); });
+  }
+};
+
+// partial[block] = the sum of the squares that are the block's, in a fixed order.
+template <class T>
+struct SumOfSquares {
+  static constexpr const char* kName = "sum_of_squares";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index count = 0;
+    const T* values = nullptr;
+    double* partial = nullptr;
+  };
+  struct Layout {
+    SharedLayout all;
+    Slot<double> warps = all.take<double>(kThreads / kWarp);
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    double sum = 0;
+    for_elements(x, p.count, [&](Index i) {
+      const double value = static_cast<double>(widen(p.values[i]));
+      sum += value * value;
+    });
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) sum += x.shuffle_xor(sum, mask);
+    const auto warps = x.view(Layout().warps);
+    if (x.lane() == 0) warps.store(x.warp(), sum);
+    x.sync();
+    if (x.thread() == 0) {
+      sum = 0;
+      for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += warps.load(warp);
+      p.partial[x.block()] = sum;
+    }
+  }
+};
+
+// v = momentum v + g, p -= rate v
+template <class T>
+struct SgdUpdate {
+  static constexpr const char* kName = "sgd_update";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index count = 0;
+    T* parameter = nullptr;
+    const T* gradient = nullptr;
+    Compute<T>* velocity = nullptr;
+    double momentum = 0, rate = 0;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    using A = Compute<T>;
+    for_elements(x, p.count, [&](Index i) {
+      const A v = static_cast<A>(p.momentum) * p.velocity[i] + widen(p.gradient[i]);
+      p.velocity[i] = v;
+      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - static_cast<A>(p.rate) * v);
+    });
+  }
+};
+
+// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)
+template <class T>
+struct AdamUpdate {
+  static constexpr const char* kName = "adam_update";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index count = 0;
+    T* parameter = nullptr;
+    const T* gradient = nullptr;
+    Compute<T>*mean = nullptr, *square = nullptr;
+    double b1 = 0, b2 = 0, rate = 0, root = 1, eps = 0;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    using A = Compute<T>;
+    const A b1 = static_cast<A>(p.b1), b2 = static_cast<A>(p.b2), rest1 = static_cast<A>(1 - p.b1),
+            rest2 = static_cast<A>(1 - p.b2);
+    for_elements(x, p.count, [&](Index i) {
+      const A g = widen(p.gradient[i]);
+      const A m = p.mean[i] = b1 * p.mean[i] + rest1 * g;
+      const A v = p.square[i] = b2 * p.square[i] + rest2 * (g * g);
+      const A root = static_cast<A>(p.root) * static_cast<A>(std::sqrt(v)) + static_cast<A>(p.eps);
+      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - static_cast<A>(p.rate) * (m / root));
+    });
+  }
+};
+
+}  // namespace fastrnn::cuda
