@@ -11,7 +11,6 @@ script out.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import signal
@@ -26,6 +25,7 @@ from typing import Any
 
 try:
     import torch
+    from torch_calls import LAYERS, Call, captured, layer_call, seconds_on_device, versions
 except ImportError:
     sys.exit("bench/cudnn.py needs torch, which is not installed")
 
@@ -37,7 +37,6 @@ except ImportError:
         return items
 
 
-CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 PASSES = ("forward", "training")
 MODES = {
     "fp32": torch.float32,
@@ -77,103 +76,61 @@ def points(
     )
 
 
-def prepare(point: Point, steps: int, device: str) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """A call that runs forward, or forward and backward to weights, input and initial state excluded."""
-    torch.backends.cudnn.allow_tf32 = point.mode == "tf32"
+def prepare(point: Point, steps: int, device: str) -> Call:
     torch.manual_seed(0)
     dtype = MODES[point.mode]
-    layer = CELLS[point.cell](point.hidden, point.hidden, device=device, dtype=dtype)
+    layer = LAYERS[point.cell](point.hidden, point.hidden, device=device, dtype=dtype)
     x = torch.randn(steps, point.batch, point.hidden, device=device, dtype=dtype)
-    if point.run == "forward":
-        layer.eval()
-
-        def infer() -> tuple[torch.Tensor, ...]:
-            with torch.no_grad():
-                return (layer(x)[0],)
-
-        return infer
-    x.requires_grad_()
-    inputs = [x, *layer.parameters()]
-    dy = torch.randn_like(x)
-
-    def train() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(layer(x)[0], inputs, dy)
-
-    return train
+    return layer_call(layer, x, training=point.run == "training", tf32=point.mode == "tf32")
 
 
-def time_on_device(call: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each of at least 5 calls, by events."""
-    times: list[float] = []
+def seconds_on_host(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def times(
+    call: Callable[[], object], clock: Callable[[Callable[[], object]], float], seconds: float
+) -> list[float]:
+    """At least 5 times, at most 200."""
+    values: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 5 or (time.perf_counter() < end and len(times) < 200):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop) / 1e3)
-    return times
+    while len(values) < 5 or (time.perf_counter() < end and len(values) < 200):
+        values.append(clock(call))
+    return values
 
 
-def time_on_host(call: Callable[[], object], seconds: float) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """The replay of a graph of one call; a call before, on another stream, sets up what capturing may not."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = call()  # the graph writes here: the memory must not go to anybody else
-
-    def replay() -> object:
-        graph.replay()
-        return kept
-
-    return replay
-
-
-def summary(times: list[float], steps: int) -> dict[str, float]:
-    low, _, high = statistics.quantiles(times, n=4)
-    median = statistics.median(times)
+def summary(values: list[float], steps: int) -> dict[str, float]:
+    low, _, high = statistics.quantiles(values, n=4)
+    median = statistics.median(values)
     return {
         "median_s": median,
         "quartiles_s": (low, high),
-        "runs": len(times),
+        "runs": len(values),
         "us_per_step": median / steps * 1e6,
     }
 
 
 def measure(point: Point, steps: int, device: str, seconds: float) -> dict[str, Any]:
     row: dict[str, Any] = {**asdict(point), "steps": steps}
+    clock = seconds_on_host if device == "cpu" else seconds_on_device
     try:
         call = prepare(point, steps, device)
-        for value in call():
+        for name, value in call().items():
             if not torch.isfinite(value).all():
-                raise FloatingPointError("a result is not finite")
-        if device == "cpu":
-            row["call"] = summary(time_on_host(call, seconds), steps)
-            return row
+                raise FloatingPointError(f"{name} is not finite")
         call()
-        row["call"] = summary(time_on_device(call, seconds), steps)
+        row["call"] = summary(times(call, clock, seconds), steps)
     except (RuntimeError, FloatingPointError) as error:  # out of memory is a RuntimeError
         row["error"] = str(error).splitlines()[0]
+        return row
+    if device == "cpu":
         return row
     try:
         replay = captured(call)
         replay()
-        row["graph"] = summary(time_on_device(replay, seconds), steps)
+        row["graph"] = summary(times(replay, clock, seconds), steps)
     except RuntimeError as error:
         row["graph_error"] = str(error).splitlines()[0]
     return row
@@ -186,24 +143,6 @@ def within(todo: list[Point], seconds: float) -> Iterator[Point]:
         if time.perf_counter() > end:
             return
         yield point
-
-
-def environment(device: str) -> dict[str, Any]:
-    info: dict[str, Any] = {"torch": torch.__version__}
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        info |= {
-            "device": properties.name,
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "multiprocessors": properties.multi_processor_count,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-        with contextlib.suppress(Exception):  # the driver's version is nice to have, its place not documented
-            info["driver"] = torch._C._cuda_getDriverVersion()
-    else:
-        info["device"] = "cpu"
-    return info
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -229,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=240.0, help="time for everything")
     parser.add_argument("--point-seconds", type=float, default=0.06, help="time for the runs of one point")
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--cells", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--hidden", nargs="+", type=int, default=list(HIDDEN), help="H (and I)")
@@ -252,7 +191,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; what was measured is kept", file=sys.stderr)
     if args.out:
-        result = {"environment": environment(args.device), "left_out": len(todo) - len(rows), "rows": rows}
+        result = {"versions": versions(), "left_out": len(todo) - len(rows), "rows": rows}
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(rows))
     print(f"{len(rows)} of {len(todo)} points, {sum('error' in row for row in rows)} failed")

@@ -3,121 +3,185 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from workloads import Workload
 
-Result = dict[str, np.ndarray]
+Run = Callable[[], dict[str, Any]]
 Weights = dict[str, np.ndarray]
+
+
+class AbsentError(Exception):
+    """Why a peer cannot be measured here."""
 
 
 class Peer(Protocol):
     """`prepare` returns a function that runs the workload once, and whose result can be compared."""
 
-    name: str
     version: str
+    rival: str | None  # the peer that this one is compared with
 
     def runs(self, workload: Workload) -> bool: ...
 
-    def prepare(
-        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
-    ) -> Callable[[], Result]: ...
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run: ...
+
+    def seconds(self, run: Run, repeat: int) -> float:
+        """Time of one of `repeat` runs, one after the other."""
+        ...
 
 
-class FastRNN:
-    name = "fastrnn"
+def as_array(value: Any) -> np.ndarray:
+    """A result of any library, wherever it is, as a NumPy array; 16-bit floats as float32."""
+    if hasattr(value, "cpu"):  # torch
+        value = value.detach().cpu()
+        return (value.float() if value.itemsize == 2 else value).numpy()
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+class OnHost:
+    """Runs that are done when they return."""
+
+    def seconds(self, run: Run, repeat: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeat):
+            run()
+        return (time.perf_counter() - start) / repeat
+
+
+class OnDevice:
+    """Runs whose data are on a CUDA device and stay there; torch holds them and keeps time.
+
+    `graph` measures the replay of a CUDA graph of a run, which leaves out what calls cost on the CPU.
+    """
+
+    def __init__(self, graph: bool) -> None:
+        self.graph = graph
+        self.torch = importlib.import_module("torch")
+        if not self.torch.cuda.is_available():
+            raise AbsentError("torch sees no CUDA device")
+        self.calls = importlib.import_module("torch_calls")
+        self.version = ", ".join(f"{name} {value}" for name, value in self.calls.versions().items())
+
+    def on_device(self, array: np.ndarray, workload: Workload) -> Any:
+        return self.torch.from_numpy(array).to("cuda", getattr(self.torch, workload.dtype))
+
+    def finish(self, run: Run) -> Run:
+        return self.calls.captured(run) if self.graph else run
+
+    def seconds(self, run: Run, repeat: int) -> float:
+        return self.calls.seconds_on_device(run, repeat)
+
+
+def layer_of(module: Any, workload: Workload, **options: Any) -> Any:
+    """An LSTM, GRU or RNN of fastrnn or of torch.nn, which take the same arguments."""
+    return getattr(module, workload.cell.upper())(
+        workload.input_size,
+        workload.hidden_size,
+        workload.num_layers,
+        bidirectional=workload.bidirectional,
+        **options,
+    )
+
+
+def fastrnn_run(layer: Any, workload: Workload, x: Any, dy: Any) -> Run:
+    if workload.run == "forward":
+        layer.eval()
+        return lambda: {"y": layer(x)[0]}
+
+    def train() -> dict[str, Any]:
+        layer.zero_grad()
+        y, _ = layer(x)
+        dx, _ = layer.backward(dy)
+        return {"y": y, "dx": dx, "dw": layer.gradients["weight_hh_l0"]}
+
+    return train
+
+
+class FastRNN(OnHost):
+    rival = None
 
     def __init__(self) -> None:
         self.library = importlib.import_module("fastrnn")
         self.version = self.library.__version__
 
     def runs(self, workload: Workload) -> bool:
-        return True
+        return workload.itemsize >= 4
 
-    def layer(self, workload: Workload, weights: Weights | None = None):
-        classes = {"lstm": self.library.LSTM, "gru": self.library.GRU, "rnn": self.library.RNN}
-        layer = classes[workload.cell](
-            workload.input_size,
-            workload.hidden_size,
-            workload.num_layers,
-            bidirectional=workload.bidirectional,
-            dtype=workload.dtype,
-            seed=0,
-        )
-        if weights is not None:
-            layer.load_state_dict(weights)
-        return layer
-
-    def prepare(
-        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
-    ) -> Callable[[], Result]:
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
         self.library.set_num_threads(threads)
-        layer = self.layer(workload, weights)
-        if workload.run == "forward":
-            layer.eval()
-            return lambda: {"y": layer(x)[0]}
-
-        def train() -> Result:
-            layer.zero_grad()
-            y, _ = layer(x)
-            dx, _ = layer.backward(np.ones_like(y))
-            return {"y": y, "dx": dx, "dw": layer.gradients["weight_hh_l0"]}
-
-        return train
+        layer = layer_of(self.library, workload, dtype=workload.dtype)
+        layer.load_state_dict(weights)
+        return fastrnn_run(layer, workload, x, np.ones(workload.output_shape, x.dtype))
 
 
-class Torch:
-    name = "torch"
+class FastRNNCuda(OnDevice):
+    rival = None
 
-    def __init__(self) -> None:
-        self.library = importlib.import_module("torch")
-        self.version = self.library.__version__
+    def __init__(self, graph: bool = False) -> None:
+        self.library = importlib.import_module("fastrnn")
+        super().__init__(graph)
+        try:
+            self.library.LSTM(1, 1, device="cuda")
+        except (RuntimeError, TypeError) as error:  # TypeError: a version that has no such argument
+            raise AbsentError(str(error)) from error
 
     def runs(self, workload: Workload) -> bool:
         return True
 
-    def prepare(
-        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
-    ) -> Callable[[], Result]:
-        torch = self.library
-        torch.set_num_threads(threads)
-        classes = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
-        layer = classes[workload.cell](
-            workload.input_size,
-            workload.hidden_size,
-            workload.num_layers,
-            bidirectional=workload.bidirectional,
-            dtype=getattr(torch, workload.dtype),
-        )
-        layer.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-        data = torch.from_numpy(x)
-        if workload.run == "forward":
-            layer.eval()
-
-            def infer() -> Result:
-                with torch.no_grad():
-                    return {"y": layer(data)[0].numpy()}
-
-            return infer
-        data.requires_grad_()
-        ones = torch.ones(())
-
-        def train() -> Result:
-            layer.zero_grad()
-            data.grad = None
-            y, _ = layer(data)
-            y.backward(ones.expand_as(y))
-            return {"y": y.detach().numpy(), "dx": data.grad.numpy(), "dw": layer.weight_hh_l0.grad.numpy()}
-
-        return train
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+        layer = layer_of(self.library, workload, dtype=workload.dtype, device="cuda")
+        layer.load_state_dict(weights)
+        dy = self.on_device(np.ones(workload.output_shape, x.dtype), workload)
+        return self.finish(fastrnn_run(layer, workload, self.on_device(x, workload), dy))
 
 
-class NumpyLoop:
+def torch_layer(torch: Any, workload: Workload, weights: Weights, device: str) -> Any:
+    layer = layer_of(torch.nn, workload, dtype=getattr(torch, workload.dtype), device=device)
+    layer.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return layer
+
+
+class Torch(OnHost):
+    rival = "fastrnn"
+
+    def __init__(self) -> None:
+        self.library = importlib.import_module("torch")
+        self.calls = importlib.import_module("torch_calls")
+        self.version = self.library.__version__
+
+    def runs(self, workload: Workload) -> bool:
+        return workload.itemsize >= 4
+
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+        self.library.set_num_threads(threads)
+        layer = torch_layer(self.library, workload, weights, "cpu")
+        return self.calls.layer_call(layer, self.library.from_numpy(x), workload.run == "training")
+
+
+class Cudnn(OnDevice):
+    """torch.nn on the device; float32 without TF32 unless `tf32`."""
+
+    def __init__(self, tf32: bool = False, graph: bool = False) -> None:
+        super().__init__(graph)
+        self.tf32 = tf32
+        self.rival = "fastrnn-cuda-graph" if graph else "fastrnn-cuda"
+
+    def runs(self, workload: Workload) -> bool:
+        return workload.dtype == "float32" or not self.tf32
+
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+        layer = torch_layer(self.torch, workload, weights, "cuda")
+        data = self.on_device(x, workload)
+        return self.finish(self.calls.layer_call(layer, data, workload.run == "training", self.tf32))
+
+
+class NumpyLoop(OnHost):
     """What one writes by hand: the time loop in Python, one NumPy product per step."""
 
-    name = "numpy"
+    rival = "fastrnn"
 
     def __init__(self) -> None:
         # NumPy's BLAS has threads of its own, which go on spinning for a while and disturb whoever runs next.
@@ -125,11 +189,10 @@ class NumpyLoop:
         self.version = np.__version__
 
     def runs(self, workload: Workload) -> bool:
-        return workload.run == "forward" and workload.num_layers == 1 and not workload.bidirectional
+        simple = workload.num_layers == 1 and not workload.bidirectional and workload.itemsize >= 4
+        return simple and workload.run == "forward"
 
-    def prepare(
-        self, workload: Workload, weights: Weights, x: np.ndarray, threads: int
-    ) -> Callable[[], Result]:
+    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
         self.threads.threadpool_limits(threads, user_api="blas")
         w_ih, w_hh = weights["weight_ih_l0"].T.copy(), weights["weight_hh_l0"].T.copy()
         b_ih, b_hh = weights["bias_ih_l0"], weights["bias_hh_l0"]
@@ -138,7 +201,7 @@ class NumpyLoop:
         def sigmoid(a: np.ndarray) -> np.ndarray:
             return 1 / (1 + np.exp(-a))
 
-        def lstm() -> Result:
+        def lstm() -> dict[str, Any]:
             h = c = np.zeros((workload.batch, H), x.dtype)
             y = np.empty((*x.shape[:2], H), x.dtype)
             for t, a in enumerate(x @ w_ih + (b_ih + b_hh)):
@@ -148,7 +211,7 @@ class NumpyLoop:
                 y[t] = h = o * np.tanh(c)
             return {"y": y}
 
-        def gru() -> Result:
+        def gru() -> dict[str, Any]:
             h = np.zeros((workload.batch, H), x.dtype)
             y = np.empty((*x.shape[:2], H), x.dtype)
             for t, a in enumerate(x @ w_ih + b_ih):
@@ -159,7 +222,7 @@ class NumpyLoop:
                 y[t] = h = (1 - z) * n + z * h
             return {"y": y}
 
-        def rnn() -> Result:
+        def rnn() -> dict[str, Any]:
             h = np.zeros((workload.batch, H), x.dtype)
             y = np.empty((*x.shape[:2], H), x.dtype)
             for t, a in enumerate(x @ w_ih + (b_ih + b_hh)):
@@ -169,16 +232,27 @@ class NumpyLoop:
         return {"lstm": lstm, "gru": gru, "rnn": rnn}[workload.cell]
 
 
-ALL = {"fastrnn": FastRNN, "torch": Torch, "numpy": NumpyLoop}
+ALL: dict[str, Callable[[], Peer]] = {
+    "fastrnn": FastRNN,
+    "torch": Torch,
+    "numpy": NumpyLoop,
+    "fastrnn-cuda": FastRNNCuda,
+    "cudnn": Cudnn,
+    "cudnn-tf32": lambda: Cudnn(tf32=True),
+    "fastrnn-cuda-graph": lambda: FastRNNCuda(graph=True),
+    "cudnn-graph": lambda: Cudnn(graph=True),
+    "cudnn-tf32-graph": lambda: Cudnn(tf32=True, graph=True),
+}
 
 
 def available(names: list[str]) -> tuple[dict[str, Peer], list[str]]:
-    """The peers that are installed, and a line for each that isn't."""
+    """The peers that can run here, and a line for each reason why others cannot."""
     peers: dict[str, Peer] = {}
-    absent = []
+    reasons: dict[str, list[str]] = {}
     for name in names:
         try:
             peers[name] = ALL[name]()
-        except ImportError as error:
-            absent.append(f"{name}: absent ({error})")
+        except (ImportError, AbsentError) as error:
+            reasons.setdefault(str(error), []).append(name)
+    absent = [f"{', '.join(without)}: absent ({reason})" for reason, without in reasons.items()]
     return peers, absent

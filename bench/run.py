@@ -2,8 +2,10 @@
 
     python bench/run.py            the sizes that a release must not be slow at, on one thread
     python bench/run.py --cells lstm gru --batch 1 16 --hidden 64 256 --steps 100 --threads 1 2
+    python bench/run.py --hidden 256 512 1024 --batch 16 64 --steps 512 --threads 8
 
-Prints a table and writes it, with machine, versions and commit, to bench/results/.
+CPU and GPU peers run side by side where there is a GPU. Prints tables, and writes them with machine, versions
+and commit to bench/results/, and a plot beside them.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fastrnn
 import numpy as np
 import peers as peers_module
-from peers import FastRNN, Peer, Result
+from peers import Peer, Run, as_array, layer_of
+from plot import draw
 from tqdm import tqdm
-from workloads import GATES, PASSES, Workload, floor, grid
+from workloads import DTYPES, GATES, PASSES, Workload, floor, grid
 
 HERE = Path(__file__).parent
 
@@ -40,14 +43,13 @@ def machine() -> dict[str, Any]:
         names = ("model name", "cpu family", "model")
         found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
         model = ", ".join(f"{name} {found[name]}" for name in names if name in found)
-    fastrnn_info = dict(peers_module.ALL["fastrnn"]().library.info())
     return {
         "cpu": model,
         "cpus": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "fastrnn": {str(k): str(v) for k, v in fastrnn_info.items()},
+        "fastrnn": {str(k): str(v) for k, v in fastrnn.info().items()},
     }
 
 
@@ -69,41 +71,46 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
-def data(workload: Workload, library: FastRNN) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The same weights and input for every peer."""
-    weights = library.layer(workload).state_dict()
+# How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
+# products (float64, float32), fifty times the rounding of the formats that round more.
+LIMITS = {"float64": 4e-12, "float32": 2.4e-3, "tf32": 2.4e-2, "float16": 2.4e-2, "bfloat16": 0.2}
+
+
+def data(workload: Workload) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The same weights and input for every peer; for 16-bit formats, float32 numbers that they round."""
+    dtype = workload.dtype if workload.itemsize >= 4 else "float32"
+    weights = layer_of(fastrnn, workload, dtype=dtype, seed=0).state_dict()
     shape = (workload.steps, workload.batch, workload.input_size)
-    return weights, np.random.default_rng(1).standard_normal(shape).astype(workload.dtype)
+    return weights, np.random.default_rng(1).standard_normal(shape).astype(dtype)
 
 
-def check_equal(name: str, result: Result, reference: Result) -> None:
-    """Exit unless two peers computed the same: rounding of chains of a few thousand products apart."""
+def arrays(result: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {key: np.array(as_array(value)) for key, value in result.items()}
+
+
+def check_equal(
+    names: tuple[str, str], result: dict[str, np.ndarray], reference: dict[str, np.ndarray], limit: float
+) -> None:
+    """Exit unless two peers computed the same."""
     for key in result.keys() & reference.keys():
         scale = float(np.abs(reference[key]).max()) or 1.0
         error = float(np.abs(result[key] - reference[key]).max()) / scale
-        limit = 2e4 * float(np.finfo(reference[key].dtype).eps)
         if not error < limit:
             sys.exit(
-                f"{name} and fastrnn disagree on {key}: {error:.1e} of its size, at most {limit:.1e} allowed"
+                f"{names[0]} and {names[1]} disagree on {key}: {error:.1e} of its size, "
+                f"at most {limit:.1e} allowed"
             )
 
 
-def measure(runs: dict[str, Callable[[], Result]], seconds: float) -> dict[str, list[float]]:
+def measure(runs: dict[str, tuple[Peer, Run]], seconds: float) -> dict[str, list[float]]:
     """Times of each, taken in turn: whatever disturbs the machine disturbs all of them."""
+    # Short calls are timed several at once, so that the clock's own cost does not count.
+    repeat = {name: max(1, int(2e-3 / max(peer.seconds(run, 1), 1e-7))) for name, (peer, run) in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    repeat = {}
-    for name, run in runs.items():
-        start = time.perf_counter()
-        run()
-        # Short calls are timed several at once, so that the clock's own cost does not count.
-        repeat[name] = max(1, int(2e-3 / max(time.perf_counter() - start, 1e-7)))
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(repeat[name]):
-                run()
-            times[name].append((time.perf_counter() - start) / repeat[name])
+        for name, (peer, run) in runs.items():
+            times[name].append(peer.seconds(run, repeat[name]))
     return times
 
 
@@ -123,24 +130,33 @@ def verdict(low: float, high: float) -> str:
 
 
 def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, Any]:
-    library = all_peers["fastrnn"]
-    assert isinstance(library, FastRNN)
-    weights, x = data(workload, library)
-    runs = {
-        name: peer.prepare(workload, weights, x, threads)
-        for name, peer in all_peers.items()
-        if peer.runs(workload)
-    }
-    reference = {key: np.array(value) for key, value in runs["fastrnn"]().items()}
-    for name, run in runs.items():
-        check_equal(name, run(), reference)
-    times = measure(runs, seconds)
+    weights, x = data(workload)
     row: dict[str, Any] = {
         "workload": workload.as_dict(),
         "threads": threads,
         "flop": workload.flop,
         "peers": {},
+        "failed": {},
     }
+    runs: dict[str, tuple[Peer, Run]] = {}
+    reference: tuple[str, dict[str, np.ndarray]] | None = None
+    for name, peer in all_peers.items():
+        if not peer.runs(workload):
+            continue
+        try:
+            run = peer.prepare(workload, weights, x, threads)
+            result = arrays(run())
+        except RuntimeError as error:  # of a device: out of memory, a call that a graph cannot hold
+            row["failed"][name] = str(error).splitlines()[0]
+            continue
+        if reference is None:
+            reference = name, result
+        limit = LIMITS["tf32" if "tf32" in name else workload.dtype]
+        check_equal((name, reference[0]), result, reference[1], limit)
+        runs[name] = peer, run
+    if not runs:
+        return row
+    times = measure(runs, seconds)
     for name, values in times.items():
         median = statistics.median(values)
         entry: dict[str, Any] = {
@@ -148,10 +164,13 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
             "quartiles_s": spread(values),
             "best_s": min(values),
             "runs": len(values),
+            "sequences_per_s": workload.batch / median,
             "gflops": workload.flop / median / 1e9,
         }
-        if name != "fastrnn":
-            ratios = [peer / own for peer, own in zip(values, times["fastrnn"], strict=True)]
+        rival = runs[name][0].rival
+        if rival in times:
+            ratios = [peer / own for peer, own in zip(values, times[rival], strict=True)]
+            entry["rival"] = rival
             entry["ratio"] = statistics.median(ratios)
             entry["ratio_quartiles"] = spread(ratios)
             entry["verdict"] = verdict(*spread(ratios))
@@ -159,19 +178,37 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
     return row
 
 
-def table(rows: list[dict[str, Any]], peak: float | None) -> str:
-    lines = [f"{'':38}threads  fastrnn ms  GFLOP/s  of peak   time of a peer / fastrnn (quartiles)"]
+def compared(rows: list[dict[str, Any]], peak: float | None) -> str:
+    """Time and rate of fastrnn, on the CPU and on the GPU, each with its peers' times divided by it."""
+    head = f"{'':38}threads  {'':18}{'ms':>10}  GFLOP/s  of peak   time of a peer / this (quartiles)"
+    lines = [head]
     for row in rows:
-        own = row["peers"]["fastrnn"]
-        share = f"{own['gflops'] / (peak * row['threads']):.0%}" if peak else "?"
-        others = []
-        for name, entry in row["peers"].items():
-            if name != "fastrnn":
-                low, high = entry["ratio_quartiles"]
-                others.append(f"{name} {entry['ratio']:.2f} ({low:.2f}-{high:.2f}) {entry['verdict']}")
-        size = f"{Workload(**row['workload'])!s:38}{row['threads']:>7}"
-        speed = f"{own['median_s'] * 1e3:>10.3f}  {own['gflops']:>7.1f}  {share:>7}"
-        lines.append(f"{size}  {speed}   {'   '.join(others)}")
+        for own, entry in row["peers"].items():
+            if "rival" in entry:
+                continue
+            share = f"{entry['gflops'] / (peak * row['threads']):.0%}" if peak and own == "fastrnn" else ""
+            others = []
+            for name, other in row["peers"].items():
+                if other.get("rival") == own:
+                    low, high = other["ratio_quartiles"]
+                    others.append(f"{name} {other['ratio']:.2f} ({low:.2f}-{high:.2f}) {other['verdict']}")
+            head = f"{Workload(**row['workload'])!s:38}{row['threads']:>7}  {own:18}"
+            speed = f"{entry['median_s'] * 1e3:>10.3f}  {entry['gflops']:>7.1f}  {share:>7}"
+            lines.append(f"{head}{speed}   {'   '.join(others)}".rstrip())
+        for name, reason in row["failed"].items():
+            lines.append(f"{Workload(**row['workload'])!s:38} {name} failed: {reason}")
+    return "\n".join(lines)
+
+
+def throughput(rows: list[dict[str, Any]]) -> str:
+    """Sequences per second, a column for each peer."""
+    names = list(dict.fromkeys(name for row in rows for name in row["peers"]))
+    width = max([12, *(len(name) + 2 for name in names)])
+    lines = [f"{'sequences per second':38}threads" + "".join(f"{name:>{width}}" for name in names)]
+    for row in rows:
+        values = (row["peers"][name]["sequences_per_s"] if name in row["peers"] else None for name in names)
+        cells = "".join(f"{'' if value is None else format(value, ',.0f'):>{width}}" for value in values)
+        lines.append(f"{Workload(**row['workload'])!s:38}{row['threads']:>7}{cells}")
     return "\n".join(lines)
 
 
@@ -182,20 +219,27 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[100], help="T")
     parser.add_argument("--batch", nargs="+", type=int, help="B; without it and --hidden: the floor sizes")
     parser.add_argument("--hidden", nargs="+", type=int, help="H (and I)")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1], help="of the CPU peers")
     parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, default=list(peers_module.ALL))
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
-    parser.add_argument("--out", type=Path, help="JSON file; default bench/results/<date>.json")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file, the plot beside it; default bench/results/<date>.json"
+    )
     args = parser.parse_args()
 
     if args.batch or args.hidden:
-        workloads = grid(args.cells, args.passes, args.steps, args.batch or [1, 64], args.hidden or [64, 256])
+        sizes = (args.steps, args.batch or [1, 64], args.hidden or [64, 256])
+        workloads = grid(args.cells, args.passes, args.dtypes, *sizes)
     else:
         workloads = floor()
-    names = ["fastrnn", *(name for name in args.peers if name != "fastrnn")]
-    found, absent = peers_module.available(names)
+    found, absent = peers_module.available(args.peers)
     for line in absent:
         print(line)
+    if not any(isinstance(peer, peers_module.OnDevice) for peer in found.values()):
+        print("no peer can use a GPU here: these are the figures of the CPU")
+    if not found:
+        sys.exit("nothing to measure")
     rows: list[dict[str, Any]] = []
     pairs = [(workload, threads) for threads in args.threads for workload in workloads]
     try:
@@ -204,7 +248,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
     peak = ceiling()
-    print(table(rows, peak))
+    print(compared(rows, peak))
+    print(throughput(rows))
     if rows:
         out = args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json"
         out.parent.mkdir(exist_ok=True)
@@ -217,7 +262,8 @@ def main() -> None:
             "rows": rows,
         }
         out.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written to {out}")
+        picture = draw(result, out.with_suffix(".png"))
+        print(f"written to {out}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
 
 
 if __name__ == "__main__":

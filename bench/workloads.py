@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 PASSES = ("forward", "training")
+DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}  # bytes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Workload:
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
-    dtype: str = "float32"
+    dtype: str = "float32"  # one of DTYPES
 
     @property
     def flop(self) -> float:
@@ -32,9 +33,17 @@ class Workload:
             total += directions * 2.0 * GATES[self.cell] * self.hidden_size * (inputs + self.hidden_size)
         return total * self.steps * self.batch * (3 if self.run == "training" else 1)
 
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        return self.steps, self.batch, self.hidden_size * (2 if self.bidirectional else 1)
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.dtype]
+
     def __str__(self) -> str:
         extra = f" L{self.num_layers}" * (self.num_layers > 1) + " bi" * self.bidirectional
-        extra += " f64" * (self.dtype == "float64")
+        extra += f" {self.dtype}" * (self.dtype != "float32")
         size = f"T{self.steps} B{self.batch} I{self.input_size} H{self.hidden_size}"
         return f"{self.cell.upper():4} {self.run:8} {size}{extra}"
 
@@ -56,13 +65,19 @@ def floor() -> list[Workload]:
 
 
 def grid(
-    cells: list[str], runs: list[str], steps: list[int], batches: list[int], hidden: list[int]
+    cells: list[str],
+    runs: list[str],
+    dtypes: list[str],
+    steps: list[int],
+    batches: list[int],
+    hidden: list[int],
 ) -> list[Workload]:
     """Every combination, with I = H."""
     return [
-        Workload(cell, run, T, B, H, H)
+        Workload(cell, run, T, B, H, H, dtype=dtype)
         for cell in cells
         for run in runs
+        for dtype in dtypes
         for T in steps
         for B in batches
         for H in hidden
