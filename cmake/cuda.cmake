@@ -15,7 +15,7 @@ endif()
 
 # nvcc of the wheels nvidia-cuda-nvcc and its siblings, in the environment of the Python that builds.
 set(wheel_bins "")
-find_package(Python 3 QUIET COMPONENTS Interpreter)
+find_package(Python 3 QUIET COMPONENTS Interpreter OPTIONAL_COMPONENTS Development.Module)
 if(Python_EXECUTABLE)
   execute_process(
     COMMAND "${Python_EXECUTABLE}" -c
