@@ -13,29 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from progress import within
 
 try:
     import torch
     from torch_calls import LAYERS, Call, captured, layer_call, seconds_on_device, versions
 except ImportError:
     sys.exit("bench/cudnn.py needs torch, which is not installed")
-
-try:
-    from tqdm import tqdm
-except ImportError:
-
-    def tqdm(items, **options):
-        return items
-
 
 PASSES = ("forward", "training")
 MODES = {
@@ -136,15 +129,6 @@ def measure(point: Point, steps: int, device: str, seconds: float) -> dict[str, 
     return row
 
 
-def within(todo: list[Point], seconds: float) -> Iterator[Point]:
-    """The points, as long as there is time."""
-    end = time.perf_counter() + seconds
-    for point in tqdm(todo, unit="point", disable=None):
-        if time.perf_counter() > end:
-            return
-        yield point
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Microseconds per step: by a call / by replay of a graph."""
     batches = sorted({row["batch"] for row in rows})
@@ -158,10 +142,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         head = f"{cell:4} {run:8} {mode:4} H={H}"
         lines.append(f"{head:28}" + "".join(f"{line.get(B, ''):>16}" for B in batches))
     return "\n".join(lines)
-
-
-def stop(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -181,12 +161,11 @@ def main() -> None:
         print("torch sees no CUDA device: nothing measured", file=sys.stderr)
         sys.exit(2)
     warnings.simplefilter("ignore")  # of weights in several pieces, of names that torch will change
-    signal.signal(signal.SIGTERM, stop)
 
     todo = points(args.cells, args.passes, args.modes, args.hidden, args.batch)
     rows: list[dict[str, Any]] = []
     try:
-        for point in within(todo, args.seconds):
+        for point in within(args.seconds, todo):
             rows.append(measure(point, args.steps, args.device, args.point_seconds))
     except KeyboardInterrupt:
         print("stopped; what was measured is kept", file=sys.stderr)

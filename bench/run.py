@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,7 +30,7 @@ import numpy as np
 import peers as peers_module
 from peers import Peer, Run, as_array, layer_of
 from plot import draw
-from tqdm import tqdm
+from progress import within
 from workloads import DTYPES, GATES, PASSES, Workload, floor, grid
 
 HERE = Path(__file__).parent
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1], help="of the CPU peers")
     parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, default=list(peers_module.ALL))
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
+    parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
         "--out", type=Path, help="JSON file, the plot beside it; default bench/results/<date>.json"
     )
@@ -243,7 +245,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     pairs = [(workload, threads) for threads in args.threads for workload in workloads]
     try:
-        for workload, threads in tqdm(pairs, unit="row", disable=None):
+        for workload, threads in within(args.total, pairs):
             rows.append(run_one(workload, threads, found, args.seconds))
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
@@ -259,6 +261,7 @@ def main() -> None:
             "commit": commit(),
             "versions": {name: peer.version for name, peer in found.items()},
             "absent": absent,
+            "left_out": len(pairs) - len(rows),
             "rows": rows,
         }
         out.write_text(json.dumps(result, indent=1) + "\n")

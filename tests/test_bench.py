@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Import a module of bench, whose files import each other by bare names."""
     monkeypatch.syspath_prepend(str(BENCH))
     before = set(sys.modules)
@@ -120,6 +120,7 @@ def test_peers_that_cannot_run_give_their_reason(bench: Callable[[str], Any]) ->
     assert absent == ["a, b: absent (no device)"]
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_cpu_peers_get_the_same_results(bench: Callable[[str], Any]) -> None:
     peers = bench("peers")
     found, _ = peers.available(["fastrnn", "torch", "numpy"])
@@ -176,7 +177,7 @@ def test_cudnn_writes_what_it_measured(
     file = tmp_path / "cudnn.json"
     options = ["--device", "cpu", "--hidden", "3", "--batch", "2", "--steps", "2", "--point-seconds", "0"]
     monkeypatch.setattr(sys, "argv", ["cudnn.py", *options, "--cells", "gru", "rnn", "--out", str(file)])
-    monkeypatch.setattr(cudnn.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(bench("progress").signal, "signal", lambda *_: None)
     cudnn.main()
     rows = json.loads(file.read_text())["rows"]
     assert len(rows) == 2 * 2 * 4
@@ -194,3 +195,10 @@ def test_cudnn_without_a_gpu_says_so(
         bench("cudnn").main()
     assert stopped.value.code == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_measuring_ends_with_its_time(bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = bench("progress")
+    monkeypatch.setattr(progress.signal, "signal", lambda *_: None)
+    assert list(progress.within(60, [1, 2, 3])) == [1, 2, 3]
+    assert list(progress.within(-1, [1, 2, 3])) == []

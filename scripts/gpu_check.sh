@@ -1,0 +1,169 @@
+#!/bin/bash
+# Everything that needs a GPU: measures the device, builds, tests, looks for memory errors, benchmarks.
+#
+#     scripts/gpu_check.sh [OUT] [PART ...]
+#
+# PARTs run in this order, all of them by default:
+#     probe     scripts/gpu_probe.cu: limits and latencies of the device
+#     build     the package with its CUDA module, into build/gpu, for this device alone
+#     tests     pytest -m cuda
+#     sanitize  compute-sanitizer's memcheck and racecheck over tests/test_cuda_small.py
+#     cudnn     bench/cudnn.py: torch's layers, which are cuDNN's
+#     bench     bench/run.py: fastrnn beside them, and beside the CPU
+#
+# OUT (build/gpu_check) receives check.json, a JSON file of every measurement, and log.txt. A table comes last.
+# No network is needed: nvcc, and a Python ($PYTHON, or python3) with numpy, safetensors, cmake, ninja, pybind11,
+# scikit-build-core, pytest, hypothesis and torch. A part that fails or is out of time leaves the others alone;
+# all limits together are below 9 minutes. The exit status is 0 if no part failed.
+# shellcheck disable=SC2329 # parts are functions that are called by name
+set -uo pipefail
+
+case "${1:-}" in -h | --help) sed -n '2,/below 9/s/^# \{0,1\}//p' "$0" && exit ;; esac
+out=$(realpath -m "${1:-build/gpu_check}")
+cd "$(dirname "$0")/.." || exit
+export out PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1
+export PATH=$PATH:/usr/local/cuda/bin
+export PYTHONPATH=$PWD/build/gpu/site${PYTHONPATH:+:$PYTHONPATH}
+UNAVAILABLE=77 # exit status of a part that this machine cannot run
+export UNAVAILABLE
+
+declare -A limit=([probe]=90 [build]=130 [tests]=90 [sanitize]=90 [cudnn]=50 [bench]=75) # seconds
+parts=("${@:2}")
+[ ${#parts[@]} -gt 0 ] || parts=(probe build tests sanitize cudnn bench)
+for part in "${parts[@]}"; do
+    [ -n "${limit[$part]:-}" ] || { echo "unknown part '$part'; there are: probe build tests sanitize cudnn bench" >&2; exit 64; }
+done
+
+# The parts. The last line that one prints is its note in the table.
+
+probe() {
+    mkdir -p build/gpu
+    nvcc -O3 -std=c++17 "-arch=sm_$architecture" -o build/gpu/gpu_probe scripts/gpu_probe.cu || return
+    build/gpu/gpu_probe --out "$out/probe.json"
+    local status=$?
+    [ "$status" -ne 2 ] || { echo "compiles; no GPU"; return "$UNAVAILABLE"; }
+    "$PYTHON" -c "
+import json, sys
+parts = json.load(open(sys.argv[1]))['parts']
+print(', '.join(f\"{name} {len(part['rows'])} rows\" + f\", {part['error']}\" * bool(part['error'])
+                for name, part in parts.items()))" "$out/probe.json"
+    return "$status"
+}
+
+build() {
+    rm -rf build/gpu/site
+    "$PYTHON" -m pip --disable-pip-version-check install --no-index --no-deps --no-build-isolation \
+        --target build/gpu/site -Cbuild-dir=build/gpu/cmake -Ccmake.define.FASTRNN_CUDA=ON \
+        "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$architecture-real" \
+        "-Ccmake.define.pybind11_DIR=$("$PYTHON" -m pybind11 --cmakedir)" . || return
+    "$PYTHON" -c "import fastrnn; print('CUDA', fastrnn.info()['cuda'])"
+}
+
+tests() {
+    need_gpu
+    "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider --junit-xml "$out/tests.xml" || return
+    if ! grep -q '<testcase[^>]*/>' "$out/tests.xml"; then # a test that was skipped has a child
+        echo "every test was skipped"
+        return 1
+    fi
+}
+
+sanitize() {
+    need_gpu
+    command -v compute-sanitizer > build/gpu/canary.log || { echo "no compute-sanitizer"; return "$UNAVAILABLE"; }
+    # A write beyond the end and a race: a sanitizer that reports neither cannot see anything here.
+    cat > build/gpu/canary.cu << 'CANARY'
+__global__ void canary(int* out) {
+  __shared__ int value;
+  value = static_cast<int>(threadIdx.x);
+  out[value + static_cast<int>(threadIdx.x)] = value;
+}
+int main() {
+  int* out = nullptr;
+  cudaMalloc(&out, sizeof(int));
+  canary<<<1, 64>>>(out);
+  return cudaDeviceSynchronize() != cudaSuccess;
+}
+CANARY
+    nvcc "-arch=sm_$architecture" -o build/gpu/canary build/gpu/canary.cu || return
+    local tool failed=0 found=9
+    for tool in memcheck racecheck; do
+        compute-sanitizer --tool "$tool" --error-exitcode "$found" build/gpu/canary > build/gpu/canary.log 2>&1
+        if [ $? -ne "$found" ] || ! grep -q 'ERROR SUMMARY\|RACECHECK SUMMARY' build/gpu/canary.log; then
+            echo "$tool does not work here: $(grep . build/gpu/canary.log | tail -n 1)"
+            return "$UNAVAILABLE"
+        fi
+        compute-sanitizer --tool "$tool" --error-exitcode "$found" \
+            "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/test_cuda_small.py || failed=1
+    done
+    [ "$failed" -eq 0 ] && echo "memcheck and racecheck found nothing"
+}
+
+cudnn() {
+    need_gpu
+    "$PYTHON" bench/cudnn.py --seconds 40 --out "$out/cudnn.json"
+}
+
+bench() {
+    need_gpu
+    local gpu=(fastrnn-cuda cudnn cudnn-tf32 fastrnn-cuda-graph cudnn-graph cudnn-tf32-graph)
+    "$PYTHON" bench/run.py --peers "${gpu[@]}" --dtypes float32 bfloat16 --steps 512 --batch 64 16 \
+        --hidden 2048 512 1024 256 --seconds 0.2 --total 40 --out "$out/bench_gpu.json" || return
+    "$PYTHON" bench/run.py --peers fastrnn torch fastrnn-cuda cudnn cudnn-tf32 --threads "$(nproc)" --steps 100 \
+        --batch 1 64 --hidden 64 256 1024 --seconds 0.2 --total 20 --out "$out/bench_cpu_gpu.json"
+}
+
+need_gpu() {
+    [ "$has_gpu" = yes ] || { echo "no GPU"; exit "$UNAVAILABLE"; }
+}
+
+export -f probe build tests sanitize cudnn bench need_gpu
+
+# What there is. Without a GPU the code is at least compiled, for the first with clusters.
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)
+has_gpu=$([ -n "$capability" ] && echo yes || echo no)
+architecture=${capability:-90}
+export has_gpu architecture
+
+rm -rf "$out" && mkdir -p "$out" build/gpu
+log=$out/log.txt
+results=()
+status=0
+for part in "${parts[@]}"; do
+    echo "== $part" | tee -a "$log"
+    before=$(date +%s.%N)
+    start=$(wc -l < "$log")
+    timeout --kill-after=5 "${limit[$part]}" bash -c "set -uo pipefail; $part" >> "$log" 2>&1
+    code=$?
+    seconds=$("$PYTHON" -c "import sys; print(round(float(sys.argv[2]) - float(sys.argv[1]), 1))" "$before" "$(date +%s.%N)")
+    case $code in
+        0) result=passed ;;
+        "$UNAVAILABLE") result=unavailable ;;
+        124 | 137) result="out of time" ;;
+        *) result=failed ;;
+    esac
+    output=$(tail -n +$((start + 1)) "$log")
+    case $result in failed | "out of time")
+        status=1
+        tail -n 20 <<< "$output"
+        ;;
+    esac
+    results+=("$part" "$result" "$seconds" "$(grep . <<< "$output" | tail -n 1)")
+done
+
+"$PYTHON" - "$out/check.json" "$(git describe --always --dirty --abbrev=12 2> /dev/null)" \
+    "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null)" "${results[@]}" << 'SUMMARY'
+import json
+import sys
+
+file, commit, device, *results = sys.argv[1:]
+parts = {}
+print(f"\n{device or 'no GPU'}, commit {commit or 'unknown'}")
+for name, result, seconds, note in zip(*(results[i::4] for i in range(4)), strict=True):
+    parts[name] = {"result": result, "seconds": float(seconds), "note": note}
+    print(f"{name:9} {result:11} {seconds:>6} s  {note[:160]}")
+with open(file, "w") as out:
+    json.dump({"device": device or None, "commit": commit or None, "parts": parts}, out, indent=1)
+    out.write("\n")
+SUMMARY
+exit $status
