@@ -7,7 +7,7 @@ PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -type f -not -name '*.pyc')
-CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc tests/cpp tests/emulator -name '*.h' -o -name '*.cpp')
 
 .PHONY: demo test lint format wheel bench clean
 

@@ -1,0 +1,126 @@
+#include "emulator/fiber.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <mutex>
+#include <new>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace fastrnn::cuda::emulated {
+namespace {
+
+// Virtual memory; only what a kernel touches becomes real.
+constexpr std::size_t kStackBytes = 256 * 1024;
+
+// Stacks are kept for the next fiber: mapping one costs more than running a short kernel on it.
+class Stacks {
+ public:
+  void* take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!free_.empty()) {
+      void* stack = free_.back();
+      free_.pop_back();
+      return stack;
+    }
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    mprotect(memory, page, PROT_NONE);  // an overflow stops here
+    return static_cast<char*>(memory) + page;
+  }
+  void give_back(void* stack) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(stack);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<void*> free_;
+};
+
+Stacks& stacks() {
+  static auto* const all = new Stacks;  // never destroyed: others may still run at exit
+  return *all;
+}
+
+// makecontext hands over no pointer, so this does.
+thread_local Fiber* starting = nullptr;
+#ifdef __SANITIZE_ADDRESS__
+thread_local Fiber* leaving = nullptr;
+#endif
+
+}  // namespace
+
+Fiber::Fiber() {
+#ifdef __SANITIZE_THREAD__
+  sanitizer_ = __tsan_get_current_fiber();
+#endif
+}
+
+Fiber::Fiber(void (*entry)(void*), void* argument)
+    : entry_(entry), argument_(argument), stack_(stacks().take()), stack_bytes_(kStackBytes) {
+  getcontext(&context_);
+  context_.uc_stack.ss_sp = stack_;
+  context_.uc_stack.ss_size = stack_bytes_;
+  context_.uc_link = nullptr;
+  makecontext(&context_, &Fiber::start, 0);
+#ifdef __SANITIZE_THREAD__
+  sanitizer_ = __tsan_create_fiber(0);
+#endif
+}
+
+Fiber::~Fiber() {
+  if (!entry_) return;
+#ifdef __SANITIZE_ADDRESS__
+  __asan_unpoison_memory_region(stack_, stack_bytes_);
+#endif
+#ifdef __SANITIZE_THREAD__
+  __tsan_destroy_fiber(sanitizer_);
+#endif
+  stacks().give_back(stack_);
+}
+
+void Fiber::start() {
+  Fiber* const self = starting;
+  self->arrived();
+  self->entry_(self->argument_);
+}
+
+void Fiber::switch_to(Fiber& to) {
+  starting = &to;
+#ifdef __SANITIZE_ADDRESS__
+  leaving = this;
+  __sanitizer_start_switch_fiber(&sanitizer_, to.stack_, to.stack_bytes_);
+#endif
+#ifdef __SANITIZE_THREAD__
+  // Without the order that a switch would otherwise mean: only barriers order fibers.
+  __tsan_switch_to_fiber(to.sanitizer_, __tsan_switch_to_fiber_no_sync);
+#endif
+  swapcontext(&context_, &to.context_);
+  arrived();
+}
+
+// On this fiber's stack, coming from another.
+void Fiber::arrived() {
+#ifdef __SANITIZE_ADDRESS__
+  const void* bottom = nullptr;
+  std::size_t bytes = 0;
+  __sanitizer_finish_switch_fiber(sanitizer_, &bottom, &bytes);
+  if (!leaving->entry_) {  // now it is known where the caller's own stack lies
+    leaving->stack_ = const_cast<void*>(bottom);
+    leaving->stack_bytes_ = bytes;
+  }
+#endif
+}
+
+}  // namespace fastrnn::cuda::emulated
