@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--hidden", nargs="+", type=int, help="H (and I)")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1], help="of the CPU peers")
-    parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, default=list(peers_module.ALL))
+    parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, help="default: all that can run here")
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
@@ -235,7 +235,7 @@ def main() -> None:
         workloads = grid(args.cells, args.passes, args.dtypes, *sizes)
     else:
         workloads = floor()
-    found, absent = peers_module.available(args.peers)
+    found, absent = peers_module.available(args.peers or list(peers_module.ALL))
     for line in absent:
         print(line)
     if not any(isinstance(peer, peers_module.OnDevice) for peer in found.values()):
@@ -267,6 +267,8 @@ def main() -> None:
         out.write_text(json.dumps(result, indent=1) + "\n")
         picture = draw(result, out.with_suffix(".png"))
         print(f"written to {out}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
+    if args.peers and absent:
+        sys.exit("not measured: " + "; ".join(absent))
 
 
 if __name__ == "__main__":

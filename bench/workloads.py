@@ -72,13 +72,13 @@ def grid(
     batches: list[int],
     hidden: list[int],
 ) -> list[Workload]:
-    """Every combination, with I = H."""
+    """Every combination, with I = H: all that is asked of one size before the next."""
     return [
         Workload(cell, run, T, B, H, H, dtype=dtype)
+        for T in steps
+        for H in hidden
+        for B in batches
         for cell in cells
         for run in runs
         for dtype in dtypes
-        for T in steps
-        for B in batches
-        for H in hidden
     ]

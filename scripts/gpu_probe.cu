@@ -40,7 +40,7 @@
 
 namespace {
 
-constexpr int kPartSeconds = 10;
+constexpr int kPartSeconds = 12;
 constexpr long long kSpinClocks = 1LL << 27;  // about 0.07 s
 constexpr int kThreads = 256;
 constexpr int kRepeats = 5;  // of each timed launch; the median counts
