@@ -6,15 +6,28 @@
 
 namespace fastrnn::cpu::FRNN_ISA {
 
+template <class T, Nonlinearity Kind>
+void elman_forward_as(const StepForward<T>& p) {
+  for_tiles<1, T>(
+      p.rows, p.panels, p.units, input_sums(p, 1),
+      [&](TileAt tile, T* z) {
+        if (!p.pre) multiply<1>(p.input, tile, z, 1);
+        multiply<1>(p.recurrent, tile, z, 1);
+      },
+      [&](Index row, Index unit, auto n, T* z) {
+        store(p.h[row] + unit, cells::activate(Kind, at(z, 0)), n);
+      });
+}
+
+// The choice is made out here because inside it costs as much as a tanh.
 template <class T>
 void elman_forward(const StepForward<T>& p) {
-  for_tiles<1, T>(
-      p.rows, p.panels, p.units,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + unit, n)); },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
-        store(p.h[row] + unit, cells::activate(p.nonlinearity, at(z, 0)), n);
-      });
+  switch (p.nonlinearity) {
+    case Nonlinearity::tanh: return elman_forward_as<T, Nonlinearity::tanh>(p);
+    case Nonlinearity::relu: return elman_forward_as<T, Nonlinearity::relu>(p);
+    case Nonlinearity::sigmoid: return elman_forward_as<T, Nonlinearity::sigmoid>(p);
+    case Nonlinearity::identity: return elman_forward_as<T, Nonlinearity::identity>(p);
+  }
 }
 
 template <class T>
@@ -22,7 +35,7 @@ void elman_backward(const StepBackward<T>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, p.units, incoming(p),
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         store(p.dg[row] + unit,
               cells::activate_backward(p.nonlinearity, at(z, 0), load(p.gates[row] + unit, n)), n);
       });

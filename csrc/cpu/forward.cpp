@@ -1,5 +1,6 @@
 // Forward over time.  Per block of steps: the input product W_ih x + b of all its rows, which stays in L2;
-// then step by step the recurrent product, activations and state update in one pass over the weights.
+// then step by step the recurrent product, activations and state update in one pass over the weights.  With
+// enough rows in a step, that pass does the input product too (`fused`).
 #include <algorithm>
 #include <cstring>
 
@@ -12,6 +13,8 @@ namespace {
 constexpr Index kBlockBytes = 256 * 1024;
 // Rows in a block below which the input product would read W_ih for too little work.
 constexpr Index kBlockRows = 48;
+// A W_ih of so many bytes stays in L3, beside W_hh and the sequences.
+constexpr Index kNearBytes = 4 * 1024 * 1024;
 
 template <class T>
 void copy(const T* from, T* to, Index count) {
@@ -46,15 +49,26 @@ struct Lists {
 }  // namespace
 
 template <class T>
+bool fuses_input(const LayerShape& shape, Index batch, bool tokens, int tile_rows) {
+  if (tokens || shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after))
+    return false;
+  const Index weight_bytes = shape.gate_rows() * shape.input * static_cast<Index>(sizeof(T));
+  return batch >= (weight_bytes <= kNearBytes ? tile_rows : kBlockRows);
+}
+
+template <class T>
 void ForwardCall<T>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
   const Index rows = std::max<Index>({kBlockBytes / row_bytes, kBlockRows, 1});
-  block = std::clamp<Index>(rows / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
+  fused = fuses_input<T>(s, B, this->tokens, this->kernels->tile_rows);
+  block =
+      fused ? 1
+            : std::clamp<Index>(rows / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
   const Index block_rows = block * B;
   // In training the gates of the reserve are computed in place.
-  pre = this->gates ? nullptr : arena.take<T>(block_rows * GH);
+  pre = this->gates || fused ? nullptr : arena.take<T>(block_rows * GH);
   dropped = this->dropout ? arena.take<T>(block_rows * s.input) : nullptr;
   hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
   reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;
@@ -80,7 +94,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
   auto state_row = [&](Index b) { return call.state_rows ? call.state_rows[b] : b; };
   auto pre_row = [&](Index step, Index first_step, Index j) {
     if (call.gates) return call.gates + (schedule.time(step, j, call.reverse) * B + schedule.row(j)) * GH;
-    return call.pre + ((step - first_step) * B + j) * GH;
+    return call.pre ? call.pre + ((step - first_step) * B + j) * GH : nullptr;
   };
 
   // A row of no steps keeps its state.
@@ -119,7 +133,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
     if (call.tokens) {
       kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows,
                       panels, weights.bias, list.block_pre});
-    } else {
+    } else if (!call.fused) {
       Product<T> product;
       product.operand = {list.x, 1, weights.input, shape.input};
       product.gates = static_cast<int>(shape.gates());
@@ -169,7 +183,12 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       args.panels.backwards =
           step % 2 == 1;  // begin with the weights that were read last: they are still in cache
       args.recurrent = {list.h_prev, 1, weights.recurrent, R};
-      args.pre = list.pre;
+      if (call.fused) {
+        args.input = {list.x, 1, weights.input, shape.input};
+        args.bias = weights.bias;
+      } else {
+        args.pre = list.pre;
+      }
       args.gates = call.gates ? list.pre : nullptr;
       args.h_prev = list.h_prev;
       args.h = list.h;
@@ -234,6 +253,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
 
 template struct ForwardCall<float>;
 template struct ForwardCall<double>;
+template bool fuses_input<float>(const LayerShape&, Index, bool, int);
+template bool fuses_input<double>(const LayerShape&, Index, bool, int);
 template void forward(const ForwardCall<float>&, const Share&);
 template void forward(const ForwardCall<double>&, const Share&);
 

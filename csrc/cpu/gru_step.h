@@ -6,22 +6,26 @@
 
 namespace fastrnn::cpu::FRNN_ISA {
 
-// Reset-after.  Gates in z: r z q; the candidate's W_in x stays apart, because r multiplies q alone.
+// Reset-after.  Sums in z: q r z n.  The candidate's q = W_hn h + b_hn stays apart from its W_in x + b_in,
+// because r multiplies q alone: W_hh gives q r z and W_ih gives r z n.
 template <class T>
 void gru_forward(const StepForward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
-  for_tiles<3, T>(
+  const auto input = input_sums(p, 3);
+  for_tiles<3, T, 4>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.pre[row] + unit, n));
-        put(z, 1, load(p.pre[row] + H + unit, n));
-        put(z, 2, p.candidate_bias ? load(p.candidate_bias + unit, n) : V(T(0)));
+      [&](Index row, Index unit, auto n, T* z) {
+        put(z, 0, p.candidate_bias ? load(p.candidate_bias + unit, n) : V(T(0)));
+        input(row, unit, n, z + V::lanes);
       },
-      [&](TileAt tile, T* z) { multiply<3>(p.recurrent, tile, z, 3); },
-      [&](Index row, Index unit, Index n, T* z) {
-        const V r = cells::sigmoid(at(z, 0)), update = cells::sigmoid(at(z, 1));
-        const V candidate = cells::gru_candidate_after(load(p.pre[row] + 2 * H + unit, n), r, at(z, 2));
+      [&](TileAt tile, T* z) {
+        if (!p.pre) multiply<3>(p.input, tile, z + V::lanes, 4);
+        multiply<3>(p.recurrent, tile, z, 4);
+      },
+      [&](Index row, Index unit, auto n, T* z) {
+        const V r = cells::sigmoid(at(z, 1)), update = cells::sigmoid(at(z, 2));
+        const V candidate = cells::gru_candidate_after(at(z, 3), r, at(z, 0));
         store(p.h[row] + unit, cells::gru_hidden(update, candidate, load(p.h_prev[row] + unit, n)), n);
         if (p.gates) {
           T* gates = p.gates[row] + unit;
@@ -37,13 +41,8 @@ void gru_forward_reset(const StepForward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<2, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        put(z, 0, load(p.pre[row] + unit, n));
-        put(z, 1, load(p.pre[row] + H + unit, n));
-      },
-      [&](TileAt tile, T* z) { multiply<2>(p.recurrent, tile, z, 2); },
-      [&](Index row, Index unit, Index n, T* z) {
+      p.rows, p.panels, H, input_sums(p, 2), [&](TileAt tile, T* z) { multiply<2>(p.recurrent, tile, z, 2); },
+      [&](Index row, Index unit, auto n, T* z) {
         const V r = cells::sigmoid(at(z, 0));
         store(p.gates[row] + unit, r, n);
         store(p.gates[row] + H + unit, cells::sigmoid(at(z, 1)), n);
@@ -57,9 +56,9 @@ void gru_forward_candidate(const StepForward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load(p.pre[row] + 2 * H + unit, n)); },
+      [&](Index row, Index unit, auto n, T* z) { put(z, 0, load(p.pre[row] + 2 * H + unit, n)); },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const V candidate = cells::tanh(at(z, 0));
         const V update = load<T>(p.gates[row] + H + unit, n);
         store(p.gates[row] + 2 * H + unit, candidate, n);
@@ -85,7 +84,7 @@ void gru_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V r = load(gates, n), update = load(gates + H, n), candidate = load(gates + 2 * H, n);
         V da_z, da_n, dh_prev;
@@ -106,7 +105,7 @@ void gru_backward_candidate(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         V da_z, da_n, dh_prev;
         cells::gru_backward(at(z, 0), load(gates + H, n), load(gates + 2 * H, n),
@@ -122,9 +121,9 @@ void gru_backward_reset(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, [&](Index, Index, Index, T* z) { put(z, 0, V(T(0))); },
+      p.rows, p.panels, H, [&](Index, Index, auto, T* z) { put(z, 0, V(T(0))); },
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const V d_product = at(z, 0), r = load(p.gates[row] + unit, n);
         store(p.dg[row] + unit, cells::gru_reset_backward(d_product, load(p.h_prev[row] + unit, n), r), n);
         store(p.carry[row] + unit, fma(d_product, r, load<T>(p.carry[row] + unit, n)), n);

@@ -58,7 +58,8 @@ struct Gather {
   T* const* out = nullptr;
 };
 
-// One step forward.  For each row: pre (G*H) = W_ih x + b; h_prev, c_prev the state before the step.
+// One step forward.  For each row: pre (G*H) = W_ih x + b, or null and the step multiplies x itself (not the
+// GRU reset-before); h_prev, c_prev the state before the step.
 // `gates` (may be null, may be pre): where the activated gates are saved for backward.
 // h and c must not overlap h_prev; c may be c_prev.
 template <class T>
@@ -68,6 +69,8 @@ struct StepForward {
   Range panels;
   Operand<T> recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh
   const T* const* pre = nullptr;
+  Operand<T> input;         // without pre: x, W_ih
+  const T* bias = nullptr;  // without pre: (G*H) or null
   T* const* gates = nullptr;
   const T* const* h_prev = nullptr;  // GRU
   T* const* h = nullptr;

@@ -13,15 +13,13 @@ void lstm_forward(const StepForward<T>& p) {
   const Index H = p.units;
   const bool full = p.peephole_full.panels != nullptr;
   for_tiles<4, T>(
-      p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) {
-        for (int g = 0; g < 4; ++g) put(z, g, load(p.pre[row] + g * H + unit, n));
-      },
+      p.rows, p.panels, H, input_sums(p, 4),
       [&](TileAt tile, T* z) {
+        if (!p.pre) multiply<4>(p.input, tile, z, 4);
         multiply<4>(p.recurrent, tile, z, 4);
         if (full) multiply<2>(p.peephole_full, tile, z, 4);
       },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         V a_i = at(z, 0), a_f = at(z, 1), a_o = at(z, 3);
         const V c_prev = load(p.c_prev[row] + unit, n);
         if (p.peephole) {
@@ -49,9 +47,9 @@ void lstm_forward_output(const StepForward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load<T>(p.gates[row] + 3 * H + unit, n)); },
+      [&](Index row, Index unit, auto n, T* z) { put(z, 0, load<T>(p.gates[row] + 3 * H + unit, n)); },
       [&](TileAt tile, T* z) { multiply<1>(p.peephole_full, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const Vec<T> o = cells::sigmoid(at(z, 0));
         store(p.gates[row] + 3 * H + unit, o, n);
         store(p.h[row] + unit, cells::lstm_hidden(o, load<T>(p.c[row] + unit, n)), n);
@@ -76,7 +74,7 @@ void lstm_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n),
                 o = load(gates + 3 * H, n);
@@ -104,7 +102,7 @@ void lstm_backward_output(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);
         cells::lstm_output_backward(at(z, 0), load(p.gates[row] + 3 * H + unit, n), load(p.c[row] + unit, n),
                                     da_o, dc);
@@ -119,12 +117,12 @@ void lstm_backward_cell(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,
-      [&](Index row, Index unit, Index n, T* z) { put(z, 0, load<T>(p.dc[row] + unit, n)); },
+      [&](Index row, Index unit, auto n, T* z) { put(z, 0, load<T>(p.dc[row] + unit, n)); },
       [&](TileAt tile, T* z) {
         multiply<1>(p.peephole_output, tile, z, 1);
         multiply<1>(p.peephole_cell, tile, z, 1);
       },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n);
         V da_i, da_f, da_g, dc_prev;

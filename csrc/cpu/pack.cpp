@@ -10,15 +10,16 @@ T* take_panels(Arena& arena, Index gates, Index units, Index depth, int lanes) {
   return arena.take<T>(panel_count(units, lanes) * depth * gates * lanes);
 }
 
-// Gate g of unit u has its weights in the row from + (g * units + u) * depth.
+// Gate g of unit u has its weights in the row from + (g * units + u) * depth.  The gates stand in their own
+// order, beginning with gate `begin`.
 template <class T>
-void pack_gates(const T* from, Index gates, Index units, Index depth, int lanes, T* out) {
+void pack_gates(const T* from, Index gates, Index units, Index depth, int lanes, T* out, Index begin = 0) {
   for (Index first = 0; first < units; first += lanes) {
     const Index n = units - first < lanes ? units - first : lanes;
     for (Index g = 0; g < gates; ++g) {
       for (Index lane = 0; lane < lanes; ++lane) {
         T* to = out + g * lanes + lane;
-        const T* row = from + (g * units + first + lane) * depth;
+        const T* row = from + ((g + begin) % gates * units + first + lane) * depth;
         for (Index k = 0; k < depth; ++k) to[k * gates * lanes] = lane < n ? row[k] : T(0);
       }
     }
@@ -66,7 +67,7 @@ template <class T>
 void PackedLayer<T>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from) {
   const Index H = s.hidden, R = s.recurrent();
   pack_gates(from.weight_ih, s.gates(), H, s.input, lanes, input);
-  pack_gates(from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent);
+  pack_gates(from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent, reset_after(s) ? 2 : 0);
   if (candidate) pack_gates(from.weight_hh + 2 * H * R, 1, H, R, lanes, candidate);
   if (projection) pack_gates(from.weight_hr, 1, s.projection, H, lanes, projection);
   if (peephole_cell) {

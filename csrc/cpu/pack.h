@@ -13,7 +13,7 @@ inline Index panel_count(Index units, int lanes) { return (units + lanes - 1) / 
 template <class T>
 struct PackedLayer {
   T* input = nullptr;            // W_ih
-  T* recurrent = nullptr;        // W_hh; GRU reset-before: its r and z
+  T* recurrent = nullptr;        // W_hh; GRU reset-before: its r and z; reset-after: n r z
   T* candidate = nullptr;        // GRU reset-before: W_hn
   T* projection = nullptr;       // W_hr
   T* peephole_cell = nullptr;    // full: W_ci, W_cf

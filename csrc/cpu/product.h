@@ -126,41 +126,50 @@ FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
 }
 
 // For every tile: start(row, unit, n, z) for each row and panel, products(at, z), finish(row, unit, n, z) for
-// each. unit is the panel's first unit and n how many of its lanes are real.
-template <int Gates, class T, class Start, class Products, class Finish>
+// each. unit is the panel's first unit and n how many of its lanes are real (AllLanes or a number).  A tile
+// has Gates sums for each row and unit, and z room for Entry of them.
+template <int Gates, class T, int Entry = Gates, class Start, class Products, class Finish>
 FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Products products,
                            Finish finish) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int most = main_rows(Gates);
-  alignas(64) T z[kAccumulators * lanes];
+  alignas(64) T z[kAccumulators * Entry / Gates * lanes];
 
   auto each = [&](const TileAt& at, auto&& visit) {
     T* entry = z;
     for (int r = 0; r < at.rows; ++r) {
-      for (int p = 0; p < at.panels; ++p, entry += Gates * lanes) {
+      for (int p = 0; p < at.panels; ++p, entry += Entry * lanes) {
         const Index unit = (at.panel + p) * lanes;
-        const Index n = units - unit < lanes ? units - unit : lanes;
-        visit(at.row + r, unit, n, entry);
+        if (units - unit >= lanes) {
+          visit(at.row + r, unit, AllLanes{}, entry);
+        } else {
+          visit(at.row + r, unit, units - unit, entry);
+        }
       }
     }
   };
-  // All panels for the rows [first, last), in groups of `group` rows.
-  auto sweep = [&](Index first, Index last, int group) {
+  // The panels [first, last) for the rows [row, end), in groups of `group` rows.
+  auto cover = [&](Index first, Index last, Index row, Index end, int group) {
     int wide = panels_for(Gates, group);
-    for (Index done = 0, count = range.last - range.first; done < count; done += wide) {
-      while (done + wide > count) wide /= 2;
-      const Index panel = range.backwards ? range.last - done - wide : range.first + done;
-      for (Index row = first; row < last; row += group) {
-        const TileAt at{row, panel, group, wide};
+    for (; first < last; first += wide) {
+      while (first + wide > last) wide /= 2;
+      for (Index r = row; r < end; r += group) {
+        const TileAt at{r, first, group, wide};
         each(at, start);
         products(at, static_cast<T*>(z));
         each(at, finish);
       }
     }
   };
-  const Index rest = rows % most;
-  if (rows > rest) sweep(0, rows - rest, most);
-  if (rest) sweep(rows - rest, rows, static_cast<int>(rest));
+  // A few panels for all rows before the next ones, so that they are read from afar once.
+  const int rest = static_cast<int>(rows % most);
+  const Index whole = rows - rest, together = panels_for(Gates, 1);
+  for (Index done = 0, count = range.last - range.first; done < count; done += together) {
+    const Index n = count - done < together ? count - done : together;
+    const Index first = range.backwards ? range.last - done - n : range.first + done;
+    if (whole) cover(first, first + n, 0, whole, most);
+    if (rest) cover(first, first + n, whole, rows, rest);
+  }
 }
 
 template <class T>
@@ -172,10 +181,27 @@ FRNN_INLINE void put(T* z, int gate, Vec<T> x) {
   x.store(z + gate * Vec<T>::lanes);
 }
 
+// How the tile of a step forward starts: `gates` sums W_ih x + b, or b alone where the step multiplies x too.
+// There, with many rows, the lines that the tile's end writes are cold: they arrive while the products run.
+template <class T>
+FRNN_INLINE auto input_sums(const StepForward<T>& p, int gates) {
+  return [&p, gates](Index row, Index unit, auto n, T* z) {
+    if (p.pre) {
+      for (int g = 0; g < gates; ++g) put(z, g, load(p.pre[row] + g * p.units + unit, n));
+      return;
+    }
+    __builtin_prefetch(p.h[row] + unit, 1);
+    for (int g = 0; g < gates; ++g) {
+      if (p.gates) __builtin_prefetch(p.gates[row] + g * p.units + unit, 1);
+      put(z, g, p.bias ? load(p.bias + g * p.units + unit, n) : Vec<T>(T(0)));
+    }
+  };
+}
+
 // How the tile of a step backward starts: dh before the recurrent product.
 template <class T>
 FRNN_INLINE auto incoming(const StepBackward<T>& p) {
-  return [&p](Index row, Index unit, Index n, T* z) {
+  return [&p](Index row, Index unit, auto n, T* z) {
     put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
   };
 }
@@ -184,7 +210,7 @@ template <class T, int Gates>
 void product_gates(const Product<T>& p) {
   for_tiles<Gates, T>(
       p.rows, p.panels, p.units,
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         for (int g = 0; g < Gates; ++g) {
           const Index column = g * p.units + unit;
           Vec<T> start(T(0));
@@ -195,7 +221,7 @@ void product_gates(const Product<T>& p) {
         }
       },
       [&](TileAt tile, T* z) { multiply<Gates>(p.operand, tile, z, Gates); },
-      [&](Index row, Index unit, Index n, T* z) {
+      [&](Index row, Index unit, auto n, T* z) {
         for (int g = 0; g < Gates; ++g) store(p.out[row] + g * p.units + unit, at(z, g), n);
       });
 }

@@ -94,4 +94,15 @@ FRNN_INLINE void store(T* p, Vec<T> x, Index n) {
   }
 }
 
+// Stands for n where it is known that no lane is missing.
+struct AllLanes {};
+template <class T>
+FRNN_INLINE Vec<T> load(const T* p, AllLanes) {
+  return Vec<T>::load(p);
+}
+template <class T>
+FRNN_INLINE void store(T* p, Vec<T> x, AllLanes) {
+  x.store(p);
+}
+
 }  // namespace fastrnn::cpu::FRNN_ISA

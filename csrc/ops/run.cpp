@@ -263,22 +263,30 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
                        cpu::num_threads());
     };
-    const auto thread_count = [](const Sharing& s) {
+    const auto thread_count = [&](Index layer) {
+      const Sharing s = sharing_of(layer);
       return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
     };
-    const auto split_text = [](const Sharing& s) {
+    const auto split_text = [&](Index layer) {
+      const Sharing s = sharing_of(layer);
       return (s.side_by_side ? "both directions side by side; within each: " : "") +
              std::string(s.split.reason);
     };
-    const Sharing lowest = sharing_of(0), above = sharing_of(network.layers - 1);
-    std::string threads = thread_count(lowest), split = split_text(lowest);
-    if (thread_count(above) != threads || split_text(above) != split) {
-      threads += "; in the layers above the first " + thread_count(above);
-      split += "; in the layers above the first: " + split_text(above);
-    }
+    // All layers above the first are alike.
+    const auto of_layers = [&](const auto& text) {
+      const std::string lowest = text(0), above = text(network.layers - 1);
+      return above == lowest ? lowest : lowest + "; in the layers above the first: " + above;
+    };
     const Index panels = cpu::panel_count(first.hidden, kernels.lanes);
     std::string kernel = first.cell == Cell::lstm ? "lstm" : first.cell == Cell::gru ? "gru" : "elman";
     kernel += training ? "_fwd_train" : "_fwd_infer";
+    const auto input_text = [&](Index layer) -> std::string {
+      if (layer == 0 && tokens) return "columns of W_ih gathered, no input product";
+      const auto fuses = is_double ? cpu::fuses_input<double> : cpu::fuses_input<float>;
+      return fuses(network.shape(layer), batch, false, kernels.tile_rows)
+                 ? "input product in the step's own pass"
+                 : "input product per block of steps";
+    };
     std::string products = "1 recurrent product per step, activations and state update fused into it";
     if (first.cell == Cell::gru && !first.reset_after)
       products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
@@ -292,14 +300,13 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
                            ? "the widest this CPU has"
                            : "forced by FASTRNN_ISA or set_isa"},
         {"dtype", is_double ? "float64" : "float32"},
-        {"input",
-         tokens ? "columns of W_ih gathered, no input product" : "input product computed per block of steps"},
+        {"input", of_layers(input_text)},
         {"products", products},
         {"tile", std::to_string(kernels.tile_rows) + " rows; " + std::to_string(panels) + " panels of " +
                      std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) + " of " +
                      std::to_string(panels * kernels.lanes) + " used"},
-        {"threads", threads},
-        {"split", split},
+        {"threads", of_layers(thread_count)},
+        {"split", of_layers(split_text)},
     };
   };
   return is_double ? with(current_kernels<double>()) : with(current_kernels<float>());

@@ -23,6 +23,7 @@ from ._arrays import (
     as_it_is,
     contiguous,
     describe_axes,
+    empty,
     expect_shape,
     exporter,
     take,
@@ -120,8 +121,8 @@ class Layout:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return a new time-major array whose memory is contiguous in the caller's layout."""
         if self.axes == "BT":
-            return np.empty((shape[1], shape[0], *shape[2:]), dtype).swapaxes(0, 1)
-        return np.empty(shape, dtype)
+            return empty((shape[1], shape[0], *shape[2:]), dtype).swapaxes(0, 1)
+        return empty(shape, dtype)
 
 
 TIME_MAJOR = Layout("TB")
