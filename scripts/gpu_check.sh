@@ -62,12 +62,7 @@ build() {
 tests() {
     need_gpu
     rm -f "$out/tests.xml"
-    # Versions of torch differ in what they warn of: here a warning is no error.
-    "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider -W default --junit-xml "$out/tests.xml" || return
-    if ! grep -q '<testcase[^>]*/>' "$out/tests.xml"; then # a test that was skipped has a child
-        echo "every test was skipped"
-        return 1
-    fi
+    cuda_tests "$out/tests.xml" tests
 }
 
 sanitize() {
@@ -95,8 +90,8 @@ CANARY
             echo "$tool does not work here: $(grep . build/gpu/canary.log | tail -n 1)"
             return "$UNAVAILABLE"
         fi
-        compute-sanitizer --tool "$tool" --error-exitcode "$found" \
-            "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider -W default tests/test_cuda_small.py || failed=1
+        cuda_tests build/gpu/sanitize.xml tests/test_cuda_small.py \
+            compute-sanitizer --tool "$tool" --error-exitcode "$found" || failed=1
     done
     [ "$failed" -eq 0 ] && echo "memcheck and racecheck found nothing"
 }
@@ -117,11 +112,21 @@ bench() {
         --batch 64 1 --hidden 256 64 1024 --seconds 0.2 --total 18 --out "$out/bench_cpu_gpu.json"
 }
 
+# Usage: cuda_tests XML TESTS [PROGRAM that runs it ...]
+cuda_tests() {
+    # Versions of torch differ in what they warn of: here a warning is no error.
+    "${@:3}" "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider -W default --junit-xml "$1" "$2" || return
+    if ! grep -q '<testcase[^>]*/>' "$1"; then # a test that was skipped has a child
+        echo "every test was skipped"
+        return 1
+    fi
+}
+
 need_gpu() {
     [ "$has_gpu" = yes ] || { echo "no GPU"; exit "$UNAVAILABLE"; }
 }
 
-export -f probe build tests sanitize cudnn bench need_gpu
+export -f probe build tests sanitize cudnn bench cuda_tests need_gpu
 
 # What there is. Without a GPU the code is at least compiled, for the first with clusters.
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)
