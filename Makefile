@@ -7,7 +7,7 @@ PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -type f -not -name '*.pyc')
-CPP := $(shell find csrc tests/cpp tests/emulator -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc scripts tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test lint format wheel bench clean
 
@@ -40,6 +40,7 @@ lint: $(VENV)/.package $(VENV)/.lint
 	ruff format --check
 	mypy
 	clang-format --dry-run -Werror $(CPP)
+	shellcheck .ci/run scripts/*.sh
 
 # What lint would ask for in layout alone.
 format: $(VENV)/.lint
