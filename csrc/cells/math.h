@@ -10,10 +10,8 @@
 
 #ifdef __CUDACC__
 #define FRNN_CELL __host__ __device__ __forceinline__
-#define FRNN_CELL_UNROLL _Pragma("unroll")
 #else
 #define FRNN_CELL inline __attribute__((always_inline))
-#define FRNN_CELL_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace fastrnn::cells {
@@ -53,10 +51,7 @@ struct ExpConstants<float> {
   static constexpr float lowest = -87.0f, highest = 104.0f;  // e^y normal; 1 / (1 + e^y) is 0 in float
   static constexpr float tanh_is_one = 9.2f;
   static constexpr int degree = 4;
-  FRNN_CELL static constexpr float q(int i) {  // not an array: device code can't name one of the host
-    constexpr float values[] = {0.5f, 0.1666657685f, 0.04166655444f, 0.008363202972f, 0.001392621347f};
-    return values[i];
-  }
+  static constexpr float q[] = {0.5f, 0.1666657685f, 0.04166655444f, 0.008363202972f, 0.001392621347f};
 };
 template <>
 struct ExpConstants<double> {
@@ -66,14 +61,24 @@ struct ExpConstants<double> {
   static constexpr double lowest = -708.0, highest = 746.0;
   static constexpr double tanh_is_one = 19.2;
   static constexpr int degree = 9;
-  FRNN_CELL static constexpr double q(int i) {
-    constexpr double values[] = {0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d4fp-5,
+  static constexpr double q[] = {0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d4fp-5,
                                  0x1.11111111109adp-7,  0x1.6c16c17893833p-10, 0x1.a01a01a7c8d47p-13,
                                  0x1.a019b8ef67c6cp-16, 0x1.71de0d9c145d0p-19, 0x1.2891a8c1d838dp-22,
                                  0x1.af38d53857513p-26};
-    return values[i];
-  }
 };
+
+// q(r) from its coefficient i upwards.  Recursion, because a device can use the value of a host's constant
+// but not index an array of them.
+template <int i = 0, class V>
+FRNN_CELL V expm1_quotient(V r) {
+  using C = ExpConstants<Real<V>>;
+  constexpr Real<V> coefficient = C::q[i];
+  if constexpr (i == C::degree) {
+    return V(coefficient);
+  } else {
+    return fma(expm1_quotient<i + 1>(r), r, V(coefficient));
+  }
+}
 
 // y = n ln 2 + r; returns expm1(r).
 template <class V>
@@ -81,10 +86,7 @@ FRNN_CELL V reduced_expm1(V y, V& n) {
   using C = ExpConstants<Real<V>>;
   n = fma(y, V(C::log2e), V(C::round)) - V(C::round);
   const V r = fma(n, V(-C::ln2_lo), fma(n, V(-C::ln2_hi), y));
-  V q = V(C::q(C::degree));
-  FRNN_CELL_UNROLL
-  for (int i = C::degree - 1; i >= 0; --i) q = fma(q, r, V(C::q(i)));
-  return fma(q * r, r, r);
+  return fma(expm1_quotient(r) * r, r, r);
 }
 
 // 1 / (1 + e^-x)

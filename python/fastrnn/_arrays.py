@@ -139,14 +139,18 @@ def _dlpack_importer(kind: type) -> Any:
 
 CACHE_LINE = 64
 """Bytes; also the widest vector of the kernels."""
+WORTH_ALIGNING = 2**16
+"""Bytes of an array below which the time that aligning it takes is not made up for."""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return a new array that begins with a cache line, as `np.empty` seldom does.
+    """Return a new array; a large one begins with a cache line, as those of `np.empty` seldom do.
 
     A vector that straddles two lines costs twice: 3 % of a whole GRU call.
     """
     size = math.prod(shape) * dtype.itemsize
+    if size < WORTH_ALIGNING:
+        return np.empty(shape, dtype)
     memory = np.empty(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(shape)
