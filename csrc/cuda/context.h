@@ -31,7 +31,9 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, 1 to 15, of so many threads, in whole warps
+//     void sync(int id, int threads)    barrier `id`, 1 to 15, of so many threads, in whole warps, each of
+//     which
+//                                       may meet it at a place of its own
 //     void sync_warp()                  barrier of the warp
 //     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)     T of 4 or 8 bytes
 //     uint32_t ballot(bool)             bit l is lane l's
@@ -57,7 +59,8 @@
 //     void mbarrier_arrive_expect_tx(Shared<MBarrier>, int bytes)
 //         the phase waits for so many bytes as well
 //     void mbarrier_wait_parity(Shared<MBarrier>, int parity)
-//         until the current phase, or if that has the other parity the one before it, is complete
+//         until the current phase, or if that has the other parity the one before it, is complete; a thread
+//         waits for no phase twice
 //
 //   [90] Clusters: CTAs that write into each other's shared memory
 //     Remote<T> map_rank(Shared<T>, int rank)

@@ -190,14 +190,14 @@ class EmulatedContext {
   void fence_proxy_async() {}
 
   template <class T>
-  T load_coherent(const T* from) {
+  T load_coherent(const T* from, Site site = Site::here()) {
     T value;
-    machine_.load_coherent(thread_, from, &value, sizeof(T));
+    machine_.load_coherent(thread_, from, &value, sizeof(T), site);
     return value;
   }
   template <class T>
-  void store_coherent(T* to, T value) {
-    machine_.store_coherent(thread_, to, &value, sizeof(T));
+  void store_coherent(T* to, T value, Site site = Site::here()) {
+    machine_.store_coherent(thread_, to, &value, sizeof(T), site);
   }
   void add_release(std::uint32_t* flag, std::uint32_t n) { machine_.add_release(thread_, flag, n); }
   void wait_acquire(const std::uint32_t* flag, std::uint32_t at_least, Site site = Site::here()) {

@@ -1,6 +1,7 @@
 // Fibers: functions with stacks of their own that hand the processor to each other.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -25,7 +26,9 @@ class Fiber {
   static void start();
   void arrived();
 
-  ucontext_t context_ = {};
+  ucontext_t context_ = {};  // to start it
+  jmp_buf registers_ = {};   // to go on with it
+  bool started_ = false;
   void (*entry_)(void*) = nullptr;
   void* argument_ = nullptr;
   void* stack_ = nullptr;  // lowest address

@@ -109,6 +109,8 @@ void Machine::run_unit(int first_block, int blocks) {
   threads_.assign(static_cast<std::size_t>(blocks * kernel_.threads), Thread());
   unfinished_ = static_cast<int>(threads_.size());
   mbarriers_.clear();
+  writes_.clear();
+  flags_.clear();
   for (int i = 0; i < blocks; ++i) {
     Cta& cta = *ctas_[static_cast<std::size_t>(i)];
     cta.block = first_block + i;
@@ -470,8 +472,8 @@ void Machine::complete_phase_if_done(MBarrierState& barrier) {
 
 void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
   maybe_yield(self);
-  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
   MBarrierState& barrier = mbarrier(*self.cta, offset, site);
+  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
   if (barrier.pending == 0) {
     refuse("wrong mbarrier phase: " + self.name() + " arrives at " + site.text() +
            " at the mbarrier at byte " + std::to_string(offset) + ", for which phase " +
@@ -486,8 +488,8 @@ void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
 
 void Machine::mbarrier_wait(Thread& self, int offset, int parity, Site site) {
   maybe_yield(self);
-  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
   MBarrierState& barrier = mbarrier(*self.cta, offset, site);
+  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
   int& seen = self.seen[&barrier];
   int phase = barrier.completed;
   if (phase % 2 != parity) {
@@ -527,12 +529,13 @@ void Machine::send(Thread& self, Cta& to, int offset, const void* data, int from
     refuse(to.name() + " exited before its peers were done: " + self.name() + " stores to its memory at " +
            site.text());
   }
+  MBarrierState& barrier = mbarrier(to, barrier_offset, site);
   to.memory.read(self.agent, barrier_offset, sizeof(MBarrier), site);
   InFlight store;
   store.to = &to;
   store.offset = offset;
   store.bytes = bytes;
-  store.barrier = &mbarrier(to, barrier_offset, site);
+  store.barrier = &barrier;
   store.sender = self.agent;
   store.site = site;
   ++self.agent.epoch;
@@ -614,9 +617,16 @@ void Machine::publish(Cta& cta) {
   cta.unpublished.clear();
 }
 
-void Machine::load_coherent(Thread& self, const void* from, void* to, int bytes) {
+void Machine::load_coherent(Thread& self, const void* from, void* to, int bytes, Site site) {
   maybe_yield(self);
   const auto address = reinterpret_cast<std::uintptr_t>(from);
+  for (std::uintptr_t at = address; schedule_.races && at < address + static_cast<std::uintptr_t>(bytes);
+       at += 2) {
+    const auto write = writes_.find(at);
+    if (write == writes_.end() || self.agent.knows(write->second.id, write->second.epoch)) continue;
+    refuse("race: " + self.name() + " reads at " + site.text() + " what " + name_of(write->second.id) +
+           " stores at " + write->second.site.text() + ", and nothing orders the two: global memory");
+  }
   auto& own = self.cta->unpublished;  // its own CTA sees them
   const auto store = own.find(address);
   if (store != own.end() && store->second.bytes == bytes) {
@@ -628,9 +638,13 @@ void Machine::load_coherent(Thread& self, const void* from, void* to, int bytes)
   std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
-void Machine::store_coherent(Thread& self, void* to, const void* from, int bytes) {
+void Machine::store_coherent(Thread& self, void* to, const void* from, int bytes, Site site) {
   maybe_yield(self);
   const auto address = reinterpret_cast<std::uintptr_t>(to);
+  for (std::uintptr_t at = address; schedule_.races && at < address + static_cast<std::uintptr_t>(bytes);
+       at += 2) {
+    writes_[at] = {self.agent.id, self.agent.epoch, site};
+  }
   auto& own = self.cta->unpublished;
   const auto near = own.lower_bound(address - 15);
   if (near != own.end() && near->first < address + static_cast<std::uintptr_t>(bytes)) publish(*self.cta);

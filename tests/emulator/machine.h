@@ -162,8 +162,8 @@ class Machine final : private Names {
   void cluster_wait(Thread& self, Site site);
   Cta& cta_of_rank(Thread& self, int rank, Site site) const;
 
-  void load_coherent(Thread& self, const void* from, void* to, int bytes);
-  void store_coherent(Thread& self, void* to, const void* from, int bytes);
+  void load_coherent(Thread& self, const void* from, void* to, int bytes, Site site);
+  void store_coherent(Thread& self, void* to, const void* from, int bytes, Site site);
   void add_release(Thread& self, std::uint32_t* flag, std::uint32_t n);
   void wait_acquire(Thread& self, const std::uint32_t* flag, std::uint32_t at_least, Site site);
 
@@ -182,6 +182,12 @@ class Machine final : private Names {
   struct Flag {
     Clock clock;
     Threads waiting;
+  };
+  // Who wrote an address last by store_coherent.
+  struct Write {
+    int id = 0;
+    std::uint32_t epoch = 0;
+    Site site;
   };
 
   explicit Machine(const Kernel& kernel, const Grid& grid);
@@ -232,6 +238,7 @@ class Machine final : private Names {
   std::vector<InFlight> in_flight_;
   std::vector<const MBarrierState*> mbarriers_;  // by id, less the threads
   std::unordered_map<const std::uint32_t*, Flag> flags_;
+  std::unordered_map<std::uintptr_t, Write> writes_;  // by every second byte
 
   Fiber caller_;
   Fiber* running_ = nullptr;
