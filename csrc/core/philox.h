@@ -43,11 +43,12 @@ struct Dropout {
     return d;
   }
 
-  // The draws of units unit, unit + 1, ... (unit divisible by 4) of direction d, row (t, b).
-  FRNN_HOST_DEVICE Philox4 draw(Index t, Index b, Index d, Index unit) const {
+  // The draws of units unit, unit + 1, ... (unit divisible by 4) of direction d, row (t, b), under a key of
+  // make_key.
+  FRNN_HOST_DEVICE Philox4 draw(std::uint64_t under, Index t, Index b, Index d, Index unit) const {
     return philox4x32({{static_cast<std::uint32_t>(unit / 4), static_cast<std::uint32_t>(b),
                         static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(layer * directions + d)}},
-                      static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32));
+                      static_cast<std::uint32_t>(under), static_cast<std::uint32_t>(under >> 32));
   }
 
   // out = mask * in / (1 - p) for the row (t, b): `width` units of each direction.  May be in place.
@@ -56,7 +57,7 @@ struct Dropout {
     const T factor = static_cast<T>(scale);
     for (Index d = 0; d < directions; ++d) {
       for (Index unit = 0; unit < width; unit += 4) {
-        const Philox4 four = draw(t, b, d, unit);
+        const Philox4 four = draw(key, t, b, d, unit);
         const Index n = width - unit < 4 ? width - unit : 4;
         for (Index j = 0; j < n; ++j) {
           const Index at = d * width + unit + j;

@@ -19,11 +19,12 @@ enum class Strategy {
   grid,     // the same over the whole device, h exchanged by global memory
 };
 
-// How products over all steps are computed.
+// How products of float32 are computed; the other types have one way.
 enum class Products {
-  plain,   // in the element type; 16-bit types sum in float
-  bf16x3,  // float32 as the sum of two bfloat16, three products
-  tf32,    // float32 rounded to tf32
+  automatic,  // plain or bf16x3, whichever should be faster
+  plain,      // in float32
+  bf16x3,     // products over all steps with operands as sums of two bfloat16, three products in one
+  tf32,       // operands rounded to tf32; only where a caller asks for it
 };
 
 struct Request {
@@ -31,15 +32,26 @@ struct Request {
   Index steps = 0, batch = 0;
   DType dtype = DType::float32;
   bool training = false, tokens = false;
-  bool tf32 = false;  // allowed
+  Products products = Products::automatic;
 };
 
 struct Plan {
   Strategy strategy = Strategy::step;
-  std::string reason;  // why this strategy and none of the faster ones
+  std::string reason;  // why this one, and none of the faster ones
+
   Products products = Products::plain;
+  double split_from = 0;  // bf16x3: multiplications that a product must have to be split
   std::string products_reason;
-  bool transpose_tokens = false;  // gather rows of W_ih transposed instead of columns of W_ih
+
+  bool transpose_tokens = false;  // gather rows of W_ih transposed, instead of columns of W_ih
+  int most_blocks = 1;            // of a launch whose CTAs go on with more elements
+  Index sum_rows = 1;             // rows of dG in one chunk of a column sum
+
+  bool splits(Index rows, Index columns, Index depth) const {
+    return products == Products::bf16x3 &&
+           static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >=
+               split_from;
+  }
 };
 
 Plan make_plan(const Request& request, const Limits& limits);

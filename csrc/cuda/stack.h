@@ -52,7 +52,7 @@ class Reserve {
 
 // How a call may be computed.
 struct Options {
-  bool tf32 = false;  // float32 products may round their operands to tf32
+  Products products = Products::automatic;  // of float32
   // On the device, or null: added to `call`, and then increased by one by every training forward with
   // dropout, so that a forward replayed from a graph draws new masks.  Backward needs none: the reserve has
   // the key.

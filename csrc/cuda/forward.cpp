@@ -1,0 +1,418 @@
+// Forward over a stack: per direction of a layer one product for the input of all steps, then step by step
+// the recurrent product and one pointwise kernel. The analogue of cpu/forward.cpp and ops/run.cpp.
+#include <algorithm>
+
+#include "core/check.h"
+#include "cuda/cublas.h"
+#include "cuda/kernels/elman_step.h"
+#include "cuda/kernels/gru_step.h"
+#include "cuda/kernels/lstm_step.h"
+#include "cuda/sequence.h"
+
+namespace fastrnn::cuda {
+namespace {
+
+// One direction of one layer.
+template <class T>
+class ForwardPart {
+ public:
+  using A = Compute<T>;
+
+  LayerShape shape;
+  LayerParameters<T> weights;
+  Walk walk;
+  Rows<const T> x;                       // [T,B,I]; not with tokens
+  const std::int64_t* tokens = nullptr;  // [T,B] or null
+  const Dropout* dropout = nullptr;      // mask of x, or null
+  const std::uint64_t* dropout_key = nullptr;
+  Rows<T> y;  // [T,B,R]
+  // States. h_n may be h0, and null; with `cells_state` that is where c lives, instead of c0 and c_n.
+  const T* h0 = nullptr;
+  T* h_n = nullptr;
+  const T* c0 = nullptr;
+  T* c_n = nullptr;
+  A* cells_state = nullptr;
+  const Index* state_rows = nullptr;
+  typename Reserve<T>::Part reserve;  // of nulls in inference
+
+  // Lays out scratch; with no memory it measures.
+  void layout(Arena& arena, const Queue& queue) {
+    const Index T_B = walk.steps * walk.batch, B = walk.batch, H = shape.hidden, R = shape.recurrent();
+    const Index GH = shape.gate_rows();
+    const bool lstm = shape.cell == Cell::lstm, full = shape.peephole == Peephole::full;
+    Index flat_stride = 0;
+    const bool copy_x = !tokens && (dropout || !is_flat(x, walk.steps, B, shape.input, flat_stride));
+    x_copy_ = copy_x ? arena.take<T>(T_B * shape.input) : nullptr;
+    weight_ih_transposed_ =
+        tokens && queue.plan().transpose_tokens ? arena.take<T>(GH * shape.input) : nullptr;
+    // In training without narrowing, the gates of the reserve are computed in place.
+    if (!kNarrow<T> && reserve.gates) {
+      pre_ = reinterpret_cast<A*>(reserve.gates);
+      pre_stride_ = saved_gates(shape) * H;
+    } else {
+      pre_ = arena.take<A>(T_B * GH);
+      pre_stride_ = GH;
+    }
+    recurrent_ = arena.take<A>(B * GH);
+    h_ = h_n && !state_rows ? h_n : arena.take<T>(B * R);
+    if (lstm) {
+      if (state_rows || !c_in_place()) {
+        c_ = arena.take<A>(B * H);
+      } else {
+        c_ = cells_state ? cells_state : reinterpret_cast<A*>(c_n);
+      }
+    }
+    inner_ =
+        shape.projection || (shape.cell == Cell::gru && !shape.reset_after) ? arena.take<T>(B * H) : nullptr;
+    projected_ = shape.projection ? arena.take<A>(B * R) : nullptr;
+    peephole_sums_ = full ? arena.take<A>(2 * B * H) : nullptr;
+    new_cells_ = full ? arena.take<A>(B * H) : nullptr;
+    cell_operand_ = full ? arena.take<T>(B * H) : nullptr;
+    split_ = tokens ? nullptr : arena.take<char>(queue.split_bytes<T>(T_B, GH, shape.input));
+  }
+
+  void run(const Queue& queue) const {
+    input_product(queue);
+    enter(queue);
+    for (Index step = 0; step < walk.steps; ++step) {
+      switch (shape.cell) {
+        case Cell::lstm: lstm_step(queue, step); break;
+        case Cell::gru: gru_step(queue, step); break;
+        case Cell::rnn: elman_step(queue, step); break;
+      }
+    }
+    leave(queue);
+  }
+
+ private:
+  // Can c be kept where the caller has it?
+  bool c_in_place() const { return cells_state || (!kNarrow<T> && c_n); }
+
+  void input_product(const Queue& queue) const {
+    const Index rows = walk.steps * walk.batch, I = shape.input, GH = shape.gate_rows();
+    if (tokens) {
+      if (weight_ih_transposed_) {
+        typename Transpose<T>::Params p;
+        p.rows = GH;
+        p.columns = I;
+        p.from = weights.weight_ih;
+        p.to = weight_ih_transposed_;
+        queue.run_tiles<Transpose<T>>(Transpose<T>::tiles(GH, I), p);
+      }
+      typename GatherTokens<T>::Params p;
+      p.tokens = tokens;
+      p.steps = walk.steps;
+      p.batch = walk.batch;
+      p.columns = GH;
+      p.vocabulary = I;
+      p.weight = weight_ih_transposed_ ? weight_ih_transposed_ : weights.weight_ih;
+      p.token_stride = weight_ih_transposed_ ? GH : 1;
+      p.column_stride = weight_ih_transposed_ ? 1 : I;
+      p.to = pre_;
+      p.to_stride = pre_stride_;
+      queue.run<GatherTokens<T>>(walk.steps, walk.batch, GH, p);
+      return;
+    }
+    const T* from = x.data;
+    Index stride = 0;
+    is_flat(x, walk.steps, walk.batch, shape.input, stride);
+    if (x_copy_) {
+      typename GatherRows<T, T>::Params p;
+      p.walk = walk;
+      p.width = I;
+      p.from = x;
+      p.to = contiguous(x_copy_, walk.batch, I);
+      p.masked = dropout != nullptr;
+      if (dropout) p.dropout = *dropout;
+      p.key = dropout_key;
+      queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(I, p.dropout.directions),
+                                  p);
+      from = x_copy_;
+      stride = I;
+    }
+    queue.product<T>(rows, GH, I, plain(from, stride), transposed(weights.weight_ih, I), pre_, pre_stride_,
+                     split_);
+  }
+
+  template <class From, class To>
+  void copy_state(const Queue& queue, const From* from, To* to, Index width, const Index* from_rows,
+                  const Index* to_rows, bool entering) const {
+    typename CopyState<From, To>::Params p;
+    p.walk = walk;
+    p.width = width;
+    p.from = from;
+    p.to = to;
+    p.from_rows = from_rows;
+    p.to_rows = to_rows;
+    p.entering = entering;
+    queue.run<CopyState<From, To>>(walk.batch, width, p);
+  }
+
+  // The state that enters the first step.
+  void enter(const Queue& queue) const {
+    const Index H = shape.hidden, R = shape.recurrent();
+    copy_state(queue, h0, h_, R, state_rows, nullptr, true);
+    if (shape.cell != Cell::lstm) return;
+    if (cells_state) {
+      copy_state<A, A>(queue, cells_state, c_, H, state_rows, nullptr, true);
+    } else {
+      copy_state<T, A>(queue, c0, c_, H, state_rows, nullptr, true);
+    }
+    if (cell_operand_) copy_state<A, T>(queue, c_, cell_operand_, H, nullptr, nullptr, false);
+  }
+
+  // The state that has left the last step, where it is not yet where it shall be.
+  void leave(const Queue& queue) const {
+    const Index H = shape.hidden, R = shape.recurrent();
+    if (h_n && h_ != h_n) copy_state(queue, static_cast<const T*>(h_), h_n, R, nullptr, state_rows, false);
+    if (shape.cell != Cell::lstm) return;
+    if (cells_state) {
+      if (c_ != cells_state) copy_state<A, A>(queue, c_, cells_state, H, nullptr, state_rows, false);
+    } else if (c_n && static_cast<void*>(c_) != c_n) {
+      copy_state<A, T>(queue, c_, c_n, H, nullptr, state_rows, false);
+    }
+  }
+
+  // recurrent_ = h W_hh^T, all gates or the first ones.
+  void recurrent_product(const Queue& queue, Index columns) const {
+    const Index R = shape.recurrent();
+    queue.step_product<T>(walk.batch, columns, R, plain(h_, R), transposed(weights.weight_hh, R), recurrent_,
+                          shape.gate_rows());
+  }
+
+  Sums<T> sums() const {
+    Sums<T> s;
+    s.input = pre_;
+    s.input_stride = pre_stride_;
+    s.recurrent = recurrent_;
+    s.bias_ih = weights.bias_ih;
+    s.bias_hh = weights.bias_hh;
+    return s;
+  }
+
+  void lstm_step(const Queue& queue, Index step) const {
+    const Index B = walk.batch, H = shape.hidden, R = shape.recurrent();
+    recurrent_product(queue, shape.gate_rows());
+    typename LstmForward<T>::Params p;
+    p.walk = walk;
+    p.step = step;
+    p.units = H;
+    p.sums = sums();
+    p.state = c_;
+    if (shape.projection) {
+      p.projected = inner_;
+    } else {
+      p.hidden = {y, h_};
+    }
+    p.gates = reserve.gates;
+    p.cells = reserve.cells;
+    if (shape.peephole == Peephole::full) {
+      p.peephole_sums = peephole_sums_;
+      p.new_cells = new_cells_;
+      p.cell_operand = cell_operand_;
+      p.phase = LstmPhase::cell;
+      queue.step_product<T>(B, 2 * H, H, plain(cell_operand_, H), transposed(weights.weight_ch, H),
+                            peephole_sums_, 2 * H);
+      queue.run<LstmForward<T>>(B, H, p);
+      p.phase = LstmPhase::output;
+      queue.step_product<T>(B, H, H, plain(cell_operand_, H), transposed(weights.weight_ch + 2 * H * H, H),
+                            peephole_sums_, H);
+    } else if (shape.peephole == Peephole::diagonal) {
+      p.peephole = weights.weight_ch;
+    }
+    queue.run<LstmForward<T>>(B, H, p);
+    if (!shape.projection) return;
+    queue.step_product<T>(B, R, H, plain(inner_, H), transposed(weights.weight_hr, H), projected_, R);
+    typename LstmProject<T>::Params q;
+    q.walk = walk;
+    q.step = step;
+    q.units = R;
+    q.product = projected_;
+    q.hidden = {y, h_};
+    queue.run<LstmProject<T>>(B, R, q);
+  }
+
+  void gru_step(const Queue& queue, Index step) const {
+    const Index B = walk.batch, H = shape.hidden;
+    typename GruForward<T>::Params p;
+    p.walk = walk;
+    p.step = step;
+    p.units = H;
+    p.sums = sums();
+    p.hidden = {y, h_};
+    p.gates = reserve.gates;
+    if (shape.reset_after) {
+      recurrent_product(queue, 3 * H);
+    } else {
+      recurrent_product(queue, 2 * H);
+      p.phase = GruPhase::reset;
+      p.reset_h = inner_;
+      queue.run<GruForward<T>>(B, H, p);
+      p.phase = GruPhase::candidate;
+      queue.step_product<T>(B, H, H, plain(inner_, H), transposed(weights.weight_hh + 2 * H * H, H),
+                            recurrent_ + 2 * H, 3 * H);
+    }
+    queue.run<GruForward<T>>(B, H, p);
+  }
+
+  void elman_step(const Queue& queue, Index step) const {
+    recurrent_product(queue, shape.hidden);
+    typename ElmanForward<T>::Params p;
+    p.walk = walk;
+    p.step = step;
+    p.units = shape.hidden;
+    p.nonlinearity = shape.nonlinearity;
+    p.sums = sums();
+    p.hidden = {y, h_};
+    queue.run<ElmanForward<T>>(walk.batch, shape.hidden, p);
+  }
+
+  T* x_copy_ = nullptr;                // [T,B,I]: x as flat rows, masked
+  T* weight_ih_transposed_ = nullptr;  // (I, G*H), tokens
+  A* pre_ = nullptr;                   // W_ih x: [T,B] rows of G*H, pre_stride_ apart
+  Index pre_stride_ = 0;
+  A* recurrent_ = nullptr;      // [B,G*H]: W_hh h
+  T* h_ = nullptr;              // [B,R]: the state between steps
+  A* c_ = nullptr;              // [B,H]
+  T* inner_ = nullptr;          // [B,H]: h before its projection, or r h
+  A* projected_ = nullptr;      // [B,P]
+  A* peephole_sums_ = nullptr;  // full peephole: [B,2,H], then [B,H]
+  A* new_cells_ = nullptr;      // [B,H]
+  T* cell_operand_ = nullptr;   // [B,H]
+  void* split_ = nullptr;
+};
+
+}  // namespace
+
+template <class T>
+void Reserve<T>::layout(Stream stream, const Network& network, Index steps, Index batch) {
+  steps_ = -1;  // belongs to no call, should memory run out on the way
+  const auto layout = [&](Arena arena) {
+    parts_.assign(static_cast<std::size_t>(network.parts()), Part{});
+    outputs_.clear();
+    const LayerShape& s = network.first;
+    const Index units = steps * batch * s.hidden;
+    for (Part& part : parts_) {
+      if (saved_gates(s)) part.gates = arena.take<T>(units * saved_gates(s));
+      if (s.cell == Cell::lstm) part.cells = arena.take<Compute<T>>(units);
+    }
+    for (Index layer = 0; layer + 1 < network.layers; ++layer)
+      outputs_.push_back(arena.take<T>(steps * batch * network.output()));
+    dropout_key_ = arena.take<std::uint64_t>(1);
+    return arena.used();
+  };
+  bytes_ = layout(Arena());
+  layout(Arena(memory_.reserve(bytes_, stream)));
+  network_ = network;
+  steps_ = steps;
+  batch_ = batch;
+}
+
+template <class T>
+bool Reserve<T>::belongs_to(const Network& network, Index steps, Index batch) const {
+  return steps == steps_ && batch == batch_ && network == network_;
+}
+
+template <class T>
+void run_forward(Stream stream, const Network& network, const std::vector<const T*>& parameters,
+                 const ForwardArguments<T>& args, Compute<T>* cells, Reserve<T>* reserve,
+                 const Options& options) {
+  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
+              width = network.output();
+  const Index state_batch = args.state_rows ? args.state_batch : B;
+  network.check_call(args.steps, B);
+  FRNN_CHECK(static_cast<Index>(parameters.size()) == network.parts() * network.parameters_per_part(),
+             "a parameter is missing or too many");
+  Request request;
+  request.network = network;
+  request.steps = args.steps;
+  request.batch = B;
+  request.dtype = dtype_of<T>;
+  request.training = reserve != nullptr;
+  request.tokens = args.tokens != nullptr;
+  request.products = options.products;
+  const Plan plan = make_plan(request, device_info(current_device()).limits);
+  const Queue queue(stream, plan);
+  const CublasScope cublas(stream);
+
+  const bool masked = reserve && network.dropout > 0 && network.layers > 1;
+  if (reserve) reserve->layout(stream, network, args.steps, B);
+  if (masked) {
+    Grid one;
+    one.blocks = 1;
+    launch<BeginDropout>(stream, one, {args.seed, args.call, options.calls, reserve->dropout_key()});
+  }
+
+  Dropout mask;
+  ForwardPart<T> part;
+  const auto prepare = [&](Index layer, Index direction, Arena arena) {
+    // In inference the layers below the last write in turn to one of two arrays.
+    T* between[2] = {};
+    for (Index i = 0; i < std::min<Index>(2, reserve ? 0 : network.layers - 1); ++i) {
+      between[i] = arena.take<T>(args.steps * B * width);
+    }
+    const auto output = [&](Index of) {
+      if (of + 1 == network.layers) return args.y;
+      return contiguous(reserve ? reserve->output(of) : between[of % 2], B, width);
+    };
+    const Index i = layer * network.directions + direction;
+    part = {};
+    part.shape = network.shape(layer);
+    part.weights = part_of<LayerParameters<T>>(network, parameters, i);
+    part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
+    if (layer == 0) {
+      part.x = args.x;
+      part.tokens = args.tokens;
+    } else {
+      const Rows<T> below = output(layer - 1);
+      part.x = {below.data, below.time_stride, below.batch_stride};
+    }
+    if (masked && layer > 0) {
+      mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
+      part.dropout = &mask;
+      part.dropout_key = reserve->dropout_key();
+    }
+    part.y = columns_from(output(layer), direction * R);
+    part.h0 = offset(args.h0, i * state_batch * R);
+    part.h_n = offset(args.h_n, i * state_batch * R);
+    part.c0 = offset(args.c0, i * state_batch * H);
+    part.c_n = offset(args.c_n, i * state_batch * H);
+    part.cells_state = offset(cells, i * state_batch * H);
+    part.state_rows = args.state_rows;
+    if (reserve) part.reserve = reserve->part(i);
+    part.layout(arena, queue);
+    return arena.used();
+  };
+  std::size_t most = 0;
+  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, 0, Arena()));
+  const Memory scratch(most, stream);
+  for (Index layer = 0; layer < network.layers; ++layer) {
+    for (Index direction = 0; direction < network.directions; ++direction) {
+      prepare(layer, direction, Arena(scratch.get()));
+      part.run(queue);
+    }
+  }
+}
+
+template <class T>
+void forward(Stream stream, const Network& network, const std::vector<const T*>& parameters,
+             const ForwardArguments<T>& args, Reserve<T>* reserve, const Options& options) {
+  run_forward<T>(stream, network, parameters, args, nullptr, reserve, options);
+}
+
+std::map<std::string, std::string> explain(const Request& request) {
+  return describe(request, device_info(current_device()).limits);
+}
+
+#define FRNN_INSTANTIATE(T)                                                                               \
+  template class Reserve<T>;                                                                              \
+  template void run_forward(Stream, const Network&, const std::vector<const T*>&,                         \
+                            const ForwardArguments<T>&, Compute<T>*, Reserve<T>*, const Options&);        \
+  template void forward(Stream, const Network&, const std::vector<const T*>&, const ForwardArguments<T>&, \
+                        Reserve<T>*, const Options&);
+FRNN_INSTANTIATE(float)
+FRNN_INSTANTIATE(double)
+FRNN_INSTANTIATE(half_t)
+FRNN_INSTANTIATE(bfloat16_t)
+
+}  // namespace fastrnn::cuda

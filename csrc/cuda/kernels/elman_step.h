@@ -1,0 +1,62 @@
+// Elman network, one step of the whole batch, after the products. Equations: cells/elman.h.
+// Nothing is saved for backward: the output is the activation. dG has one column a unit.
+#pragma once
+
+#include "cells/elman.h"
+#include "cuda/kernels/pointwise.h"
+
+namespace fastrnn::cuda {
+
+template <class T>
+struct ElmanForward {
+  static constexpr const char* kName = "elman_fwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    Nonlinearity nonlinearity = Nonlinearity::tanh;
+    Sums<T> sums;
+    Hidden<T> hidden;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        p.hidden.store(row, unit, p.units, cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
+      } else {
+        p.hidden.pad(row, unit);
+      }
+    });
+  }
+};
+
+template <class T>
+struct ElmanBackward {
+  static constexpr const char* kName = "elman_bwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    Nonlinearity nonlinearity = Nonlinearity::tanh;
+    Incoming<T> incoming;
+    Rows<const T> y;  // [T,B,H], as forward left it
+    GradientRows<T> dg;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      p.dg.store(row, unit,
+                 row.active() ? cells::activate_backward(p.nonlinearity, p.incoming.at(row, unit, p.units),
+                                                         widen(p.y.at(row.time(), b)[unit]))
+                              : Compute<T>(0));
+    });
+  }
+};
+
+}  // namespace fastrnn::cuda

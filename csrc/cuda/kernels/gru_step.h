@@ -1,0 +1,161 @@
+// GRU, one step of the whole batch, after the products. Equations: cells/gru.h.
+//
+// Reset-after is one phase. Reset-before has two, with a product between them: forward, W_hn (r h) for the
+// candidate; backward, the candidate's gradient times W_hn for r. Saved for backward: r z n, and for
+// reset-after q = W_hn h + b_hn, which is at hand here; computing it again would take a product over all
+// steps. dG's columns: n' r z n (reset-after; n' belongs to q), r z n (reset-before). Aliasing: gates may be
+// the input sums (an element is read in the last phase before it is written there).
+#pragma once
+
+#include "cells/gru.h"
+#include "cuda/kernels/pointwise.h"
+
+namespace fastrnn::cuda {
+
+enum class GruPhase {
+  whole,      // reset-after
+  reset,      // reset-before, forward: r h; backward: da_r, from the product
+  candidate,  // reset-before, forward: n and h; backward: da_z and da_n
+};
+
+template <class T>
+struct GruForward {
+  static constexpr const char* kName = "gru_fwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+  using A = Compute<T>;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    GruPhase phase = GruPhase::whole;
+    Sums<T> sums;          // recurrent: r z q; reset-before: r z, then W_hn (r h)
+    Hidden<T> hidden;      // its state is also the h that enters
+    T* reset_h = nullptr;  // [B,H] r h, reset-before
+    T* gates = nullptr;    // reserve [T,B,saved_gates,H], null in inference
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        compute(p, row, unit);
+      } else if (p.phase != GruPhase::reset) {
+        p.hidden.pad(row, unit);
+      }
+    });
+  }
+
+  static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
+    const Index H = p.units, at = row.b * H + unit;
+    const A h_prev = widen(p.hidden.state[at]);
+    const A r = cells::sigmoid(p.sums.at(row, unit, 3 * H));
+    if (p.phase == GruPhase::reset) {
+      p.reset_h[at] = narrow<T>(r * h_prev);
+      return;
+    }
+    const A z = cells::sigmoid(p.sums.at(row, H + unit, 3 * H));
+    const A product = p.sums.recurrent[3 * row.b * H + 2 * H + unit];
+    const Index i = 2 * H + unit;
+    A n, q = 0;
+    if (p.phase == GruPhase::whole) {
+      q = p.sums.bias_hh ? product + widen(p.sums.bias_hh[i]) : product;
+      const A a_n = p.sums.input_at(row, i) + (p.sums.bias_ih ? widen(p.sums.bias_ih[i]) : A(0));
+      n = cells::gru_candidate_after(a_n, r, q);
+    } else {
+      n = cells::tanh(p.sums.at(row, i, 3 * H));
+    }
+    if (p.gates) {
+      const Index saved = p.phase == GruPhase::whole ? 4 : 3;
+      T* gates = p.gates + row.index() * saved * H + unit;
+      gates[0] = narrow<T>(r);
+      gates[H] = narrow<T>(z);
+      gates[2 * H] = narrow<T>(n);
+      if (p.phase == GruPhase::whole) gates[3 * H] = narrow<T>(q);
+    }
+    p.hidden.store(row, unit, H, cells::gru_hidden(z, n, h_prev));
+  }
+};
+
+template <class T>
+struct GruBackward {
+  static constexpr const char* kName = "gru_bwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+  using A = Compute<T>;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    GruPhase phase = GruPhase::whole;
+    Incoming<T> incoming;
+    const T* gates = nullptr;   // reserve
+    const T* h_prev = nullptr;  // [T,B,H], as each step saw it
+    A* carry = nullptr;         // [B,H], out: what reaches the h that entered directly; may be incoming.carry
+    const A* product = nullptr;  // [B,H], phase reset: da_n times W_hn, the gradient of r h
+    GradientRows<T> dg;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        compute(p, row, unit);
+      } else {
+        for (Index column = unit; column < p.dg.width; column += p.units) p.dg.store(row, column, A(0));
+      }
+    });
+  }
+
+  static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
+    const Index H = p.units, at = row.b * H + unit;
+    const bool after = p.phase == GruPhase::whole;
+    const T* gates = p.gates + row.index() * (after ? 4 : 3) * H + unit;
+    const A r = widen(gates[0]), h_prev = widen(p.h_prev[row.index() * H + unit]);
+    if (p.phase == GruPhase::reset) {
+      const A d_product = p.product[at];
+      p.dg.store(row, unit, cells::gru_reset_backward(d_product, h_prev, r));
+      p.carry[at] = cells::fma(d_product, r, p.carry[at]);
+      return;
+    }
+    A da_z, da_n, dh_prev;
+    cells::gru_backward(p.incoming.at(row, unit, H), widen(gates[H]), widen(gates[2 * H]), h_prev, da_z, da_n,
+                        dh_prev);
+    p.carry[at] = dh_prev;
+    if (after) {
+      p.dg.store(row, unit, da_n * r);
+      p.dg.store(row, H + unit, cells::gru_reset_backward(da_n, widen(gates[3 * H]), r));
+      p.dg.store(row, 2 * H + unit, da_z);
+      p.dg.store(row, 3 * H + unit, da_n);
+    } else {
+      p.dg.store(row, H + unit, da_z);
+      p.dg.store(row, 2 * H + unit, da_n);
+    }
+  }
+};
+
+// h_prev [T,B,H] to r h for all times, in place.
+template <class T>
+struct GruResetHidden {
+  static constexpr const char* kName = "gru_reset_hidden";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index units = 0;
+    const T* gates = nullptr;  // reserve [T,B,3,H]
+    T* h_prev = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_times(x, p.walk.steps, p.walk.batch, p.units, [&](Index t, Index b, Index unit) {
+      const Index i = t * p.walk.batch + b;
+      T& h = p.h_prev[i * p.units + unit];
+      // At padding h_prev is 0 already, and the reserve was never written.
+      if (t < p.walk.length(b)) h = narrow<T>(widen(p.gates[3 * i * p.units + unit]) * widen(h));
+    });
+  }
+};
+
+}  // namespace fastrnn::cuda

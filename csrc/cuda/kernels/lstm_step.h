@@ -1,0 +1,267 @@
+// LSTM, one step of the whole batch, after the products. Equations: cells/lstm.h.
+//
+// Forward: reads the sums and c, writes h, c, and in training the gates. The full peephole needs all of the
+// new c for its output gate, so its step has two phases with a product between them. Backward: reads the
+// gradient of h and what forward saved, writes dG (columns i f g o) and the gradient of the c that entered.
+// Phases of the full peephole the other way round. Aliasing: gates may be the input sums (same element, read
+// before it is written); nothing else overlaps.
+#pragma once
+
+#include "cells/lstm.h"
+#include "cuda/kernels/pointwise.h"
+
+namespace fastrnn::cuda {
+
+enum class LstmPhase {
+  whole,
+  cell,    // full peephole: i, f, g and c
+  output,  // full peephole: o and h
+};
+
+template <class T>
+struct LstmForward {
+  static constexpr const char* kName = "lstm_fwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+  using A = Compute<T>;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    LstmPhase phase = LstmPhase::whole;
+    Sums<T> sums;
+    A* state = nullptr;           // [B,H]: c that enters the step, then the next; of an ended row, its last
+    Hidden<T> hidden;             // with a projection, empty
+    T* projected = nullptr;       // [B,H]: h before its projection, or null
+    const T* peephole = nullptr;  // diagonal: [3,H], i f o; or null
+    T* gates = nullptr;           // reserve [T,B,4,H], null in inference
+    A* cells = nullptr;           // reserve [T,B,H], null in inference
+    // Full peephole.
+    const A* peephole_sums =
+        nullptr;                // cell: [B,2,H] of i f, with the c that entered; output: [B,H] of o, new c
+    A* new_cells = nullptr;     // [B,H], from phase to phase
+    T* cell_operand = nullptr;  // [B,H]: the c of the next product, rounded
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        compute(p, row, unit);
+      } else if (p.hidden.y && p.phase != LstmPhase::cell) {
+        p.hidden.pad(row, unit);
+      }
+    });
+  }
+
+  static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
+    const Index H = p.units, at = row.b * H + unit;
+    T* gates = p.gates ? p.gates + row.index() * 4 * H + unit : nullptr;
+    A c;
+    if (p.phase != LstmPhase::output) {
+      const A c_prev = p.state[at];
+      A a_i = p.sums.at(row, unit, 4 * H), a_f = p.sums.at(row, H + unit, 4 * H);
+      const A a_g = p.sums.at(row, 2 * H + unit, 4 * H);
+      if (p.peephole) {
+        a_i = cells::fma(widen(p.peephole[unit]), c_prev, a_i);
+        a_f = cells::fma(widen(p.peephole[H + unit]), c_prev, a_f);
+      }
+      if (p.phase == LstmPhase::cell) {
+        a_i += p.peephole_sums[2 * row.b * H + unit];
+        a_f += p.peephole_sums[(2 * row.b + 1) * H + unit];
+      }
+      const cells::LstmState<A> s = cells::lstm_cell(a_i, a_f, a_g, c_prev);
+      c = s.c;
+      if (gates) {
+        gates[0] = narrow<T>(s.i);
+        gates[H] = narrow<T>(s.f);
+        gates[2 * H] = narrow<T>(s.g);
+      }
+      if (p.cells) p.cells[row.index() * H + unit] = c;
+      if (p.phase == LstmPhase::cell) {
+        p.new_cells[at] = c;
+        p.cell_operand[at] = narrow<T>(c);
+        return;
+      }
+    } else {
+      c = p.new_cells[at];
+    }
+
+    A a_o = p.sums.at(row, 3 * H + unit, 4 * H);
+    if (p.peephole) a_o = cells::fma(widen(p.peephole[2 * H + unit]), c, a_o);
+    if (p.phase == LstmPhase::output) a_o += p.peephole_sums[at];
+    const A o = cells::sigmoid(a_o), h = cells::lstm_hidden(o, c);
+    if (gates) gates[3 * H] = narrow<T>(o);
+    const A c_next = row.ends() || row.goes_on() ? c : A(0);
+    p.state[at] = c_next;
+    if (p.cell_operand) p.cell_operand[at] = narrow<T>(c_next);
+    if (p.projected) {
+      p.projected[at] = narrow<T>(h);
+    } else {
+      p.hidden.store(row, unit, H, h);
+    }
+  }
+};
+
+// The projected h of one step, from its product.
+template <class T>
+struct LstmProject {
+  static constexpr const char* kName = "lstm_project_step";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;            // P
+    const Compute<T>* product = nullptr;  // [B,P]
+    Hidden<T> hidden;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        p.hidden.store(row, unit, p.units, p.product[b * p.units + unit]);
+      } else {
+        p.hidden.pad(row, unit);
+      }
+    });
+  }
+};
+
+// Gradient of the projected h of one step; 0 for ended rows.
+template <class T>
+struct LstmProjectBackward {
+  static constexpr const char* kName = "lstm_project_bwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // P
+    Incoming<T> incoming;
+    GradientRows<T> dp;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      p.dp.store(row, unit, row.active() ? p.incoming.at(row, unit, p.units) : Compute<T>(0));
+    });
+  }
+};
+
+template <class T>
+struct LstmBackward {
+  static constexpr const char* kName = "lstm_bwd_step";
+  static constexpr int kThreads = kPointwiseThreads;
+  using A = Compute<T>;
+
+  struct Params {
+    Walk walk;
+    Index step = 0, units = 0;  // H
+    LstmPhase phase = LstmPhase::whole;
+    Incoming<T> incoming;
+    const A* unprojected =
+        nullptr;               // [B,H]: gradient of h before its projection, instead of `incoming`; or null
+    const T* gates = nullptr;  // reserve [T,B,4,H]
+    const A* cells = nullptr;  // reserve [T,B,H]
+    const T* c0 = nullptr;     // [B,H], or null = zeros
+    const T* final_cell = nullptr;  // [B,H] dc_n, or null
+    const T* peephole = nullptr;    // diagonal: [3,H], or null
+    A* dc = nullptr;  // [B,H]: gradient of the c that leaves the step, then of the one that entered
+    GradientRows<T> dg;
+    // Full peephole. First phase output, then cell.
+    A* new_dc = nullptr;                // [B,H], from phase to phase
+    const A* output_product = nullptr;  // [B,H]: dG's o columns of this step times W_co
+    const A* next_product = nullptr;    // [B,H]: dG's i f columns of the next step times W_ci W_cf
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
+      const RowAt row(p.walk, b, p.step);
+      if (row.active()) {
+        compute(p, row, unit);
+      } else {
+        for (Index gate = 0; gate < 4; ++gate) p.dg.store(row, gate * p.units + unit, A(0));
+      }
+    });
+  }
+
+  static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
+    const Index H = p.units, at = row.b * H + unit;
+    const T* gates = p.gates + row.index() * 4 * H + unit;
+    const A c = p.cells[row.index() * H + unit];
+    A da_o = 0, dc;
+    if (p.phase != LstmPhase::cell) {
+      const A dh = p.unprojected ? p.unprojected[at] : p.incoming.at(row, unit, H);
+      if (row.ends()) {
+        dc = p.final_cell ? widen(p.final_cell[at]) : A(0);
+      } else if (row.goes_on()) {
+        dc = p.dc[at];
+        if (p.next_product) dc += p.next_product[at];
+      } else {
+        dc = 0;
+      }
+      cells::lstm_output_backward(dh, widen(gates[3 * H]), c, da_o, dc);
+      p.dg.store(row, 3 * H + unit, da_o);
+      if (p.phase == LstmPhase::output) {
+        p.new_dc[at] = dc;
+        return;
+      }
+      if (p.peephole) dc = cells::fma(widen(p.peephole[2 * H + unit]), da_o, dc);
+    } else {
+      dc = p.new_dc[at] + p.output_product[at];
+    }
+
+    A c_prev = 0;
+    if (!row.starts_piece()) {
+      if (row.step > 0) {
+        c_prev = p.cells[row.previous_index() * H + unit];
+      } else if (p.c0) {
+        c_prev = widen(p.c0[at]);
+      }
+    }
+    A da_i, da_f, da_g, dc_prev;
+    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]), c_prev, da_i, da_f,
+                              da_g, dc_prev);
+    if (p.peephole) {
+      dc_prev = cells::fma(widen(p.peephole[unit]), da_i, dc_prev);
+      dc_prev = cells::fma(widen(p.peephole[H + unit]), da_f, dc_prev);
+    }
+    p.dc[at] = dc_prev;
+    p.dg.store(row, unit, da_i);
+    p.dg.store(row, H + unit, da_f);
+    p.dg.store(row, 2 * H + unit, da_g);
+  }
+};
+
+// h before its projection again, for all times: hidden [T,B,H] = o tanh(c), 0 at padding.
+template <class T>
+struct LstmHidden {
+  static constexpr const char* kName = "lstm_hidden";
+  static constexpr int kThreads = kPointwiseThreads;
+
+  struct Params {
+    Walk walk;
+    Index units = 0;
+    const T* gates = nullptr;
+    const Compute<T>* cells = nullptr;
+    T* hidden = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    const Index H = p.units;
+    for_times(x, p.walk.steps, p.walk.batch, H, [&](Index t, Index b, Index unit) {
+      const Index i = t * p.walk.batch + b, at = i * H + unit;
+      p.hidden[at] =
+          t < p.walk.length(b)
+              ? narrow<T>(cells::lstm_hidden(widen(p.gates[i * 4 * H + 3 * H + unit]), p.cells[at]))
+              : narrow<T>(0);
+    });
+  }
+};
+
+}  // namespace fastrnn::cuda

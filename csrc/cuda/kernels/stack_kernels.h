@@ -1,0 +1,9 @@
+// Every kernel of stack.inc.
+#pragma once
+
+#include "cuda/kernels/elman_step.h"
+#include "cuda/kernels/gemm.h"
+#include "cuda/kernels/gru_step.h"
+#include "cuda/kernels/lstm_step.h"
+#include "cuda/kernels/rows.h"
+#include "cuda/kernels/sums.h"

@@ -1,0 +1,52 @@
+// Which rows take part in which step, and where: the device's counterpart of cpu/schedule.h.
+//
+// Steps are counted in processing order: step s of row b is time s, or length - 1 - s in reverse. Rows are
+// not sorted: a row whose length is up is inactive, its state is left alone, and at step s it stands for the
+// padded time s, so that every (t, b) is met exactly once in either direction.
+#pragma once
+
+#include "cuda/context.h"
+
+namespace fastrnn::cuda {
+
+struct Walk {
+  const Index* lengths = nullptr;       // [B], or null: every row has T steps
+  const std::uint8_t* reset = nullptr;  // [T,B], true where not 0, or null
+  Index steps = 0;                      // T
+  Index batch = 0;                      // B
+  bool reverse = false;
+
+  FRNN_HOST_DEVICE Index length(Index b) const {
+    if (!lengths) return steps;
+    const Index n = lengths[b];
+    return n < 0 ? 0 : n < steps ? n : steps;  // nothing beyond T is touched, whatever the array holds
+  }
+};
+
+// One row at one step.
+struct RowAt {
+  const Walk& walk;
+  Index b, step, length;
+
+  FRNN_HOST_DEVICE RowAt(const Walk& w, Index row, Index at_step)
+      : walk(w), b(row), step(at_step), length(w.length(row)) {}
+
+  FRNN_HOST_DEVICE bool active() const { return step < length; }
+  FRNN_HOST_DEVICE bool ends() const { return step + 1 == length; }
+  FRNN_HOST_DEVICE Index time() const { return walk.reverse && active() ? length - 1 - step : step; }
+  FRNN_HOST_DEVICE Index previous_time() const { return walk.reverse ? time() + 1 : time() - 1; }
+  FRNN_HOST_DEVICE Index index() const { return time() * walk.batch + b; }  // of (t, b)
+  FRNN_HOST_DEVICE Index previous_index() const { return previous_time() * walk.batch + b; }
+
+  // Is there a boundary between this step, an active one, and the step before it? A reset at t stands before
+  // time t: the forward direction meets it on entering t, the reverse direction on entering t - 1.
+  FRNN_HOST_DEVICE bool starts_piece() const {
+    if (!walk.reset) return false;
+    if (walk.reverse) return step > 0 && walk.reset[previous_index()] != 0;
+    return walk.reset[index()] != 0;
+  }
+  // Does what leaves this step, an active one, enter the next?
+  FRNN_HOST_DEVICE bool goes_on() const { return !ends() && !RowAt(walk, b, step + 1).starts_piece(); }
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,151 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+
+namespace fastrnn::cuda {
+namespace {
+
+// Waves of CTAs that a pointwise launch may have before its threads go on with more elements instead: enough
+// that the last wave's imbalance is small.
+constexpr int kWaves = 8;
+constexpr int kThreads = 256;
+
+// A column sum has at most this many chunks: its second stage is one chain over them.
+constexpr Index kMostChunks = 256;
+constexpr Index kFewestSumRows = 32;
+
+// Splitting reads and writes both operands and starts two kernels: below this many multiplications (an SGEMM
+// of some tens of microseconds) that costs what the faster product saves.
+constexpr double kWorthSplitting = 1e9;
+
+// bfloat16 multiply-adds of the tensor cores for one float32 multiply-add, by the architecture's data sheets:
+// 16 on the chips for servers, 4 on the others, where three products instead of one gain nothing.
+bool has_wide_tensor_cores(const Limits& limits) {
+  const int capability = limits.capability();
+  return capability == 80 || capability == 90 || (capability >= 100 && capability < 120);
+}
+
+std::string name(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::step: return "step";
+    case Strategy::cta: return "cta";
+    case Strategy::cluster: return "cluster";
+    case Strategy::grid: return "grid";
+  }
+  return "";
+}
+
+std::string name(Products products) {
+  switch (products) {
+    case Products::automatic: return "automatic";
+    case Products::plain: return "plain";
+    case Products::bf16x3: return "bf16x3";
+    case Products::tf32: return "tf32";
+  }
+  return "";
+}
+
+std::string name(DType dtype) {
+  switch (dtype) {
+    case DType::float32: return "float32";
+    case DType::float64: return "float64";
+    case DType::float16: return "float16";
+    case DType::bfloat16: return "bfloat16";
+  }
+  return "";
+}
+
+// Why the weights can't stay on chip whatever the device, or empty.
+std::string step_for_ever(const Request& request) {
+  const LayerShape& s = request.network.first;
+  if (request.dtype == DType::float64)
+    return "float64 has no tensor-core product that is worth keeping weights for";
+  if (s.projection) return "a projection needs two exchanges of h in every step";
+  if (s.peephole == Peephole::full) return "the full peephole needs an exchange of c in every step";
+  if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";
+  return "";
+}
+
+void choose_products(Plan& plan, const Request& request, const Limits& limits) {
+  if (request.dtype != DType::float32) {
+    plan.products = Products::plain;
+    plan.products_reason =
+        is_16_bit(request.dtype) ? "tensor cores, summed in float32" : "float64 throughout";
+    return;
+  }
+  plan.products = request.products;
+  switch (request.products) {
+    case Products::automatic:
+      if (has_wide_tensor_cores(limits)) {
+        plan.products = Products::bf16x3;
+        plan.split_from = kWorthSplitting;
+        plan.products_reason =
+            "products over all steps from 10^9 multiplications on as bf16x3, smaller ones and those of a "
+            "step in "
+            "float32";
+      } else {
+        plan.products = Products::plain;
+        plan.products_reason =
+            "float32: bfloat16 is not fast enough on this device to do three products instead of one";
+      }
+      break;
+    case Products::plain: plan.products_reason = "float32, as asked for"; break;
+    case Products::bf16x3:
+      plan.products_reason = "bf16x3 for all products over all steps, as asked for";
+      break;
+    case Products::tf32: plan.products_reason = "tf32, as asked for"; break;
+  }
+}
+
+}  // namespace
+
+Plan make_plan(const Request& request, const Limits& limits) {
+  const LayerShape& s = request.network.first;
+  const Index rows = request.steps * request.batch;
+  Plan plan;
+
+  plan.strategy = Strategy::step;
+  const std::string why = step_for_ever(request);
+  plan.reason =
+      "products and a pointwise kernel for every step: " +
+      (why.empty() ? "kernels that keep the weights on chip (cta, cluster, grid) are not built yet" : why);
+
+  choose_products(plan, request, limits);
+
+  // Reading a column of W_ih for one token touches a sector of 32 bytes for every value; transposing touches
+  // every value twice. So it pays from about one token for every eight columns on.
+  plan.transpose_tokens = request.tokens && rows >= s.input / 8;
+
+  plan.most_blocks = limits.processors * (limits.threads_per_processor / kThreads) * kWaves;
+  plan.sum_rows = std::max(kFewestSumRows, (rows + kMostChunks - 1) / kMostChunks);
+  return plan;
+}
+
+std::map<std::string, std::string> describe(const Request& request, const Limits& limits) {
+  const Plan plan = make_plan(request, limits);
+  const LayerShape& s = request.network.first;
+  std::string products = "1 product per step";
+  if (s.cell == Cell::gru && !s.reset_after)
+    products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
+  if (s.peephole == Peephole::full)
+    products =
+        "3 products per step: i and f need all of c, the output gate all of the new c (peephole=\"full\")";
+  if (s.projection) products += "; 1 more for the projection";
+  const std::string cell = s.cell == Cell::lstm ? "lstm" : s.cell == Cell::gru ? "gru" : "elman";
+  return {
+      {"kernel", cell + (request.training ? "_fwd_train_" : "_fwd_infer_") + name(plan.strategy)},
+      {"strategy", name(plan.strategy)},
+      {"strategy_reason", plan.reason},
+      {"dtype", name(request.dtype)},
+      {"products", products},
+      {"input", request.tokens ? (plan.transpose_tokens ? "rows of W_ih transposed gathered, no input product"
+                                                        : "columns of W_ih gathered, no input product")
+                               : "input product of all steps at once"},
+      {"arithmetic", name(plan.products)},
+      {"arithmetic_reason", plan.products_reason},
+      {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +
+                     " processors"},
+  };
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,154 @@
+// What forward.cpp, backward.cpp and stream.cpp share: launches of the sizes that the plan gives, products,
+// and the description of one direction of one layer.
+#pragma once
+
+#include <algorithm>
+
+#include "core/buffers.h"
+#include "core/check.h"
+#include "core/network.h"
+#include "core/philox.h"
+#include "cuda/gemm.h"
+#include "cuda/kernels/pointwise.h"
+#include "cuda/kernels/rows.h"
+#include "cuda/kernels/sums.h"
+#include "cuda/launch.h"
+#include "cuda/plan.h"
+#include "cuda/stack.h"
+
+namespace fastrnn::cuda {
+
+// Gates kept per (t, b, unit) for backward. Unlike the CPU, GRU reset-after keeps q = W_hn h + b_hn as well.
+inline Index saved_gates(const LayerShape& s) {
+  return s.cell == Cell::gru && s.reset_after ? 4 : s.reserved_gates();
+}
+
+// 16-bit types have arrays of T and of float; the others of one type.
+template <class T>
+inline constexpr bool kNarrow = !std::is_same_v<T, Compute<T>>;
+
+template <class T>
+Operand plain(const T* data, Index stride) {
+  return {data, stride, false};
+}
+template <class T>
+Operand transposed(const T* data, Index stride) {
+  return {data, stride, true};
+}
+
+// Do the T*B rows lie one after the other, in the order of [T,B], `stride` apart, as a product wants them?
+template <class T>
+bool is_flat(const Rows<T>& rows, Index steps, Index batch, Index width, Index& stride) {
+  stride = steps * batch <= 1 ? width : batch > 1 ? rows.batch_stride : rows.time_stride;
+  return stride >= width && (batch <= 1 || steps <= 1 || rows.time_stride == batch * stride);
+}
+
+class Queue {
+ public:
+  Queue(Stream stream, const Plan& plan) : stream_(stream), plan_(plan) {}
+
+  Stream stream() const { return stream_; }
+  const Plan& plan() const { return plan_; }
+
+  // A pointwise kernel over steps x rows x units.
+  template <class Kernel>
+  void run(Index steps, Index rows, Index units, const typename Kernel::Params& params) const {
+    launch<Kernel>(stream_, grid(Pieces(steps, rows, units).all), params);
+  }
+  // One for a single step.
+  template <class Kernel>
+  void run(Index rows, Index units, const typename Kernel::Params& params) const {
+    run<Kernel>(1, rows, units, params);
+  }
+  // A kernel that walks over tiles.
+  template <class Kernel>
+  void run_tiles(Index tiles, const typename Kernel::Params& params) const {
+    Grid g = grid(tiles);
+    g.shared = typename Kernel::Layout().shared.bytes();
+    launch<Kernel>(stream_, g, params);
+  }
+
+  // C (compute type) = A B, elements T: a product of one step.
+  template <class T>
+  void step_product(Index rows, Index columns, Index depth, Operand a, Operand b, Compute<T>* c,
+                    Index c_stride) const {
+    gemm(stream_, describe<T>(rows, columns, depth, a, b, c, c_stride, kNarrow<T>));
+  }
+
+  // A product over all steps; `split` has split_bytes of memory. Out is T, or the compute type.
+  template <class T, class Out>
+  void product(Index rows, Index columns, Index depth, Operand a, Operand b, Out* c, Index c_stride,
+               void* split, bool add = false) const {
+    Gemm g = describe<T>(rows, columns, depth, a, b, c, c_stride, !std::is_same_v<Out, T>);
+    g.add = add;
+    if constexpr (std::is_same_v<T, float>) {
+      if (plan_.splits(rows, columns, depth)) {
+        bfloat16_t* const left = static_cast<bfloat16_t*>(split);
+        bfloat16_t* const right = left + 3 * rows * depth;
+        g.a = split_operand(a, rows, depth, false, left);
+        g.b = split_operand(b, columns, depth, true, right);
+        g.depth = 3 * depth;
+        g.dtype = DType::bfloat16;
+        g.wide_out = true;
+      }
+    }
+    gemm(stream_, g);
+  }
+  template <class T>
+  Index split_bytes(Index rows, Index columns, Index depth) const {
+    if (!std::is_same_v<T, float> || !plan_.splits(rows, columns, depth)) return 0;
+    return 3 * depth * (rows + columns) * static_cast<Index>(sizeof(bfloat16_t));
+  }
+
+ private:
+  Grid grid(Index pieces) const {
+    FRNN_CHECK(pieces < Index{1} << 31, "T, B and H together exceed what one launch can count");
+    Grid g;
+    g.blocks = static_cast<int>(std::min<Index>(pieces, plan_.most_blocks));
+    return g;
+  }
+
+  template <class T, class Out>
+  Gemm describe(Index rows, Index columns, Index depth, Operand a, Operand b, Out* c, Index c_stride,
+                bool wide_out) const {
+    Gemm g;
+    g.rows = rows;
+    g.columns = columns;
+    g.depth = depth;
+    g.a = a;
+    g.b = b;
+    g.c = c;
+    g.c_stride = c_stride;
+    g.dtype = dtype_of<T>;
+    g.wide_out = wide_out;
+    g.tf32 = plan_.products == Products::tf32;
+    return g;
+  }
+
+  // Splits an operand whose depth runs along memory, or across it.
+  Operand split_operand(const Operand& from, Index across, Index depth, bool second, bfloat16_t* to) const {
+    const bool depth_inner = from.transposed == second;
+    SplitFloat::Params params;
+    params.rows = depth_inner ? across : depth;
+    params.columns = depth_inner ? depth : across;
+    params.from = static_cast<const float*>(from.data);
+    params.from_stride = from.stride;
+    params.to = to;
+    params.second = second;
+    params.depth_rows = !depth_inner;
+    run<SplitFloat>(params.rows, params.columns, params);
+    return {to, depth_inner ? 3 * depth : across, from.transposed};
+  }
+
+  Stream stream_;
+  const Plan& plan_;
+};
+
+// Forward of a whole stack. With `cells` [parts, state_batch, H], c lives there in its compute type, before
+// and after, instead of in the arguments' c0 and c_n.
+template <class T>
+void run_forward(Stream stream, const Network& network, const std::vector<const T*>& parameters,
+                 const ForwardArguments<T>& args, Compute<T>* cells, Reserve<T>* reserve,
+                 const Options& options);
+
+}  // namespace fastrnn::cuda

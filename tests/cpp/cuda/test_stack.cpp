@@ -1,0 +1,516 @@
+// Whole networks on the emulated device against the CPU back end in double: every cell and option, element
+// type, lengths, resets, tokens, dropout, strides, what may be absent; outputs between guards. Streams
+// against whole calls.
+#include <algorithm>
+#include <random>
+
+#include "check.h"
+#include "cuda/stack.h"
+#include "device_array.h"
+#include "ops/network.h"
+
+using namespace fastrnn;
+using cuda::DeviceArray;
+using cuda::DeviceList;
+
+namespace {
+
+using Values = std::vector<double>;
+
+// Values that every element type of the tests can hold, so that all compute on the same numbers.
+Values random(Index n, unsigned seed, double scale = 1) {
+  std::mt19937 bits(seed);
+  std::uniform_real_distribution<double> uniform(-scale, scale);
+  Values values(static_cast<std::size_t>(n));
+  for (double& value : values) {
+    value = static_cast<double>(widen(narrow<bfloat16_t>(static_cast<float>(uniform(bits)))));
+  }
+  return values;
+}
+
+struct Case {
+  Network network;
+  Index steps = 1, batch = 1;
+  std::vector<Index> lengths = {};       // empty: all of them
+  std::vector<std::uint8_t> reset = {};  // empty: none
+  bool tokens = false;
+  bool states = true;   // initial states, and gradients of final ones
+  bool outputs = true;  // dy
+  bool batch_first = false;
+  cuda::Products products = cuda::Products::automatic;
+
+  template <class A>
+  void describe(A& args) const {
+    args.steps = steps;
+    args.batch = batch;
+    args.seed = 7;
+    args.call = 3;
+  }
+};
+
+// x, states, gradients and parameters of a call, as doubles.
+struct Inputs {
+  Values x, h0, c0, dy, dh_n, dc_n;
+  std::vector<std::int64_t> tokens;
+  std::vector<Values> parameters;
+
+  explicit Inputs(const Case& c) {
+    const Network& n = c.network;
+    const Index rows = c.steps * c.batch, states = n.parts() * c.batch;
+    x = random(rows * n.first.input, 1);
+    h0 = random(states * n.first.recurrent(), 2);
+    c0 = random(states * n.first.hidden, 3);
+    dy = random(rows * n.output(), 4);
+    dh_n = random(states * n.first.recurrent(), 5);
+    dc_n = random(states * n.first.hidden, 6);
+    for (Index i = 0; i < rows; ++i) tokens.push_back((i * i + 3) % n.first.input);
+    unsigned seed = 10;
+    for (const Index size : n.parameter_sizes()) {
+      parameters.push_back(random(size, ++seed, 1 / std::sqrt(static_cast<double>(n.first.hidden))));
+    }
+    // No result may depend on what stands past a row's length.
+    if (c.lengths.empty()) return;
+    for (Index t = 0; t < c.steps; ++t) {
+      for (Index b = 0; b < c.batch; ++b) {
+        if (t < c.lengths[static_cast<std::size_t>(b)]) continue;
+        const auto at = static_cast<std::size_t>(t * c.batch + b);
+        tokens[at] = 1 << 30;
+        fill(x, at, n.first.input);
+        fill(dy, at, n.output());
+      }
+    }
+  }
+  static void fill(Values& rows, std::size_t row, Index width) {
+    const auto first = rows.begin() + static_cast<std::ptrdiff_t>(row) * width;
+    std::fill(first, first + width, std::nan(""));
+  }
+};
+
+struct Outputs {
+  Values y, inference_y, h_n, c_n, dx, dh0, dc0;
+  std::vector<Values> gradients;
+};
+
+template <class T>
+std::vector<const T*> pointers(const std::vector<std::vector<T>>& all) {
+  std::vector<const T*> to;
+  for (const auto& one : all) to.push_back(one.data());
+  return to;
+}
+
+Outputs on_cpu(const Case& c, const Inputs& in) {
+  const Network& n = c.network;
+  const bool lstm = n.first.cell == Cell::lstm;
+  Outputs out;
+  out.y.resize(in.dy.size());
+  out.inference_y.resize(in.dy.size());
+  out.h_n.resize(in.h0.size());
+  out.c_n.resize(in.c0.size());
+  out.dx.resize(in.x.size());
+  out.dh0.resize(in.h0.size());
+  out.dc0.resize(in.c0.size());
+  for (const Values& p : in.parameters) out.gradients.emplace_back(p.size());
+
+  const auto inputs = [&](auto& args) {
+    c.describe(args);
+    args.x = contiguous(in.x.data(), c.batch, n.first.input);
+    args.tokens = c.tokens ? in.tokens.data() : nullptr;
+    args.h0 = c.states ? in.h0.data() : nullptr;
+    args.c0 = c.states && lstm ? in.c0.data() : nullptr;
+    args.lengths = c.lengths.empty() ? nullptr : c.lengths.data();
+    args.reset = c.reset.empty() ? nullptr : c.reset.data();
+  };
+  ForwardArguments<double> forward_args;
+  inputs(forward_args);
+  forward_args.h_n = out.h_n.data();
+  forward_args.c_n = out.c_n.data();
+  Weights<double> weights(n);
+  weights.pack(pointers(in.parameters));
+  Reserve<double> reserve;
+  Scratch scratch;
+  forward_args.y = contiguous(out.inference_y.data(), c.batch, n.output());
+  forward<double>(weights, forward_args, nullptr, scratch);
+  forward_args.y = contiguous(out.y.data(), c.batch, n.output());
+  forward<double>(weights, forward_args, &reserve, scratch);
+
+  BackwardArguments<double> args;
+  inputs(args);
+  args.parameters = pointers(in.parameters);
+  args.y = contiguous<const double>(out.y.data(), c.batch, n.output());
+  if (c.outputs) args.dy = contiguous(in.dy.data(), c.batch, n.output());
+  args.dh_n = c.states ? in.dh_n.data() : nullptr;
+  args.dc_n = c.states && lstm ? in.dc_n.data() : nullptr;
+  if (!c.tokens) args.dx = contiguous(out.dx.data(), c.batch, n.first.input);
+  args.dh0 = out.dh0.data();
+  args.dc0 = out.dc0.data();
+  for (Values& g : out.gradients) args.gradients.push_back(g.data());
+  backward<double>(n, args, reserve, scratch);
+  return out;
+}
+
+// [T,B,w] to or from [B,T,w].
+Values swapped(const Values& from, Index outer, Index inner, Index width) {
+  Values to(from.size());
+  for (Index i = 0; i < outer; ++i) {
+    for (Index j = 0; j < inner; ++j) {
+      std::copy_n(from.begin() + (i * inner + j) * width, width, to.begin() + (j * outer + i) * width);
+    }
+  }
+  return to;
+}
+
+template <class T>
+Outputs on_device(const Case& c, const Inputs& in) {
+  const Network& n = c.network;
+  const bool lstm = n.first.cell == Cell::lstm;
+  const cuda::Stream stream;
+  // Padded rows where they lie one after the other would hide wrong strides: batch_first is not only another
+  // order.
+  const auto put = [&](const Values& v, Index width) {
+    return DeviceArray<T>(c.batch_first ? swapped(v, c.steps, c.batch, width) : v);
+  };
+  const auto get = [&](const DeviceArray<T>& a, Index width) {
+    const Values v = a.values();
+    return c.batch_first ? swapped(v, c.batch, c.steps, width) : v;
+  };
+  const auto rows = [&](T* data, Index width) {
+    return c.batch_first ? Rows<T>{data, width, c.steps * width} : contiguous(data, c.batch, width);
+  };
+  const auto constant = [](const Rows<T>& r) { return Rows<const T>{r.data, r.time_stride, r.batch_stride}; };
+  const auto none = [](const Values& v) { return DeviceArray<T>(static_cast<Index>(v.size())); };
+
+  const DeviceArray<T> x = put(in.x, n.first.input), h0(in.h0), c0(in.c0), dy = put(in.dy, n.output()),
+                       dh_n(in.dh_n), dc_n(in.dc_n);
+  const DeviceArray<T> y = none(in.dy), inference_y = none(in.dy), h_n = none(in.h0), c_n = none(in.c0),
+                       dx = none(in.x), dh0 = none(in.h0), dc0 = none(in.c0);
+  const DeviceList<std::int64_t> tokens(in.tokens);
+  const DeviceList<Index> lengths(c.lengths);
+  const DeviceList<std::uint8_t> reset(c.reset);
+  std::vector<DeviceArray<T>> parameters, gradients;
+  std::vector<const T*> parameter_pointers;
+  std::vector<T*> gradient_pointers;
+  for (const Values& p : in.parameters) {
+    parameters.emplace_back(p);
+    gradients.push_back(none(p));
+    parameter_pointers.push_back(parameters.back().data());
+    gradient_pointers.push_back(gradients.back().data());
+  }
+
+  const auto inputs = [&](auto& args) {
+    c.describe(args);
+    args.x = constant(rows(x.data(), n.first.input));
+    args.tokens = c.tokens ? tokens.data() : nullptr;
+    args.h0 = c.states ? h0.data() : nullptr;
+    args.c0 = c.states && lstm ? c0.data() : nullptr;
+    args.lengths = lengths.data();
+    args.reset = reset.data();
+  };
+  cuda::Options options;
+  options.products = c.products;
+  ForwardArguments<T> forward_args;
+  inputs(forward_args);
+  forward_args.h_n = h_n.data();
+  forward_args.c_n = lstm ? c_n.data() : nullptr;
+  forward_args.y = rows(inference_y.data(), n.output());
+  cuda::forward<T>(stream, n, parameter_pointers, forward_args, nullptr, options);
+  forward_args.y = rows(y.data(), n.output());
+  cuda::Reserve<T> reserve;
+  cuda::forward<T>(stream, n, parameter_pointers, forward_args, &reserve, options);
+
+  BackwardArguments<T> args;
+  inputs(args);
+  args.parameters = parameter_pointers;
+  args.gradients = gradient_pointers;
+  args.y = constant(rows(y.data(), n.output()));
+  if (c.outputs) args.dy = constant(rows(dy.data(), n.output()));
+  args.dh_n = c.states ? dh_n.data() : nullptr;
+  args.dc_n = c.states && lstm ? dc_n.data() : nullptr;
+  if (!c.tokens) args.dx = rows(dx.data(), n.first.input);
+  args.dh0 = dh0.data();
+  args.dc0 = lstm ? dc0.data() : nullptr;
+  cuda::backward<T>(stream, n, args, reserve, options);
+
+  Outputs out{get(y, n.output()),     get(inference_y, n.output()),
+              h_n.values(),           c_n.values(),
+              get(dx, n.first.input), dh0.values(),
+              dc0.values(),           {}};
+  for (const DeviceArray<T>& g : gradients) out.gradients.push_back(g.values());
+  return out;
+}
+
+// max |a - b| against the size of b.
+void check_close(const char* what, const Values& got, const Values& expected, double tolerance) {
+  double largest = 0, worst = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(expected[i]));
+    const double error = std::abs(got[i] - expected[i]);
+    if (!(error <= worst)) worst = error;  // NaN stays
+  }
+  if (!(worst <= tolerance * largest)) {
+    check::fail(what, 0,
+                "differs by " + std::to_string(worst) + " where the largest is " + std::to_string(largest) +
+                    "; allowed are " + std::to_string(tolerance) + " of it");
+  }
+}
+
+// How far off a result of type T may be, of the largest value there is. One rounding to T is half of `unit`.
+// Every step of every layer rounds h once, and in backward dG and the gates; the weights of the tests,
+// uniform in 1/sqrt(H), keep or shrink what went before. Sums of n products in T itself, where that is float
+// or double, add sqrt(n) roundings.
+template <class T>
+double tolerance(const Case& c) {
+  const bool narrow_type = sizeof(T) == 2;
+  const double unit = std::is_same_v<T, double>   ? 0x1p-52
+                      : std::is_same_v<T, float>  ? 0x1p-23
+                      : std::is_same_v<T, half_t> ? 0x1p-10
+                                                  : 0x1p-7;
+  const LayerShape& s = c.network.first;
+  const double walk = static_cast<double>(c.steps * c.network.layers);
+  const double sum = std::sqrt(static_cast<double>(s.input + s.gate_rows() + c.steps * c.batch));
+  double allowed = unit * walk * (narrow_type ? 1 : sum);
+  if (c.products == cuda::Products::bf16x3) allowed += 0x1p-16 * walk;  // the product that is left out, lo lo
+  return allowed;
+}
+
+template <class T>
+void compare(const Case& c) {
+  const Inputs in(c);
+  const Outputs expected = on_cpu(c, in), got = on_device<T>(c, in);
+  const double allowed = tolerance<T>(c);
+  const int before = check::failures;
+  check_close("y", got.y, expected.y, allowed);
+  if (c.network.dropout == 0) CHECK(got.y == got.inference_y);
+  check_close("y of inference", got.inference_y, expected.inference_y, allowed);
+  check_close("h_n", got.h_n, expected.h_n, allowed);
+  check_close("dh0", got.dh0, expected.dh0, allowed);
+  if (c.network.first.cell == Cell::lstm) {
+    check_close("c_n", got.c_n, expected.c_n, allowed);
+    check_close("dc0", got.dc0, expected.dc0, allowed);
+  }
+  if (!c.tokens) check_close("dx", got.dx, expected.dx, allowed);
+  for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
+    check_close("a gradient of parameters", got.gradients[i], expected.gradients[i], allowed);
+  }
+  if (check::failures != before) {
+    const LayerShape& s = c.network.first;
+    check::fail("the case", 0,
+                "was cell " + std::to_string(static_cast<int>(s.cell)) + " I=" + std::to_string(s.input) +
+                    " H=" + std::to_string(s.hidden) + " P=" + std::to_string(s.projection) + " peephole " +
+                    std::to_string(static_cast<int>(s.peephole)) + " T=" + std::to_string(c.steps) +
+                    " B=" + std::to_string(c.batch) + " L=" + std::to_string(c.network.layers) +
+                    " D=" + std::to_string(c.network.directions) + " size of T " + std::to_string(sizeof(T)));
+  }
+}
+
+std::vector<Network> networks() {
+  std::vector<Network> all;
+  const auto add = [&](Cell cell, auto change) {
+    Network n;
+    n.first.cell = cell;
+    n.first.input = 3;
+    n.first.hidden = 9;
+    change(n);
+    all.push_back(n);
+  };
+  add(Cell::lstm, [](Network&) {});
+  add(Cell::lstm, [](Network& n) { n.first.bias = false, n.first.projection = 4, n.layers = 2; });
+  add(Cell::lstm, [](Network& n) { n.first.peephole = Peephole::diagonal, n.directions = 2; });
+  add(Cell::lstm,
+      [](Network& n) { n.first.peephole = Peephole::full, n.first.projection = 5, n.directions = 2; });
+  add(Cell::lstm, [](Network& n) { n.first.peephole = Peephole::full, n.layers = 2; });
+  add(Cell::lstm, [](Network& n) { n.layers = 3, n.directions = 2, n.dropout = 0.4; });
+  add(Cell::gru, [](Network& n) { n.first.hidden = 1, n.first.input = 1; });
+  add(Cell::gru, [](Network& n) { n.layers = 2, n.directions = 2; });
+  add(Cell::gru, [](Network& n) { n.first.reset_after = false, n.layers = 2; });
+  add(Cell::gru, [](Network& n) { n.first.reset_after = false, n.first.bias = false, n.directions = 2; });
+  add(Cell::rnn, [](Network& n) { n.directions = 2; });
+  add(Cell::rnn,
+      [](Network& n) { n.first.nonlinearity = Nonlinearity::sigmoid, n.layers = 2, n.dropout = 0.5; });
+  add(Cell::rnn, [](Network& n) { n.first.nonlinearity = Nonlinearity::relu, n.first.bias = false; });
+  add(Cell::rnn, [](Network& n) { n.first.nonlinearity = Nonlinearity::identity, n.first.hidden = 17; });
+  return all;
+}
+
+Case ragged(const Network& n) {
+  Case c{n, 6, 5, {4, 0, 6, 1, 6}, std::vector<std::uint8_t>(30)};
+  for (const std::size_t at : {0u, 7u, 11u, 14u, 29u}) c.reset[at] = 1;
+  return c;
+}
+
+template <class T>
+void compare_all() {
+  for (const Network& n : networks()) {
+    compare<T>({n, 5, 3});
+    compare<T>(ragged(n));
+  }
+}
+
+}  // namespace
+
+TEST(stack_float) { compare_all<float>(); }
+TEST(stack_double) { compare_all<double>(); }
+TEST(stack_half) { compare_all<half_t>(); }
+TEST(stack_bfloat16) { compare_all<bfloat16_t>(); }
+
+TEST(stack_batch_first) {
+  for (const Network& n : networks()) {
+    Case c{n, 4, 3};
+    c.batch_first = true;
+    compare<double>(c);
+    c = ragged(n);
+    c.batch_first = true;
+    compare<float>(c);
+  }
+}
+
+TEST(stack_tokens) {
+  for (const Network& n : networks()) {
+    Case c = ragged(n);
+    c.tokens = true;
+    c.network.first.input = 11;
+    compare<double>(c);
+    // Few tokens: columns of W_ih are read where they are.
+    c.network.first.input = 60;
+    c.steps = 2;
+    c.batch = 3;
+    c.lengths = {2, 1, 2};
+    c.reset.clear();
+    compare<float>(c);
+    compare<bfloat16_t>(c);
+  }
+}
+
+TEST(stack_without_states_or_dy) {
+  for (const Network& n : networks()) {
+    Case c{n, 4, 2};
+    c.states = false;
+    compare<double>(c);
+    compare<half_t>(c);
+    c.states = true;
+    c.outputs = false;
+    compare<double>(c);
+  }
+}
+
+TEST(stack_of_nothing_and_one) {
+  for (const Network& n : networks()) {
+    compare<double>({n, 3, 0});
+    compare<bfloat16_t>({n, 1, 0});
+    compare<double>({n, 1, 1});
+    compare<float>({n, 1, 4, {1, 0, 1, 1}});
+    compare<double>({n, 2, 2, {0, 0}});
+  }
+}
+
+TEST(stack_bf16x3) {
+  for (const Network& n : networks()) {
+    Case c = ragged(n);
+    c.products = cuda::Products::bf16x3;
+    compare<float>(c);
+  }
+}
+
+// Sizes around the tiles of the products, 64 and 32.
+TEST(stack_tile_edges) {
+  for (const Index hidden : {16, 17, 63, 65}) {
+    Network n;
+    n.first.input = hidden == 16 ? 64 : 33;
+    n.first.hidden = hidden;
+    compare<float>({n, 2, hidden == 17 ? 65 : 2});
+    compare<half_t>({n, 2, hidden == 17 ? 65 : 2});
+    n.first.cell = Cell::gru;
+    compare<bfloat16_t>({n, 2, 2});
+  }
+}
+
+// The same masks as on the CPU follow from the comparisons with dropout above. Here: a counter on the device
+// that every training call increases.
+TEST(stack_dropout_counter) {
+  Network n;
+  n.first.input = n.first.hidden = 8;
+  n.layers = 2;
+  n.dropout = 0.5;
+  const Case c{n, 3, 2};
+  const Inputs in(c);
+  const DeviceArray<float> x(in.x), y(c.steps * c.batch * n.output());
+  const DeviceList<std::uint64_t> calls({0});
+  std::vector<DeviceArray<float>> parameters;
+  std::vector<const float*> parameter_pointers;
+  for (const Values& p : in.parameters) {
+    parameters.emplace_back(p);
+    parameter_pointers.push_back(parameters.back().data());
+  }
+  const auto run = [&](std::uint64_t call, std::uint64_t* counter) {
+    ForwardArguments<float> args;
+    c.describe(args);
+    args.call = call;
+    args.x = contiguous<const float>(x.data(), c.batch, n.first.input);
+    args.y = contiguous(y.data(), c.batch, n.output());
+    cuda::Options options;
+    options.calls = counter;
+    cuda::Reserve<float> reserve;
+    cuda::forward<float>({}, n, parameter_pointers, args, &reserve, options);
+    return y.values();
+  };
+  const Values first = run(5, calls.data()), second = run(5, calls.data());
+  CHECK(first == run(5, nullptr));
+  CHECK(second == run(6, nullptr));
+  CHECK(first != second);
+}
+
+template <class T>
+void check_streams(const Network& n) {
+  const Index steps = 5, batch = 3, width = n.output();
+  const Case c{n, steps, batch};
+  const Inputs in(c);
+  const DeviceArray<T> x(in.x), y(steps * batch * width);
+  std::vector<DeviceArray<T>> parameters;
+  std::vector<const T*> parameter_pointers;
+  for (const Values& p : in.parameters) {
+    parameters.emplace_back(p);
+    parameter_pointers.push_back(parameters.back().data());
+  }
+  ForwardArguments<T> args;
+  c.describe(args);
+  args.x = contiguous<const T>(x.data(), batch, n.first.input);
+  args.y = contiguous(y.data(), batch, width);
+  cuda::Streams<T> whole({}, n, parameter_pointers, batch), stepped({}, n, parameter_pointers, batch),
+      chosen({}, n, parameter_pointers, batch + 2);
+  whole.run({}, args);
+  const Values expected = y.values();
+  const double allowed = tolerance<T>(c);
+  const auto check_step = [&](cuda::Streams<T>& streams, Index t) {
+    std::vector<T> out(static_cast<std::size_t>(batch * width));
+    cuda::copy_to_host(out.data(), streams.y(), out.size() * sizeof(T), {});
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const double want = expected[static_cast<std::size_t>(t * batch * width) + i];
+      CHECK_NEAR(widen(out[i]), want, allowed * std::max(1.0, std::abs(want)));
+    }
+  };
+  const DeviceList<Index> rows({4, 0, 3});
+  for (Index t = 0; t < steps; ++t) {
+    const T* now = x.data() + t * batch * n.first.input;
+    stepped.step({}, now, nullptr, nullptr, batch);
+    check_step(stepped, t);
+    chosen.step({}, now, nullptr, rows.data(), batch);
+    check_step(chosen, t);
+  }
+  // Rows that no step named are as they were.
+  std::vector<T> h(static_cast<std::size_t>(n.layers * (batch + 2) * n.first.recurrent()));
+  cuda::copy_to_host(h.data(), chosen.h(), h.size() * sizeof(T), {});
+  const auto R = static_cast<std::size_t>(n.first.recurrent());
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    const std::size_t row = i / R % static_cast<std::size_t>(batch + 2);
+    if (row == 1 || row == 2) CHECK(widen(h[i]) == 0);
+  }
+}
+
+TEST(streams_equal_one_call) {
+  for (Network n : networks()) {
+    n.directions = 1;
+    check_streams<double>(n);
+    check_streams<float>(n);
+    check_streams<half_t>(n);
+    check_streams<bfloat16_t>(n);
+  }
+}
