@@ -56,7 +56,9 @@ struct LstmForward {
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
-    T* gates = p.gates ? p.gates + row.index() * 4 * H + unit : nullptr;
+    const auto save = [&](Index gate, A value) {
+      if (p.gates) p.gates[(row.index() * 4 + gate) * H + unit] = narrow<T>(value);
+    };
     A c;
     if (p.phase != LstmPhase::output) {
       const A c_prev = p.state[at];
@@ -72,11 +74,9 @@ struct LstmForward {
       }
       const cells::LstmState<A> s = cells::lstm_cell(a_i, a_f, a_g, c_prev);
       c = s.c;
-      if (gates) {
-        gates[0] = narrow<T>(s.i);
-        gates[H] = narrow<T>(s.f);
-        gates[2 * H] = narrow<T>(s.g);
-      }
+      save(0, s.i);
+      save(1, s.f);
+      save(2, s.g);
       if (p.cells) p.cells[row.index() * H + unit] = c;
       if (p.phase == LstmPhase::cell) {
         p.new_cells[at] = c;
@@ -91,7 +91,7 @@ struct LstmForward {
     if (p.peephole) a_o = cells::fma(widen(p.peephole[2 * H + unit]), c, a_o);
     if (p.phase == LstmPhase::output) a_o += p.peephole_sums[at];
     const A o = cells::sigmoid(a_o), h = cells::lstm_hidden(o, c);
-    if (gates) gates[3 * H] = narrow<T>(o);
+    save(3, o);
     const A c_next = row.ends() || row.goes_on() ? c : A(0);
     p.state[at] = c_next;
     if (p.cell_operand) p.cell_operand[at] = narrow<T>(c_next);
