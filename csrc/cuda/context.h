@@ -80,6 +80,7 @@
 //     void store_coherent(T*, T)        what others will load in that way
 //     void add_release(uint32_t* flag, uint32_t n)
 //         publishes what this thread has stored, and what others of its CTA had stored before the last sync()
+//     uint32_t fetch_add(uint32_t* flag, uint32_t n)       the same, and acquires; what the flag was before
 //     void wait_acquire(const uint32_t* flag, uint32_t at_least)
 //         until the flag is that high; then sync(), before others of the CTA load
 //

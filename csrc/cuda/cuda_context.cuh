@@ -265,6 +265,14 @@ class CudaContext {
   FRNN_DEVICE void add_release(std::uint32_t* flag, std::uint32_t n) const {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(global(flag)), "r"(n) : "memory");
   }
+  FRNN_DEVICE std::uint32_t fetch_add(std::uint32_t* flag, std::uint32_t n) const {
+    std::uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(global(flag)), "r"(n)
+                 : "memory");
+    return before;
+  }
   FRNN_DEVICE void wait_acquire(const std::uint32_t* flag, std::uint32_t at_least) const {
     std::uint32_t seen;
     do {

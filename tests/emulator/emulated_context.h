@@ -199,7 +199,10 @@ class EmulatedContext {
   void store_coherent(T* to, T value, Site site = Site::here()) {
     machine_.store_coherent(thread_, to, &value, sizeof(T), site);
   }
-  void add_release(std::uint32_t* flag, std::uint32_t n) { machine_.add_release(thread_, flag, n); }
+  void add_release(std::uint32_t* flag, std::uint32_t n) { machine_.add(thread_, flag, n, false); }
+  std::uint32_t fetch_add(std::uint32_t* flag, std::uint32_t n) {
+    return machine_.add(thread_, flag, n, true);
+  }
   void wait_acquire(const std::uint32_t* flag, std::uint32_t at_least, Site site = Site::here()) {
     machine_.wait_acquire(thread_, flag, at_least, site);
   }

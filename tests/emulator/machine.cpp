@@ -655,13 +655,16 @@ void Machine::store_coherent(Thread& self, void* to, const void* from, int bytes
   if (schedule_.policy == Policy::in_order) publish(*self.cta);
 }
 
-void Machine::add_release(Thread& self, std::uint32_t* flag, std::uint32_t n) {
+std::uint32_t Machine::add(Thread& self, std::uint32_t* flag, std::uint32_t n, bool acquires) {
   maybe_yield(self);
   publish(*self.cta);
+  const std::uint32_t before = *flag;
   *flag += n;
   Flag& state = flags_[flag];
+  if (schedule_.races && acquires) self.agent.clock.join(state.clock);
   if (schedule_.races) self.agent.release(state.clock);
   wake(state.waiting);
+  return before;
 }
 
 void Machine::wait_acquire(Thread& self, const std::uint32_t* flag, std::uint32_t at_least, Site site) {

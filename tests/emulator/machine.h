@@ -164,7 +164,8 @@ class Machine final : private Names {
 
   void load_coherent(Thread& self, const void* from, void* to, int bytes, Site site);
   void store_coherent(Thread& self, void* to, const void* from, int bytes, Site site);
-  void add_release(Thread& self, std::uint32_t* flag, std::uint32_t n);
+  // Releases; what the flag was before.
+  std::uint32_t add(Thread& self, std::uint32_t* flag, std::uint32_t n, bool acquires);
   void wait_acquire(Thread& self, const std::uint32_t* flag, std::uint32_t at_least, Site site);
 
  private:
