@@ -31,3 +31,11 @@ def test_examples_run(code: str) -> None:
 def test_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name} links to {target}, which does not exist"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("csrc/cuda/kernels/*.h")), ids=lambda path: path.name)
+def test_every_kernel_has_a_row_in_the_status_table(path: Path) -> None:
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/gpu.md").read_text(), re.M)
+    listed = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    for kernel in re.findall(r'kName = "(\w+)"', path.read_text()):
+        assert kernel in listed, f"docs/gpu.md does not say what has been seen of {kernel}"
