@@ -37,14 +37,14 @@ def layer_call(layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: b
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The replay of a graph of one call; a call before, on another stream, sets up what capturing may not."""
+    """The replay of a graph of one call; a call before, on the same stream, sets up what capturing may not."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         result = call()
 
     def replay() -> Any:
