@@ -37,7 +37,7 @@ def layer_call(layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: b
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The replay of a graph of one call; a call before, on the same stream, sets up what capturing may not."""
+    """The replay of a graph of one call; a call before, on its stream, sets up what capturing may not."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
