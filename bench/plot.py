@@ -55,6 +55,7 @@ def draw(result: dict[str, Any], file: Path) -> Path | None:
     several = [key for key in common if len({others(row, axis)[key] for row in rows}) > 1]
     found = lines(rows, axis, several)
     cells, passes, peers, rest = (list(dict.fromkeys(key[i] for key in found)) for i in range(4))
+    names = list(dict.fromkeys(peer.removesuffix("-graph") for peer in peers))
     figure, axes = plt.subplots(
         len(passes),
         len(cells),
@@ -68,8 +69,13 @@ def draw(result: dict[str, Any], file: Path) -> Path | None:
     legend = {}
     for (cell, run, peer, other), points in found.items():
         panel = axes[passes.index(run)][cells.index(cell)]
-        style = {"color": f"C{peers.index(peer) % 10}", "marker": MARKERS[rest.index(other) % len(MARKERS)]}
-        (line,) = panel.plot(*zip(*points, strict=True), markersize=5, **style)
+        (line,) = panel.plot(
+            *zip(*points, strict=True),
+            color=f"C{names.index(peer.removesuffix('-graph')) % 10}",
+            linestyle="--" if peer.endswith("-graph") else "-",
+            marker=MARKERS[rest.index(other) % len(MARKERS)],
+            markersize=5,
+        )
         legend[f"{peer} {other}".strip()] = line
     for i, run in enumerate(passes):
         for j, cell in enumerate(cells):
