@@ -18,6 +18,10 @@ constexpr Index kFewestSumRows = 32;
 // of some tens of microseconds) that costs what the faster product saves.
 constexpr double kWorthSplitting = 1e9;
 
+// Rows up to which a step is bound by reading the weights, which the kernel for streams does once for every 8
+// rows (an estimate).
+constexpr Index kMostStreamRows = 32;
+
 // bfloat16 multiply-adds of the tensor cores for one float32 multiply-add, by the architecture's data sheets:
 // 16 on the chips for servers, 4 on the others, where three products instead of one gain nothing.
 bool has_wide_tensor_cores(const Limits& limits) {
@@ -25,7 +29,7 @@ bool has_wide_tensor_cores(const Limits& limits) {
   return capability == 80 || capability == 90 || (capability >= 100 && capability < 120);
 }
 
-std::string name(Strategy strategy) {
+const char* name(Strategy strategy) {
   switch (strategy) {
     case Strategy::step: return "step";
     case Strategy::cta: return "cta";
@@ -35,7 +39,7 @@ std::string name(Strategy strategy) {
   return "";
 }
 
-std::string name(Products products) {
+const char* name(Products products) {
   switch (products) {
     case Products::automatic: return "automatic";
     case Products::plain: return "plain";
@@ -45,7 +49,7 @@ std::string name(Products products) {
   return "";
 }
 
-std::string name(DType dtype) {
+const char* name(DType dtype) {
   switch (dtype) {
     case DType::float32: return "float32";
     case DType::float64: return "float64";
@@ -55,14 +59,24 @@ std::string name(DType dtype) {
   return "";
 }
 
-// Why the weights can't stay on chip whatever the device, or empty.
-std::string step_for_ever(const Request& request) {
+// Why the weights can't stay on chip, whatever the device.
+const char* why_step(const Request& request) {
   const LayerShape& s = request.network.first;
   if (request.dtype == DType::float64)
     return "float64 has no tensor-core product that is worth keeping weights for";
   if (s.projection) return "a projection needs two exchanges of h in every step";
   if (s.peephole == Peephole::full) return "the full peephole needs an exchange of c in every step";
   if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";
+  return "kernels that keep the weights on chip (cta, cluster, grid) are not built yet";
+}
+
+// Why a step of a stream can't be one kernel, or empty.
+const char* why_no_stream_kernel(const Request& request) {
+  const LayerShape& s = request.network.first;
+  if (s.projection) return "a projection needs all of h";
+  if (s.peephole == Peephole::full) return "the full peephole needs all of c";
+  if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs all of r * h";
+  if (request.batch > kMostStreamRows) return "with so many rows the products are worth kernels of their own";
   return "";
 }
 
@@ -105,10 +119,11 @@ Plan make_plan(const Request& request, const Limits& limits) {
   Plan plan;
 
   plan.strategy = Strategy::step;
-  const std::string why = step_for_ever(request);
-  plan.reason =
-      "products and a pointwise kernel for every step: " +
-      (why.empty() ? "kernels that keep the weights on chip (cta, cluster, grid) are not built yet" : why);
+  plan.reason = why_step(request);
+  if (request.stream) {
+    plan.stream_reason = why_no_stream_kernel(request);
+    plan.stream_kernel = *plan.stream_reason == '\0';
+  }
 
   choose_products(plan, request, limits);
 
@@ -131,16 +146,27 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     products =
         "3 products per step: i and f need all of c, the output gate all of the new c (peephole=\"full\")";
   if (s.projection) products += "; 1 more for the projection";
-  const std::string cell = s.cell == Cell::lstm ? "lstm" : s.cell == Cell::gru ? "gru" : "elman";
+  std::string kernel = s.cell == Cell::lstm ? "lstm" : s.cell == Cell::gru ? "gru" : "elman";
+  std::string reason;
+  if (plan.stream_kernel) {
+    kernel += "_fwd_infer_stream";
+    products = "part of the kernel";
+    reason = "one kernel a layer: products, gates and state in place";
+  } else {
+    kernel += request.training ? "_fwd_train_" : "_fwd_infer_";
+    kernel += name(plan.strategy);
+    reason = std::string("products and a pointwise kernel for every step: ") +
+             (request.stream ? plan.stream_reason : plan.reason);
+  }
   return {
-      {"kernel", cell + (request.training ? "_fwd_train_" : "_fwd_infer_") + name(plan.strategy)},
+      {"kernel", kernel},
       {"strategy", name(plan.strategy)},
-      {"strategy_reason", plan.reason},
+      {"strategy_reason", reason},
       {"dtype", name(request.dtype)},
       {"products", products},
-      {"input", request.tokens ? (plan.transpose_tokens ? "rows of W_ih transposed gathered, no input product"
-                                                        : "columns of W_ih gathered, no input product")
-                               : "input product of all steps at once"},
+      {"input", !request.tokens         ? "one product for all steps"
+                : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
+                                        : "columns of W_ih gathered, no product"},
       {"arithmetic", name(plan.products)},
       {"arithmetic_reason", plan.products_reason},
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +

@@ -32,20 +32,23 @@ struct Request {
   Index steps = 0, batch = 0;
   DType dtype = DType::float32;
   bool training = false, tokens = false;
+  bool stream = false;  // one step of a stream
   Products products = Products::automatic;
 };
 
 struct Plan {
   Strategy strategy = Strategy::step;
-  std::string reason;  // why this one, and none of the faster ones
+  const char* reason = "";  // why this one, and none of the faster ones; reasons are literals
 
   Products products = Products::plain;
   double split_from = 0;  // bf16x3: multiplications that a product must have to be split
-  std::string products_reason;
+  const char* products_reason = "";
 
-  bool transpose_tokens = false;  // gather rows of W_ih transposed, instead of columns of W_ih
-  int most_blocks = 1;            // of a launch whose CTAs go on with more elements
-  Index sum_rows = 1;             // rows of dG in one chunk of a column sum
+  bool stream_kernel = false;      // a step of a stream as one kernel a layer
+  const char* stream_reason = "";  // if not, why not
+  bool transpose_tokens = false;   // gather rows of W_ih transposed, instead of columns of W_ih
+  int most_blocks = 1;             // of a launch whose CTAs go on with more elements
+  Index sum_rows = 1;              // rows of dG in one chunk of a column sum
 
   bool splits(Index rows, Index columns, Index depth) const {
     return products == Products::bf16x3 &&

@@ -91,12 +91,16 @@ class Streams {
   T* y() { return y_; }           // [count,R]
 
  private:
+  void step_kernels(Stream stream, const T* x, const std::int64_t* tokens, const Index* rows, Index count);
+
   Network network_;
   std::vector<const T*> parameters_;
   Index batch_;
   Memory memory_;
   T *h_ = nullptr, *y_ = nullptr;
   Compute<T>* c_ = nullptr;
+  T* between_[2] = {};  // [N,R] each: outputs of the layers below the last, in turn
+  std::uint32_t* ticket_ = nullptr;
 };
 
 // What forward and backward would do with such a call on the current device, and why.

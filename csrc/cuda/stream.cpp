@@ -1,5 +1,6 @@
 // Streams: state that stays on the device between calls.
 #include "core/check.h"
+#include "cuda/kernels/stream_step.h"
 #include "cuda/sequence.h"
 
 namespace fastrnn::cuda {
@@ -15,6 +16,8 @@ Streams<T>::Streams(Stream stream, const Network& network, std::vector<const T*>
     h_ = arena.take<T>(network.layers * batch * s.recurrent());
     c_ = s.cell == Cell::lstm ? arena.take<Compute<T>>(network.layers * batch * s.hidden) : nullptr;
     y_ = arena.take<T>(batch * s.recurrent());
+    for (T*& array : between_) array = network.layers > 1 ? arena.take<T>(batch * s.recurrent()) : nullptr;
+    ticket_ = arena.take<std::uint32_t>(1);
     return arena.used();
   };
   const std::size_t bytes = layout(Arena());
@@ -25,6 +28,20 @@ Streams<T>::Streams(Stream stream, const Network& network, std::vector<const T*>
 template <class T>
 void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, const Index* rows, Index count,
                       const Options& options) {
+  FRNN_CHECK(count >= 0 && count <= batch_, "a step has at most as many rows as the stream");
+  if (count == 0) return;
+  Request request;
+  request.network = network_;
+  request.steps = 1;
+  request.batch = count;
+  request.dtype = dtype_of<T>;
+  request.tokens = tokens != nullptr;
+  request.stream = true;
+  request.products = options.products;
+  if (make_plan(request, device_info(current_device()).limits).stream_kernel) {
+    step_kernels(stream, x, tokens, rows, count);
+    return;
+  }
   ForwardArguments<T> args;
   args.steps = 1;
   args.batch = count;
@@ -35,6 +52,38 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
   args.state_batch = batch_;
   args.h0 = args.h_n = h_;
   run_forward<T>(stream, network_, parameters_, args, c_, nullptr, options);
+}
+
+// One kernel for each layer.
+template <class T>
+void Streams<T>::step_kernels(Stream stream, const T* x, const std::int64_t* tokens, const Index* rows,
+                              Index count) {
+  typename StreamStep<T>::Params p;
+  p.count = count;
+  p.rows = rows;
+  p.ticket = ticket_;
+  for (Index layer = 0; layer < network_.layers; ++layer) {
+    const LayerShape s = network_.shape(layer);
+    const auto weights = part_of<LayerParameters<T>>(network_, parameters_, layer);
+    p.cell = s.cell;
+    p.nonlinearity = s.nonlinearity;
+    p.units = s.hidden;
+    p.input = s.input;
+    p.x = layer == 0 ? x : p.y;
+    p.tokens = layer == 0 ? tokens : nullptr;
+    p.weight_ih = weights.weight_ih;
+    p.weight_hh = weights.weight_hh;
+    p.bias_ih = weights.bias_ih;
+    p.bias_hh = weights.bias_hh;
+    p.peephole = weights.weight_ch;
+    p.h = h_ + layer * batch_ * s.hidden;
+    p.c = offset(c_, layer * batch_ * s.hidden);
+    p.y = layer + 1 == network_.layers ? y_ : between_[layer % 2];
+    Grid grid;
+    grid.blocks = static_cast<int>(StreamStep<T>::ctas(s.hidden));
+    grid.shared = typename StreamStep<T>::Layout().shared.bytes();
+    launch<StreamStep<T>>(stream, grid, p);
+  }
 }
 
 template <class T>

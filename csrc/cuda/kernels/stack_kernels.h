@@ -6,4 +6,5 @@
 #include "cuda/kernels/gru_step.h"
 #include "cuda/kernels/lstm_step.h"
 #include "cuda/kernels/rows.h"
+#include "cuda/kernels/stream_step.h"
 #include "cuda/kernels/sums.h"

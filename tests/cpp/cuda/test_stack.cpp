@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cuda/stack.h"
 #include "device_array.h"
+#include "emulator/schedule.h"
 #include "ops/network.h"
 
 using namespace fastrnn;
@@ -458,12 +459,14 @@ TEST(stack_dropout_counter) {
   CHECK(first != second);
 }
 
+// Steps of streams, all rows or chosen ones, against a whole call.
 template <class T>
-void check_streams(const Network& n) {
-  const Index steps = 5, batch = 3, width = n.output();
+void check_streams(const Network& n, Index batch, bool with_tokens = false) {
+  const Index steps = 4, width = n.output();
   const Case c{n, steps, batch};
   const Inputs in(c);
   const DeviceArray<T> x(in.x), y(steps * batch * width);
+  const DeviceList<std::int64_t> tokens(in.tokens);
   std::vector<DeviceArray<T>> parameters;
   std::vector<const T*> parameter_pointers;
   for (const Values& p : in.parameters) {
@@ -473,6 +476,7 @@ void check_streams(const Network& n) {
   ForwardArguments<T> args;
   c.describe(args);
   args.x = contiguous<const T>(x.data(), batch, n.first.input);
+  if (with_tokens) args.tokens = tokens.data();
   args.y = contiguous(y.data(), batch, width);
   cuda::Streams<T> whole({}, n, parameter_pointers, batch), stepped({}, n, parameter_pointers, batch),
       chosen({}, n, parameter_pointers, batch + 2);
@@ -487,30 +491,55 @@ void check_streams(const Network& n) {
       CHECK_NEAR(widen(out[i]), want, allowed * std::max(1.0, std::abs(want)));
     }
   };
-  const DeviceList<Index> rows({4, 0, 3});
+  std::vector<Index> chosen_rows;  // the last ones, but for one: batch + 1, ..., 3, 2, 0
+  for (Index i = 0; i < batch; ++i) chosen_rows.push_back(i + 1 < batch ? batch + 1 - i : 0);
+  const DeviceList<Index> rows(chosen_rows);
   for (Index t = 0; t < steps; ++t) {
-    const T* now = x.data() + t * batch * n.first.input;
-    stepped.step({}, now, nullptr, nullptr, batch);
+    const T* now = with_tokens ? nullptr : x.data() + t * batch * n.first.input;
+    const std::int64_t* now_tokens = with_tokens ? tokens.data() + t * batch : nullptr;
+    stepped.step({}, now, now_tokens, nullptr, batch);
     check_step(stepped, t);
-    chosen.step({}, now, nullptr, rows.data(), batch);
+    chosen.step({}, now, now_tokens, rows.data(), batch);
     check_step(chosen, t);
   }
   // Rows that no step named are as they were.
-  std::vector<T> h(static_cast<std::size_t>(n.layers * (batch + 2) * n.first.recurrent()));
-  cuda::copy_to_host(h.data(), chosen.h(), h.size() * sizeof(T), {});
   const auto R = static_cast<std::size_t>(n.first.recurrent());
+  std::vector<T> h(static_cast<std::size_t>(n.layers * (batch + 2)) * R);
+  cuda::copy_to_host(h.data(), chosen.h(), h.size() * sizeof(T), {});
   for (std::size_t i = 0; i < h.size(); ++i) {
-    const std::size_t row = i / R % static_cast<std::size_t>(batch + 2);
-    if (row == 1 || row == 2) CHECK(widen(h[i]) == 0);
+    const auto row = static_cast<Index>(i / R) % (batch + 2);
+    if (std::find(chosen_rows.begin(), chosen_rows.end(), row) == chosen_rows.end()) CHECK(widen(h[i]) == 0);
   }
 }
 
 TEST(streams_equal_one_call) {
   for (Network n : networks()) {
     n.directions = 1;
-    check_streams<double>(n);
-    check_streams<float>(n);
-    check_streams<half_t>(n);
-    check_streams<bfloat16_t>(n);
+    check_streams<double>(n, 1);
+    check_streams<double>(n, 11);
+    check_streams<double>(n, 3, true);
+    check_streams<float>(n, 8);
+    check_streams<half_t>(n, 3);
+    check_streams<bfloat16_t>(n, 9);
+  }
+}
+
+TEST(streams_of_many_rows) {
+  Network n;
+  n.first.input = 5;
+  n.first.hidden = 7;
+  check_streams<float>(n, 32);
+  check_streams<float>(n, 33);  // by the kernels of whole sequences
+}
+
+TEST(streams_run_in_any_order) {
+  Network n;
+  n.first.cell = Cell::gru;
+  n.first.input = 3;
+  n.first.hidden = 9;
+  n.layers = 2;
+  for (const cuda::emulated::Schedule& schedule : cuda::emulated::all_schedules(3)) {
+    const cuda::emulated::ScheduleScope scope(schedule);
+    check_streams<float>(n, 2);
   }
 }

@@ -1,0 +1,141 @@
+// How calls are computed on devices that need not be there: an A100, an H200, a GeForce.
+#include "check.h"
+#include "cuda/plan.h"
+
+using namespace fastrnn;
+using namespace fastrnn::cuda;
+
+namespace {
+
+Limits device(int major, int minor, int processors) {
+  Limits limits;
+  limits.major = major;
+  limits.minor = minor;
+  limits.processors = processors;
+  return limits;
+}
+const Limits a100 = device(8, 0, 108), rtx4090 = device(8, 9, 128), h200 = device(9, 0, 132),
+             b200 = device(10, 0, 148), rtx5090 = device(12, 0, 170);
+
+Request request(Cell cell, DType dtype, Index steps, Index batch, Index hidden) {
+  Request r;
+  r.network.first.cell = cell;
+  r.network.first.input = r.network.first.hidden = hidden;
+  r.dtype = dtype;
+  r.steps = steps;
+  r.batch = batch;
+  return r;
+}
+
+bool says(const Request& r, const Limits& limits, const char* key, const char* text) {
+  return describe(r, limits).at(key).find(text) != std::string::npos;
+}
+
+}  // namespace
+
+TEST(plan_splits_large_float32_products_on_server_chips) {
+  const Request r = request(Cell::lstm, DType::float32, 512, 64, 512);
+  for (const Limits& limits : {a100, h200, b200}) {
+    const Plan plan = make_plan(r, limits);
+    CHECK(plan.products == Products::bf16x3);
+    CHECK(plan.splits(512 * 64, 4 * 512, 512));
+    CHECK(!plan.splits(64, 4 * 512, 512));  // 6.7e7 multiplications
+    CHECK(plan.splits(1000, 1000, 1000));
+    CHECK(!plan.splits(1000, 1000, 999));
+  }
+  for (const Limits& limits : {rtx4090, rtx5090}) {
+    const Plan plan = make_plan(r, limits);
+    CHECK(plan.products == Products::plain);
+    CHECK(!plan.splits(512 * 64, 4 * 512, 512));
+    CHECK(says(r, limits, "arithmetic_reason", "not fast enough"));
+  }
+}
+
+TEST(plan_computes_float32_as_asked_for) {
+  Request r = request(Cell::gru, DType::float32, 4, 2, 8);
+  r.products = Products::plain;
+  CHECK(make_plan(r, h200).products == Products::plain);
+  r.products = Products::tf32;
+  CHECK(make_plan(r, h200).products == Products::tf32);
+  CHECK(says(r, h200, "arithmetic", "tf32"));
+  r.products = Products::bf16x3;
+  CHECK(make_plan(r, rtx4090).splits(1, 1, 1));
+}
+
+TEST(plan_has_one_way_for_other_types) {
+  for (const DType dtype : {DType::float64, DType::float16, DType::bfloat16}) {
+    Request r = request(Cell::rnn, dtype, 512, 64, 512);
+    for (const Products products : {Products::automatic, Products::bf16x3, Products::tf32}) {
+      r.products = products;
+      CHECK(make_plan(r, h200).products == Products::plain);
+      CHECK(!make_plan(r, h200).splits(1 << 20, 1 << 12, 1 << 12));
+    }
+  }
+}
+
+TEST(plan_says_why_a_step_at_a_time) {
+  Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
+  CHECK(make_plan(r, h200).strategy == Strategy::step);
+  CHECK(says(r, h200, "strategy_reason", "not built yet"));
+  CHECK(says(r, h200, "kernel", "lstm_fwd_infer_step"));
+  CHECK(says(r, h200, "products", "1 product per step"));
+  r.training = true;
+  CHECK(says(r, h200, "kernel", "lstm_fwd_train_step"));
+  r.network.first.projection = 100;
+  CHECK(says(r, h200, "strategy_reason", "projection"));
+  CHECK(says(r, h200, "products", "1 more for the projection"));
+  r.network.first.projection = 0;
+  r.network.first.peephole = Peephole::full;
+  CHECK(says(r, h200, "strategy_reason", "full peephole"));
+  CHECK(says(r, h200, "products", "3 products"));
+  r = request(Cell::gru, DType::bfloat16, 512, 64, 512);
+  r.network.first.reset_after = false;
+  CHECK(says(r, h200, "strategy_reason", "reset_after=False"));
+  CHECK(says(r, h200, "products", "2 products"));
+  CHECK(says(request(Cell::rnn, DType::float64, 1, 1, 1), h200, "strategy_reason", "float64"));
+}
+
+TEST(plan_gathers_tokens_as_few_or_many) {
+  Request r = request(Cell::lstm, DType::float32, 10, 8, 640);
+  CHECK(!make_plan(r, h200).transpose_tokens);
+  CHECK(says(r, h200, "input", "one product"));
+  r.tokens = true;
+  CHECK(make_plan(r, h200).transpose_tokens);  // 80 tokens, 640 columns
+  CHECK(says(r, h200, "input", "transposed"));
+  r.steps = 9;
+  CHECK(!make_plan(r, h200).transpose_tokens);
+  CHECK(says(r, h200, "input", "columns of W_ih gathered"));
+}
+
+TEST(plan_steps_streams_in_one_kernel_if_it_can) {
+  Request r = request(Cell::lstm, DType::float32, 1, 32, 512);
+  CHECK(!make_plan(r, h200).stream_kernel);
+  r.stream = true;
+  CHECK(make_plan(r, h200).stream_kernel);
+  CHECK(says(r, h200, "kernel", "lstm_fwd_infer_stream"));
+  r.batch = 33;
+  CHECK(!make_plan(r, h200).stream_kernel);
+  CHECK(says(r, h200, "strategy_reason", "so many rows"));
+  r.batch = 1;
+  r.network.first.peephole = Peephole::diagonal;
+  CHECK(make_plan(r, h200).stream_kernel);
+  r.network.first.peephole = Peephole::full;
+  CHECK(!make_plan(r, h200).stream_kernel);
+  r.network.first.peephole = Peephole::none;
+  r.network.first.projection = 5;
+  CHECK(!make_plan(r, h200).stream_kernel);
+  r = request(Cell::gru, DType::float16, 1, 1, 64);
+  r.stream = true;
+  CHECK(make_plan(r, a100).stream_kernel);
+  r.network.first.reset_after = false;
+  CHECK(!make_plan(r, a100).stream_kernel);
+}
+
+TEST(plan_sizes_launches_by_the_device) {
+  const Request r = request(Cell::lstm, DType::float32, 512, 64, 512);
+  CHECK(make_plan(r, h200).most_blocks == 132 * 8 * 8);
+  CHECK(make_plan(r, a100).most_blocks == 108 * 8 * 8);
+  CHECK(make_plan(r, h200).sum_rows == 128);  // 32768 rows, 256 chunks
+  CHECK(make_plan(request(Cell::lstm, DType::float32, 3, 2, 8), h200).sum_rows == 32);
+  CHECK(make_plan(request(Cell::lstm, DType::float32, 3, 0, 8), h200).sum_rows == 32);
+}
