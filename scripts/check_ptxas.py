@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Compile every kernel and read what the assembler reports: any spill, or any use of the stack, is a failure.
+
+A spilled register goes through memory in the middle of a kernel's loop, which no test of results would notice.
+
+    scripts/check_ptxas.py [--nvcc NVCC] [--arch 80 90 ...] [FILE.cu ...]
+
+Prints registers and shared memory of each kernel; ends with 1 if one has spilled, 2 if a file does not compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-Xptxas=-v",
+    "-Werror=all-warnings",
+    "-Xcompiler=-Wall,-Wextra",
+    f"-I{ROOT / 'csrc'}",
+]
+
+# The three or more lines that ptxas -v prints of a kernel. Other functions have no "Used" line.
+REPORT = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>sm_\w+)'\n"
+    r".*\n"
+    r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\n"
+    r".*Used (?P<registers>\d+) registers"
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the assembler says of one kernel for one architecture."""
+
+    name: str
+    arch: str
+    registers: int
+    stack: int
+    spilled: int
+
+
+def read_report(text: str) -> list[Kernel]:
+    """Find the kernels in the output of nvcc -Xptxas=-v."""
+    return [
+        Kernel(m["name"], m["arch"], int(m["registers"]), int(m["stack"]), int(m["stores"]) + int(m["loads"]))
+        for m in REPORT.finditer(text)
+    ]
+
+
+def demangled(names: list[str]) -> list[str]:
+    """Return the names as they stand in the source, if there is a c++filt."""
+    tool = shutil.which("c++filt")
+    if tool is None or not names:
+        return names
+    run = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True)
+    # "void fastrnn::cuda::run_kernel<fastrnn::cuda::LstmForward<float> >(...)": the kernel is what run_kernel is of.
+    return [
+        re.sub(r"^.*run_kernel<(.*?) ?>\(.*$", r"\1", line)
+        .replace("fastrnn::cuda::", "")
+        .replace("fastrnn::", "")
+        for line in run.stdout.splitlines()
+    ]
+
+
+def compile_one(nvcc: str, archs: list[str], source: Path) -> subprocess.CompletedProcess[str]:
+    """Compile a file for all architectures and throw the result away."""
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, *FLAGS, *codes, "-c", str(source), "-o", f"{folder}/kernels.o"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the check; see above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nvcc", default=os.environ.get("CUDACXX", "nvcc"))
+    parser.add_argument("--arch", nargs="+", default=["80", "90"])
+    parser.add_argument(
+        "files", nargs="*", type=Path, default=sorted((ROOT / "csrc/cuda/kernels").glob("*.cu"))
+    )
+    args = parser.parse_args(arguments)
+
+    kernels: list[Kernel] = []
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        runs = pool.map(lambda source: compile_one(args.nvcc, args.arch, source), args.files)
+        for source, run in zip(args.files, runs, strict=True):
+            if run.returncode != 0:
+                print(f"{source} does not compile:\n{run.stderr}", file=sys.stderr)
+                return 2
+            found = read_report(run.stderr)
+            if not found:
+                print(f"{source}: no kernel in the report:\n{run.stderr}", file=sys.stderr)
+                return 2
+            kernels += found
+
+    failed = False
+    print(f"{'kernel':60} {'arch':8} registers")
+    for kernel, name in zip(kernels, demangled([k.name for k in kernels]), strict=True):
+        bad = kernel.spilled > 0 or kernel.stack > 0
+        failed |= bad
+        note = f"  SPILLS {kernel.spilled} bytes, stack {kernel.stack}" if bad else ""
+        print(f"{name:60} {kernel.arch:8} {kernel.registers:9}{note}")
+    print(f"{len(kernels)} kernels, " + ("with spills" if failed else "no spills"))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Do the kernels compile for two generations of GPUs, without warnings and with all their values in registers?"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts/check_ptxas.py"
+
+REPORT = """ptxas info    : Compiling entry function '_Z4goodPf' for 'sm_80'
+ptxas info    : Function properties for _Z4goodPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 40 registers, used 0 barriers, 384 bytes cmem[0]
+ptxas info    : Compiling entry function '_Z3badPf' for 'sm_90'
+ptxas info    : Function properties for _Z3badPf
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 16 bytes cumulative stack size
+"""
+
+
+def test_reads_the_report_of_the_assembler() -> None:
+    spec = importlib.util.spec_from_file_location("check_ptxas", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["check_ptxas"] = module
+    spec.loader.exec_module(module)
+    good, bad = module.read_report(REPORT)
+    assert (good.name, good.arch, good.registers, good.stack, good.spilled) == (
+        "_Z4goodPf",
+        "sm_80",
+        40,
+        0,
+        0,
+    )
+    assert (bad.name, bad.arch, bad.registers, bad.stack, bad.spilled) == ("_Z3badPf", "sm_90", 255, 16, 20)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_no_kernel_spills() -> None:
+    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("StreamStep<") == 8  # four element types, two architectures
