@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compile every kernel and read what the assembler reports: any spill, or any use of the stack, is a failure.
+"""Compile every kernel and read what the assembler reports: a spill, or any use of the stack, is a failure.
 
-A spilled register goes through memory in the middle of a kernel's loop, which no test of results would notice.
+A spilled register goes through memory in the middle of a kernel's loop, and no test of results notices.
 
     scripts/check_ptxas.py [--nvcc NVCC] [--arch 80 90 ...] [FILE.cu ...]
 
-Prints registers and shared memory of each kernel; ends with 1 if one has spilled, 2 if a file does not compile.
+Prints the registers of each kernel; ends with 1 if one has spilled, with 2 if a file does not compile.
 """
 
 from __future__ import annotations
@@ -22,20 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-Xptxas=-v",
-    "-Werror=all-warnings",
-    "-Xcompiler=-Wall,-Wextra",
-    f"-I{ROOT / 'csrc'}",
-]
+CSRC = ROOT / "csrc"
+FLAGS = ["-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", f"-I{CSRC}"]
 
 # The three or more lines that ptxas -v prints of a kernel. Other functions have no "Used" line.
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>sm_\w+)'\n"
     r".*\n"
-    r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\n"
+    r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads\n"
     r".*Used (?P<registers>\d+) registers"
 )
 
@@ -65,13 +60,9 @@ def demangled(names: list[str]) -> list[str]:
     if tool is None or not names:
         return names
     run = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True)
-    # "void fastrnn::cuda::run_kernel<fastrnn::cuda::LstmForward<float> >(...)": the kernel is what run_kernel is of.
-    return [
-        re.sub(r"^.*run_kernel<(.*?) ?>\(.*$", r"\1", line)
-        .replace("fastrnn::cuda::", "")
-        .replace("fastrnn::", "")
-        for line in run.stdout.splitlines()
-    ]
+    # "void fastrnn::cuda::run_kernel<fastrnn::cuda::LstmForward<float> >(...)" is LstmForward<float>.
+    inner = [re.sub(r"^.*run_kernel<(.*?) ?>\(.*$", r"\1", line) for line in run.stdout.splitlines()]
+    return [re.sub(r"fastrnn::(cuda::)?", "", name) for name in inner]
 
 
 def compile_one(nvcc: str, archs: list[str], source: Path) -> subprocess.CompletedProcess[str]:
@@ -89,9 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--nvcc", default=os.environ.get("CUDACXX", "nvcc"))
     parser.add_argument("--arch", nargs="+", default=["80", "90"])
-    parser.add_argument(
-        "files", nargs="*", type=Path, default=sorted((ROOT / "csrc/cuda/kernels").glob("*.cu"))
-    )
+    parser.add_argument("files", nargs="*", type=Path, default=sorted((CSRC / "cuda/kernels").glob("*.cu")))
     args = parser.parse_args(arguments)
 
     kernels: list[Kernel] = []
