@@ -1,4 +1,4 @@
-"""Do the kernels compile for two generations of GPUs, without warnings, and keep their values in registers?"""
+"""Do the kernels compile for two generations of GPUs, without warnings, with their values in registers?"""
 
 from __future__ import annotations
 
