@@ -23,6 +23,7 @@ out=$(realpath -m "${1:-build/gpu_check}")
 cd "$(dirname "$0")/.." || exit
 export out PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1
 export PATH=$PATH:/usr/local/cuda/bin
+export FASTRNN_EMULATED=$PWD/build/gpu/none # no emulated device in place of the real one
 export PYTHONPATH=$PWD/build/gpu/site${PYTHONPATH:+:$PYTHONPATH}
 UNAVAILABLE=77 # exit status of a part that this machine cannot run
 export UNAVAILABLE
