@@ -6,10 +6,10 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -type f -not -name '*.pyc')
+SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find cmake csrc python tests/emulator -type f -not -name '*.pyc')
 CPP := $(shell find csrc scripts tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format wheel bench clean
+.PHONY: demo test lint format wheel wheel-cuda bench clean
 
 # Two minutes of training on the source of Python's standard library; writes the folder demo.
 demo: $(VENV)/.package
@@ -27,7 +27,7 @@ test: $(VENV)/.package
 	        continue; \
 	    elif FASTRNN_ISA=$$isa $(PYTHON) -c "from fastrnn import _core; _core.isa()" 2> build/isa.log; then \
 	        echo "FASTRNN_ISA=$$isa"; \
-	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m "not kernels" || exit 1; \
+	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m "not kernels and not cuda" || exit 1; \
 	    else \
 	        echo "FASTRNN_ISA=$$isa left out: $$(tail -n 1 build/isa.log)"; \
 	    fi; \
@@ -48,8 +48,10 @@ format: $(VENV)/.lint
 	ruff format
 	clang-format -i $(CPP)
 
-# A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment.
-wheel: dist/.checked
+# A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment; for the CPU alone, or in
+# dist/cuda with kernels for every architecture of a release.
+wheel: dist/cpu/.checked
+wheel-cuda: dist/cuda/.checked
 
 # Throughput on this machine; results go to bench/results.
 bench: $(VENV)/.package
@@ -65,20 +67,24 @@ $(VENV)/.build: pyproject.toml
 	$(PIP) install --group build
 	touch $@
 
-# Without isolation and in a folder that stays, only what has changed is compiled.
+# Without isolation and in a folder that stays, only what has changed is compiled. The emulated device, for tests, stays
+# in that folder.
 $(VENV)/.package: $(VENV)/.build $(SOURCES)
-	$(PIP) install --no-build-isolation -Cbuild-dir=build/dev -Ccmake.define.FASTRNN_WERROR=ON ".[test]"
+	$(PIP) install --no-build-isolation -Cbuild-dir=build/dev -Ccmake.define.FASTRNN_WERROR=ON \
+	    -Ccmake.define.FASTRNN_BUILD_EMULATED=ON ".[test]"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.build
 	$(PIP) install --group lint
 	touch $@
 
-dist/.checked: $(VENV)/.build $(SOURCES) scripts/check_wheel.py scripts/smoke_test.py
+dist/cpu/.checked: WHEEL := FASTRNN_CUDA=OFF
+dist/cuda/.checked: WHEEL := FASTRNN_CUDA=ON -Ccmake.define.CMAKE_CUDA_ARCHITECTURES="80-real;90-real;100-real;120"
+dist/%/.checked: $(VENV)/.build $(SOURCES) scripts/check_wheel.py scripts/smoke_test.py
 	$(PIP) install --group wheel
-	rm -rf dist build/wheel
-	$(PIP) wheel --no-deps --wheel-dir build/wheel .
-	auditwheel repair --wheel-dir dist build/wheel/*.whl
-	auditwheel show dist/*.whl
-	$(PYTHON) scripts/check_wheel.py dist/*.whl
+	rm -rf dist/$* build/wheel-$*
+	$(PIP) wheel --no-deps --wheel-dir build/wheel-$* -Ccmake.define.$(WHEEL) .
+	auditwheel repair --wheel-dir dist/$* build/wheel-$*/*.whl
+	auditwheel show dist/$*/*.whl
+	$(PYTHON) scripts/check_wheel.py dist/$*/*.whl
 	touch $@

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastrnn import _core, functional
-from fastrnn._calls import network
+from fastrnn._backends import CPU
 from fastrnn.layouts import DTYPES, Spec
 from problems import Problem, apart, arrays_of, compare, flat, make_problem
 from shapes import LANES, VARIANTS, make_spec
@@ -133,7 +133,7 @@ def test_the_number_of_threads_changes_nothing(
         _core.set_num_threads(threads)
         assert _core.get_num_threads() == threads
         results[threads] = run(problem, seed=7, call=11)
-    assert split in network(spec).explain(steps, batch, training=True, tokens=False)["split"]
+    assert split in CPU.network(spec).explain(steps, batch, training=True, tokens=False)["split"]
     for threads in (2, 3, 4):
         assert_same_results(results[threads], results[1])
 

@@ -7,7 +7,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import functional
+from fastrnn import _core, functional
 from fastrnn.layouts import DTYPES
 
 torch = pytest.importorskip("torch")
@@ -70,13 +70,13 @@ def test_backward_gives_tensors_too() -> None:
 def test_x_is_read_in_place_and_results_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = fastrnn.GRU(IN, H, seed=1).eval()
     seen: dict[str, Any] = {}
-    compiled = functional._core.forward
+    compiled = _core.forward
 
     def spy(*arguments: Any) -> None:
         seen["x"], seen["state"], seen["y"] = arguments[2], arguments[3], arguments[7]
         compiled(*arguments)
 
-    monkeypatch.setattr(functional._core, "forward", spy)
+    monkeypatch.setattr(_core, "forward", spy)
     wide = normal(T, B + 1, IN + 2)
     state = normal(1, B, H)
     for x in (normal(T, B, IN), wide[:, 1:, 1:-1], normal(B, T, IN).transpose(0, 1)):

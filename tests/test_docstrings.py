@@ -14,7 +14,7 @@ import pytest
 MODULES = [
     importlib.import_module(f"fastrnn.{module.name}")
     for module in pkgutil.iter_modules(fastrnn.__path__)
-    if module.name not in {"_core", "__main__"}
+    if module.name not in {"_core", "_cuda", "__main__"}
 ]
 
 

@@ -187,10 +187,11 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
     (lambda w: fastrnn.GRU(3, 4, dtype=">f4"), TypeError, "dtype is '>f4'; expected 'float32' or 'float64'"),
     (lambda w: fastrnn.GRU(3, 4, dtype=None), TypeError, "dtype is None; expected 'float32' or 'float64'"),
     (lambda w: fastrnn.GRU(3, 4, dtype="single?"), TypeError, "dtype is 'single?'; expected 'float32' or"),
+    (lambda w: fastrnn.GRU(3, 4, device="cuda:9"), RuntimeError, "device='cuda:9' is not available: "),
     (
-        lambda w: fastrnn.GRU(3, 4, device="cuda"),
-        RuntimeError,
-        "device='cuda' is not available: this version has",
+        lambda w: fastrnn.GRU(3, 4, device="cuda:x"),
+        ValueError,
+        "device is 'cuda:x'; expected 'cpu' or 'cuda'",
     ),
     (lambda w: fastrnn.GRU(3, 4, device="tpu"), ValueError, "device is 'tpu'; expected 'cpu' or 'cuda'"),
     (lambda w: fastrnn.GRU(3, 4, device=0), TypeError, "device is 0 (int); expected 'cpu'"),
@@ -238,7 +239,7 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
     ),
     (lambda w: fastrnn.RNN(3, 4, 1, True), TypeError, "nonlinearity is True (bool); expected one of 'tanh'"),
     (lambda w: fastrnn.RNNCell(3, 0), ValueError, "hidden_size is 0; expected an integer of at least 1"),
-    (lambda w: fastrnn.GRUCell(3, 4, device="cuda"), RuntimeError, "device='cuda' is not available"),
+    (lambda w: fastrnn.GRUCell(3, 4, device="cuda:9"), RuntimeError, "device='cuda:9' is not available"),
     (lambda w: fastrnn.LSTMCell(3, 4, dtype=int), TypeError, "expected 'float32' or 'float64'"),
 )
 def test_constructors(call: Any, error: type[Exception], message: str) -> None:

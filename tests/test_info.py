@@ -11,7 +11,7 @@ from typing import Any
 
 import fastrnn
 import pytest
-from fastrnn import _core
+from fastrnn import _core, _device
 from fastrnn.info import Report
 
 
@@ -21,7 +21,9 @@ def test_info_tells_version_build_and_machine() -> None:
     assert report["isa"] in report["isas_available"]
     assert set(report["isas_available"]) <= set(report["isas"])
     assert report["threads"] == fastrnn.get_num_threads()
-    assert report["cuda"] == "not built: this version has no CUDA kernels"
+    missing = _device.why_unavailable()
+    assert bool(missing) == str(report["cuda"]).startswith("not available: ")
+    assert missing in str(report["cuda"])
     for key in ("python", "numpy", "machine", "compiler", "build_type"):
         assert report[key]
 

@@ -44,8 +44,7 @@ void register_machine(py::module_& m) {
     return names;
   });
   m.def("build_info", [] {
-    std::map<std::string, std::string> info{
-        {"version", FRNN_VERSION}, {"build_type", FRNN_BUILD_TYPE}, {"cuda", "not built"}};
+    std::map<std::string, std::string> info{{"version", FRNN_VERSION}, {"build_type", FRNN_BUILD_TYPE}};
 #if defined(__clang__)
     info["compiler"] = "clang " __clang_version__;
 #else

@@ -2,56 +2,23 @@
 #include <pybind11/stl.h>
 
 #include "bind/arrays.h"
+#include "bind/options.h"
 #include "bind/register.h"
 
 namespace fastrnn::bind {
-namespace {
-
-template <class Value>
-Value choose(const std::string& text, const char* name,
-             std::initializer_list<std::pair<const char*, Value>> choices) {
-  for (const auto& choice : choices) {
-    if (text == choice.first) return choice.second;
-  }
-  throw py::value_error(std::string(name) + " is \"" + text + "\", which is none of its values");
-}
-
-PyNetwork make_network(const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
+void register_network(py::module_& m) {
+  py::class_<PyNetwork>(m, "Network")
+      .def(py::init([](const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
                        Index num_layers, bool bidirectional, bool bias, Index proj_size,
                        const std::string& peephole, bool reset_after, const std::string& nonlinearity,
                        double dropout) {
-  PyNetwork n;
-  LayerShape& s = n.network.first;
-  s.cell = choose<Cell>(cell, "cell", {{"lstm", Cell::lstm}, {"gru", Cell::gru}, {"rnn", Cell::rnn}});
-  s.peephole = choose<Peephole>(
-      peephole, "peephole",
-      {{"none", Peephole::none}, {"diagonal", Peephole::diagonal}, {"full", Peephole::full}});
-  s.nonlinearity = choose<Nonlinearity>(nonlinearity, "nonlinearity",
-                                        {{"tanh", Nonlinearity::tanh},
-                                         {"relu", Nonlinearity::relu},
-                                         {"sigmoid", Nonlinearity::sigmoid},
-                                         {"identity", Nonlinearity::identity}});
-  s.reset_after = reset_after;
-  s.bias = bias;
-  s.input = input_size;
-  s.hidden = hidden_size;
-  s.projection = proj_size;
-  n.network.layers = num_layers;
-  n.network.directions = bidirectional ? 2 : 1;
-  n.network.dropout = dropout;
-  n.is_double = choose<bool>(dtype, "dtype", {{"float32", false}, {"float64", true}});
-  n.network.check();
-  return n;
-}
-
-}  // namespace
-
-void register_network(py::module_& m) {
-  py::class_<PyNetwork>(m, "Network")
-      .def(py::init(&make_network), py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"),
-           py::arg("hidden_size"), py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"),
-           py::arg("proj_size"), py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"),
-           py::arg("dropout"))
+             return PyNetwork{make_network(cell, input_size, hidden_size, num_layers, bidirectional, bias,
+                                           proj_size, peephole, reset_after, nonlinearity, dropout),
+                              choose<bool>(dtype, "dtype", {{"float32", false}, {"float64", true}})};
+           }),
+           py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
+           py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"),
+           py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"))
       .def(
           "explain",
           [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens) {

@@ -46,6 +46,22 @@ void copy_strided(Stream stream, Index element_bytes, int axes, const Index* sha
   run(stream, axes, shape, to, to_strides, from, from_strides);
 }
 
+void clear_rows(Stream stream, Index element_bytes, void* values, Index outer, Index height, Index width,
+                const Index* rows, Index count) {
+  const auto run = [&](auto unit) {
+    using Unit = decltype(unit);
+    launch<ClearRows<Unit>>(stream, grid_for(outer * count * width),
+                            {outer, height, width, count, rows, static_cast<Unit*>(values)});
+  };
+  if (element_bytes == 2) {
+    run(std::uint16_t{});
+  } else if (element_bytes == 4) {
+    run(std::uint32_t{});
+  } else {
+    run(std::uint64_t{});
+  }
+}
+
 template <class T>
 void add_to(Stream stream, Index count, T* sum, const T* by) {
   launch<AddTo<T>>(stream, grid_for(count), {count, sum, by});

@@ -7,9 +7,16 @@
 
 namespace fastrnn::cuda {
 
-// to = from: `axes` (at most 4) of these sizes, strides in elements; a stride of 0 in `from` broadcasts.
+inline constexpr int kMostAxes = 4;
+
+// to = from: `axes` (at most kMostAxes) of these sizes, strides in elements; a stride of 0 in `from`
+// broadcasts.
 void copy_strided(Stream stream, Index element_bytes, int axes, const Index* shape, void* to,
                   const Index* to_strides, const void* from, const Index* from_strides);
+
+// values [outer, height, width] = 0 in these rows of the middle axis (count of them, on the device).
+void clear_rows(Stream stream, Index element_bytes, void* values, Index outer, Index height, Index width,
+                const Index* rows, Index count);
 
 // T is float, double, half_t or bfloat16_t; sums are formed in Compute<T>.
 template <class T>

@@ -1,4 +1,4 @@
-"""Fast recurrent layers for the CPU: LSTM, GRU and Elman RNN, forward and backward, without a framework.
+"""Fast recurrent layers: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
 The layers take torch.nn's arguments, parameter names and shapes; see `LSTM`, `GRU`, `RNN` and their
 single-step cells.  `functional` has the same as pure functions, `reference` as plain NumPy loops
@@ -15,7 +15,7 @@ Examples
 """
 
 from . import _core, functional, reference, training
-from .info import get_num_threads, info, set_num_threads
+from .info import get_float32_products, get_num_threads, info, set_float32_products, set_num_threads
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
 
@@ -31,10 +31,12 @@ __all__ = [
     "Stream",
     "__version__",
     "functional",
+    "get_float32_products",
     "get_num_threads",
     "info",
     "load",
     "reference",
+    "set_float32_products",
     "set_num_threads",
     "training",
 ]

@@ -21,6 +21,7 @@ Export = Callable[[Array], Any]
 # DLPack device types whose memory this process can read directly: the CPU, and host memory pinned by
 # CUDA or ROCm.
 _HOST_DEVICES = (1, 3, 11)
+_CUDA_DEVICES = (2, 13)  # and managed memory
 
 
 def take(name: str, value: Any) -> Array:
@@ -36,12 +37,7 @@ def take(name: str, value: Any) -> Array:
             f"{name} has type {type(value).__name__}; expected an array, as from "
             f"np.asarray({_expression(name)})"
         )
-    if getattr(value, "requires_grad", False):
-        raise TypeError(
-            f"{name} requires grad, but no autograd graph is recorded here: pass "
-            f"{_expression(name)}.detach() and call backward() of the layer (autograd is the part of "
-            f"fastrnn.torch, not in this version)"
-        )
+    refuse_grad(name, value)
     try:
         device = int(value.__dlpack_device__()[0])
         array = np.from_dlpack(value) if device in _HOST_DEVICES else None
@@ -51,6 +47,36 @@ def take(name: str, value: Any) -> Array:
     if array is None:
         raise ValueError(f"{name} is on DLPack device type {device}; expected the CPU: copy it there first")
     return array
+
+
+def refuse_grad(name: str, value: Any) -> None:
+    """Raise TypeError for a tensor whose graph would be lost."""
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} requires grad, but no autograd graph is recorded here: pass "
+            f"{_expression(name)}.detach() and call backward() of the layer (autograd is the part of "
+            f"fastrnn.torch, not in this version)"
+        )
+
+
+def detached(value: Any) -> Any:
+    """Return a checkpoint's tensor without its graph."""
+    return value.detach() if getattr(value, "requires_grad", False) else value
+
+
+def plain(value: Any) -> Any:
+    """Return a checkpoint's tensor without its graph, and in a width that NumPy has."""
+    value = detached(value)
+    return value.float() if str(getattr(value, "dtype", "")) == "torch.bfloat16" else value
+
+
+def is_on_device(value: Any) -> bool:
+    """Tell whether it is an array on a CUDA device, of any library."""
+    if isinstance(value, np.ndarray | type):
+        return False
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) in _CUDA_DEVICES
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def _is_array(value: Any) -> bool:
@@ -201,17 +227,24 @@ def take_output(
     array = take(name, value)
     if array.dtype != dtype:
         raise TypeError(f"{name} is {array.dtype}; expected {dtype}, native byte order")
+    check_output(name, array, axes, array.flags.writeable, strided=strided)
+    return array
+
+
+def check_output(
+    name: str, array: Array, axes: Mapping[str, int | None], writeable: bool, *, strided: bool
+) -> None:
+    """Check shape and strides of an array that a kernel writes into, without touching its memory."""
     expect_shape(name, array, axes)
-    flags = array.flags
-    if not flags.writeable:
+    if not writeable:
         raise ValueError(f"{name} is read-only; expected an array to write into")
-    unit = array.shape[-1] == 1 or array.strides[-1] == dtype.itemsize if strided else flags.c_contiguous
+    flags = array.flags
+    unit = array.shape[-1] == 1 or array.strides[-1] == array.itemsize if strided else flags.c_contiguous
     if array.size and not (flags.aligned and unit):
         wanted = "a last axis of unit stride" if strided else "a C-contiguous array"
         raise ValueError(f"{name} has strides {array.strides}; expected {wanted}, aligned")
     if strided and array.size and _overlaps_itself(array):
         raise ValueError(f"{name} has strides {array.strides}; expected every element in memory of its own")
-    return array
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -7,56 +7,18 @@ messages show the caller's shapes, and only then turns it into the kernels' view
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from . import _core
-from ._arrays import (
-    BOOLS,
-    INTEGERS,
-    Array,
-    Export,
-    as_it_is,
-    contiguous,
-    describe_axes,
-    empty,
-    expect_shape,
-    exporter,
-    take,
-    take_float,
-    take_listed,
-    unit_stride,
-)
+from ._arrays import BOOLS, INTEGERS, describe_axes, expect_shape
+from ._backends import Array, Backend, Library, is_integer
 from .layouts import Spec
 
 State = tuple[Array, ...]
 """State arrays as the kernels take them: (h,) or, for LSTM, (h, c); each (L*D, B, R or H)."""
-
-SEED_END = 2**64
-"""Seeds and call numbers are 64-bit, since they key the dropout generator."""
-
-
-@functools.lru_cache(maxsize=256)
-def network(spec: Spec) -> _core.Network:
-    """Return the compiled side of a Spec."""
-    return _core.Network(
-        cell=spec.cell,
-        dtype=spec.dtype,
-        input_size=spec.input_size,
-        hidden_size=spec.hidden_size,
-        num_layers=spec.num_layers,
-        bidirectional=spec.bidirectional,
-        bias=spec.bias,
-        proj_size=spec.proj_size,
-        peephole=spec.peephole,
-        reset_after=spec.reset_after,
-        nonlinearity=spec.nonlinearity,
-        dropout=spec.dropout,
-    )
 
 
 # ---------------------------------------------------------------------------------------- layouts
@@ -118,11 +80,11 @@ class Layout:
             state = state[:, 0]
         return state if "T" in self.axes else state[0]
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    def empty(self, library: Library, shape: tuple[int, ...], dtype: str) -> Array:
         """Return a new time-major array whose memory is contiguous in the caller's layout."""
         if self.axes == "BT":
-            return empty((shape[1], shape[0], *shape[2:]), dtype).swapaxes(0, 1)
-        return empty(shape, dtype)
+            return library.empty((shape[1], shape[0], *shape[2:]), dtype).swapaxes(0, 1)
+        return library.empty(shape, dtype)
 
 
 TIME_MAJOR = Layout("TB")
@@ -139,9 +101,10 @@ CELL_UNBATCHED = Layout("")
 class Call:
     """Checked inputs of one forward call, as the kernels take them."""
 
+    backend: Backend
     spec: Spec
     layout: Layout
-    export: Export
+    library: Library
     x: Array  # (T, B, I), or int64 tokens (T, B)
     state: State | None
     lengths: Array | None
@@ -157,25 +120,19 @@ class Call:
 
     @property
     def tokens(self) -> bool:
-        return self.x.ndim == 2
+        return bool(self.x.ndim == 2)
 
     @property
     def y_axes(self) -> dict[str, int | None]:
         return self.layout.sequence_axes(self.steps, self.batch, **{"D*R": self.spec.output_size})
 
     def give(self, sequence: Array, *, writeable: bool = True) -> Any:
-        """Return a time-major result in the caller's layout and library.
-
-        Other libraries have no read-only arrays, so `writeable` is a matter of NumPy alone.
-        """
-        result = self.layout.from_kernel(sequence)[...]
-        if self.export is as_it_is:
-            result.flags.writeable = writeable
-        return self.export(result)
+        """Return a time-major result in the caller's layout and library."""
+        return self.library.give(self.layout.from_kernel(sequence)[...], writeable=writeable)
 
     def give_state(self, state: State) -> Any:
         """Return state arrays in the caller's layout and library: h, or the pair (h, c)."""
-        arrays = tuple(self.export(self.layout.state_from_kernel(array)) for array in state)
+        arrays = tuple(self.library.give(self.layout.state_from_kernel(array)) for array in state)
         return arrays if len(arrays) == 2 else arrays[0]
 
 
@@ -184,25 +141,30 @@ def check_spec(spec: object) -> None:
         raise TypeError(f"spec has type {type(spec).__name__}; expected a fastrnn.functional.Spec")
 
 
-def check_x(name: str, spec: Spec, x: Any) -> Array:
+def check_x(library: Library, name: str, spec: Spec, x: Any) -> Array:
     """Take float features of the network's dtype, or integers, which `check_tokens` has to see."""
-    array = take(name, x)
-    return array if is_tokens(array) else take_float(name, x, np.dtype(spec.dtype))
+    array = library.take(name, x)
+    if not isinstance(array, np.ndarray):
+        x = array  # taken from its library once
+    if is_integer(array):
+        return library.take_listed(name, x, INTEGERS, "integers")
+    return library.take_float(name, x, spec.dtype)
 
 
-def is_tokens(array: Array) -> bool:
-    return array.dtype.kind in INTEGERS
-
-
-def check_tokens(name: str, spec: Spec, tokens: Array, valid: Any = True) -> Array:
+def check_tokens(library: Library, name: str, spec: Spec, tokens: Array, valid: Any = True) -> Array:
     """Return tokens as contiguous int64; where not `valid` they may be anything."""
-    for bad in int(tokens.min(initial=0, where=valid)), int(tokens.max(initial=0, where=valid)):
-        if not 0 <= bad < spec.input_size:
-            raise ValueError(f"{name} holds the token {bad}; expected tokens from 0 to {spec.input_size - 1}")
-    return contiguous(tokens.astype(np.int64, copy=False))
+    values = library.values(tokens)
+    if values is not None:
+        for bad in int(values.min(initial=0, where=valid)), int(values.max(initial=0, where=valid)):
+            if not 0 <= bad < spec.input_size:
+                raise ValueError(
+                    f"{name} holds the token {bad}; expected tokens from 0 to {spec.input_size - 1}"
+                )
+    return library.place(tokens, "int64")
 
 
 def check_call(
+    backend: Backend,
     spec: Spec,
     layouts: Sequence[Layout],
     x: Any,
@@ -216,11 +178,11 @@ def check_call(
 
     `batch` demands that many rows.
     """
-    array = check_x("x", spec, x)
-    export = exporter("x", x)
+    library = backend.library("x", x)
+    array = check_x(library, "x", spec, x)
 
     # Ranks.
-    features = {} if is_tokens(array) else {"I": spec.input_size}
+    features = {} if is_integer(array) else {"I": spec.input_size}
     layout = next((known for known in layouts if len(known.axes) + len(features) == array.ndim), None)
     if layout is None:
         expected = " or ".join(
@@ -235,31 +197,46 @@ def check_call(
     steps, batch = array.shape[:2]
     if steps == 0:
         raise ValueError(f"x has shape {shape}; expected at least one step (T >= 1)")
-    lengths = check_lengths(layout, steps, batch, lengths)
+    lengths = check_lengths(library, layout, steps, batch, lengths)
     if features:
-        array = unit_stride(array)
+        array = library.place_rows(array, spec.dtype)
     else:
-        valid = True if lengths is None else np.arange(steps)[:, None] < lengths
-        array = check_tokens("x", spec, array, valid)
+        ends = None if lengths is None else library.values(lengths)
+        valid = True if ends is None else np.arange(steps)[:, None] < ends
+        array = check_tokens(library, "x", spec, array, valid)
     return Call(
+        backend,
         spec,
         layout,
-        export,
+        library,
         array,
-        check_state("state", spec, layout, batch, state),
-        lengths,
-        check_reset(layout, steps, batch, reset),
+        check_state(library, "state", spec, layout, batch, state),
+        None if lengths is None else library.place(lengths, "int64"),
+        check_reset(library, layout, steps, batch, reset),
     )
 
 
-def check_state(name: str, spec: Spec, layout: Layout, batch: int, state: Any) -> State | None:
-    """Take h, or for LSTM the pair (h, c)."""
+def check_state(
+    library: Library,
+    name: str,
+    spec: Spec,
+    layout: Layout,
+    batch: int,
+    state: Any,
+    dtypes: Sequence[str] | None = None,
+) -> State | None:
+    """Take h, or for LSTM the pair (h, c); of the network's dtype unless others are given."""
     if state is None:
         return None
     parts = state_parts(name, spec, state)
     return tuple(
-        _state_array(part, value, spec, layout, axes)
-        for (part, value), axes in zip(parts.items(), layout.state_axes(spec, batch), strict=True)
+        _state_array(library, part, value, dtype, layout, axes)
+        for (part, value), dtype, axes in zip(
+            parts.items(),
+            dtypes or [spec.dtype] * len(parts),
+            layout.state_axes(spec, batch),
+            strict=True,
+        )
     )
 
 
@@ -276,45 +253,50 @@ def state_parts(name: str, spec: Spec, state: Any) -> dict[str, Any]:
     return {f"{name}[0] (h)": state[0], f"{name}[1] (c)": state[1]}
 
 
-def _state_array(name: str, value: Any, spec: Spec, layout: Layout, axes: Mapping[str, int | None]) -> Array:
-    array = take_float(name, value, np.dtype(spec.dtype))
+def _state_array(
+    library: Library, name: str, value: Any, dtype: str, layout: Layout, axes: Mapping[str, int | None]
+) -> Array:
+    array = library.take_float(name, value, dtype)
     expect_shape(name, array, axes)
-    return contiguous(layout.state_to_kernel(array))
+    return library.place(layout.state_to_kernel(array), dtype)
 
 
-def check_lengths(layout: Layout, steps: int, batch: int, lengths: Any) -> Array | None:
+def check_lengths(library: Library, layout: Layout, steps: int, batch: int, lengths: Any) -> Array | None:
     """Take (B,) integers from 0 to T; without a batch axis one integer."""
     if lengths is None:
         return None
     if "B" not in layout.axes and isinstance(lengths, int | np.integer):
         lengths = [lengths]
-    array = take_listed("lengths", lengths, INTEGERS, "integers")
+    array = library.take_listed("lengths", lengths, INTEGERS, "integers")
     if "B" not in layout.axes and array.ndim == 0:
         array = array[None]
     expect_shape("lengths", array, {"B": batch})
-    bad = np.flatnonzero((array < 0) | (array > steps))
-    if bad.size:
-        raise ValueError(f"lengths[{bad[0]}] is {array[bad[0]]}; expected from 0 to T = {steps}")
-    return contiguous(array.astype(np.int64, copy=False))
+    values = library.values(array)
+    if values is not None:
+        bad = np.flatnonzero((values < 0) | (values > steps))
+        if bad.size:
+            raise ValueError(f"lengths[{bad[0]}] is {values[bad[0]]}; expected from 0 to T = {steps}")
+    return array
 
 
-def check_reset(layout: Layout, steps: int, batch: int, reset: Any) -> Array | None:
+def check_reset(library: Library, layout: Layout, steps: int, batch: int, reset: Any) -> Array | None:
     """Take bools, with the leading axes of x."""
     if reset is None:
         return None
-    array = take_listed("reset", reset, BOOLS, "bool")
+    array = library.take_listed("reset", reset, BOOLS, "bool")
     expect_shape("reset", array, layout.sequence_axes(steps, batch))
-    return contiguous(layout.to_kernel(array))
+    return library.place(layout.to_kernel(array), "bool")
 
 
 # ----------------------------------------------------------------------------------------- weights
 
 
 def check_parameters(
+    library: Library,
     name: str,
     shapes: Mapping[str, tuple[int, ...]],
     parameters: Any,
-    dtype: np.dtype[Any],
+    dtype: str,
     *,
     cast: bool = False,
 ) -> list[Array]:
@@ -338,26 +320,13 @@ def check_parameters(
             continue
         label = f"{name}[{key!r}]"
         value = parameters[key]
-        if cast:
-            array = take(label, _plain(value))
-            if array.dtype.kind != "f":
-                raise TypeError(f"{label} is {array.dtype}; expected floats")
-            array = array.astype(dtype, copy=False)
-        else:
-            array = take_float(label, value, dtype)
+        array = library.convert(label, value, dtype) if cast else library.take_float(label, value, dtype)
         if array.shape != shape:
             problems.append(f"{key} has shape {array.shape}, expected {shape}")
-        arrays.append(contiguous(array))
+        arrays.append(library.place(array, dtype))
     if problems:
         raise ValueError(f"{name}: {'; '.join(problems)}")
     return arrays
-
-
-def _plain(value: Any) -> Any:
-    """Return a checkpoint's tensor without its graph, and in a width that NumPy has."""
-    if getattr(value, "requires_grad", False):
-        value = value.detach()
-    return value.float() if str(getattr(value, "dtype", "")) == "torch.bfloat16" else value
 
 
 class KernelMemory:
@@ -385,16 +354,17 @@ class Packed(KernelMemory):
 
     _instead = "pack the parameters again"
 
-    def __init__(self, spec: Spec, arrays: Sequence[Array]) -> None:
+    def __init__(self, backend: Backend, spec: Spec, arrays: Sequence[Array]) -> None:
+        self.backend = backend
         self.spec = spec
-        self.network = network(spec)
-        self.weights = _core.Weights(self.network)
+        self.network = backend.network(spec)
+        self.weights = backend.core.Weights(self.network)
         self.weights.pack(arrays)
 
     @property
     def nbytes(self) -> int:
         """Memory that the packed copy takes."""
-        return self.weights.nbytes
+        return int(self.weights.nbytes)
 
     def __repr__(self) -> str:
         return f"Packed({self.spec}, nbytes={self.nbytes})"
@@ -421,7 +391,7 @@ class Reserve(KernelMemory):
 
     _instead = "run forward_train again"
 
-    def __init__(self, call: Call, saved: _core.Reserve, seed: int, number: int) -> None:
+    def __init__(self, call: Call, saved: Any, seed: int, number: int) -> None:
         self.call = call
         self.saved = saved
         self.seed = seed
@@ -436,7 +406,7 @@ class Reserve(KernelMemory):
     @property
     def nbytes(self) -> int:
         """Memory of the kernels' part, without x and y."""
-        return self.saved.nbytes
+        return int(self.saved.nbytes)
 
     def __repr__(self) -> str:
         steps, batch = self.call.x.shape[:2]
@@ -451,7 +421,8 @@ def _pair(state: Sequence[Array | None] | None) -> tuple[Array | None, Array | N
 
 
 def _empty_state(call: Call) -> State:
-    return tuple(np.empty(shape, call.spec.dtype) for shape in call.spec.state_shapes(call.batch))
+    shapes = call.spec.state_shapes(call.batch)
+    return tuple(call.library.empty(shape, call.spec.dtype) for shape in shapes)
 
 
 def run_forward(
@@ -463,13 +434,14 @@ def run_forward(
 ) -> tuple[Array, State]:
     """Return time-major y and final state, in new memory unless given; `reserve` makes it training."""
     if y is None:
-        y = call.layout.empty((call.steps, call.batch, call.spec.output_size), np.dtype(call.spec.dtype))
+        shape = (call.steps, call.batch, call.spec.output_size)
+        y = call.layout.empty(call.library, shape, call.spec.dtype)
     if state_n is None:
         state_n = _empty_state(call)
     h_n, c_n = _pair(state_n)
     assert h_n is not None
     saved, seed, number = (None, 0, 0) if reserve is None else (reserve.saved, reserve.seed, reserve.number)
-    _core.forward(
+    packed.backend.core.forward(
         packed.network,
         packed.weights,
         call.x,
@@ -493,16 +465,16 @@ def check_incoming(
 ) -> tuple[Array | None, list[Array | None] | None]:
     """Take dy and the parts of dstate_n; any of them may be None."""
     call = reserve.call
-    spec, layout = call.spec, call.layout
+    spec, layout, library = call.spec, call.layout, call.library
     if dy is not None:
-        dy = take_float("dy", dy, np.dtype(spec.dtype))
+        dy = library.take_float("dy", dy, spec.dtype)
         expect_shape("dy", dy, call.y_axes)
-        dy = unit_stride(layout.to_kernel(dy))
+        dy = library.place_rows(layout.to_kernel(dy), spec.dtype)
     if dstate_n is None:
         return dy, None
     parts = state_parts("dstate_n", spec, dstate_n)
     return dy, [
-        None if value is None else _state_array(part, value, spec, layout, axes)
+        None if value is None else _state_array(library, part, value, spec.dtype, layout, axes)
         for (part, value), axes in zip(parts.items(), layout.state_axes(spec, call.batch), strict=True)
     ]
 
@@ -519,14 +491,14 @@ def run_backward(
     """Return time-major dx (None for tokens) and dstate; overwrites `gradients`."""
     call = reserve.call
     if dx is None and not call.tokens:
-        dx = call.layout.empty(call.x.shape, call.x.dtype)
+        dx = call.layout.empty(call.library, call.x.shape, call.spec.dtype)
     if dstate is None:
         dstate = _empty_state(call)
     dh_0, dc_0 = _pair(dstate)
     assert dh_0 is not None
     assert reserve.y is not None
-    _core.backward(
-        network(call.spec),
+    call.backend.core.backward(
+        call.backend.network(call.spec),
         parameters,
         call.x,
         *_pair(call.state),

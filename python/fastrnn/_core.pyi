@@ -121,4 +121,4 @@ def set_isa(name: str) -> None:
     """Force one for everything packed from now on; ValueError if unknown or not available here."""
 
 def build_info() -> dict[str, str]:
-    """compiler, build_type, isas compiled in, cuda ("not built"), version."""
+    """compiler, build_type, isas compiled in, version."""

@@ -4,7 +4,8 @@ The layers of `fastrnn` are a thin shell over the same calls.  Here everything i
 (T, B, ...), nothing is remembered between calls, and nothing but `out` is written.
 
 Letters: T steps, B batch, I input size, H hidden size, P projection size, R = P or H, D directions,
-L layers.  Arrays may come from any library that speaks DLPack; results come back in that of x.
+L layers.  Arrays may come from any library that speaks DLPack; results come back in that of x.  A call
+runs where its parameters are: on the CPU, or on the CUDA device that their library has put them on.
 
 Examples
 --------
@@ -29,12 +30,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from . import _core
-from ._arrays import Array, refuse_overlap, take, take_output
+from ._arrays import refuse_overlap
+from ._backends import SEED_END, Array, Backend, backend_of_arrays
 from ._calls import (
-    SEED_END,
     TIME_MAJOR,
     Call,
     Packed,
@@ -87,8 +85,8 @@ def pack(spec: Spec, parameters: Mapping[str, Any]) -> Packed:
     0.0
     """
     check_spec(spec)
-    shapes = spec.parameter_shapes()
-    return Packed(spec, check_parameters("parameters", shapes, parameters, np.dtype(spec.dtype)))
+    backend, arrays = _parameters(spec, parameters)
+    return Packed(backend, spec, backend.fixed(arrays))
 
 
 def forward(
@@ -134,8 +132,8 @@ def forward(
         For an argument of the wrong type, dtype, shape or value; nothing has been written then.
     """
     check_spec(spec)
-    call = check_call(spec, (TIME_MAJOR,), x, state, lengths, reset)
     packed = _packed(spec, weights)
+    call = check_call(packed.backend, spec, (TIME_MAJOR,), x, state, lengths, reset)
     y_out, state_out = _split_out(out)
     y, state_n = _check_forward_out(call, weights, y_out, state_out)
     y, state_n = run_forward(packed, call, y, state_n)
@@ -182,11 +180,11 @@ def forward_train(
     check_spec(spec)
     seed = integer("seed", seed, 0, SEED_END - 1)
     number = integer("call", call, 0, SEED_END - 1)
-    checked = check_call(spec, (TIME_MAJOR,), x, state, lengths, reset)
     packed = _packed(spec, weights)
+    checked = check_call(packed.backend, spec, (TIME_MAJOR,), x, state, lengths, reset)
     y_out, state_out = _split_out(out)
     y, state_n = _check_forward_out(checked, weights, y_out, state_out)
-    reserve = Reserve(checked, _core.Reserve(), seed, number)
+    reserve = Reserve(checked, packed.backend.core.Reserve(), seed, number)
     y, state_n = run_forward(packed, checked, y, state_n, reserve)
     return (
         checked.give(y, writeable=False) if y_out is None else y_out,
@@ -246,8 +244,8 @@ def backward(
         raise ValueError("reserve is of no call; expected the third result of forward_train")
     if reserve.spec != spec:
         raise ValueError(f"reserve is of a call for {reserve.spec}; expected one for {spec}")
-    call, dtype = reserve.call, np.dtype(spec.dtype)
-    arrays = check_parameters("parameters", spec.parameter_shapes(), parameters, dtype)
+    call, library = reserve.call, reserve.call.library
+    arrays = check_parameters(library, "parameters", spec.parameter_shapes(), parameters, spec.dtype)
     dy, dstate_n = check_incoming(reserve, dy, dstate_n)
 
     # Outputs.
@@ -264,17 +262,19 @@ def backward(
         if call.tokens:
             raise ValueError("out has an array for dx; expected None, since tokens have no gradient")
         axes = TIME_MAJOR.sequence_axes(call.steps, call.batch, I=spec.input_size)
-        dx = outputs["out[0] (dx)"] = take_output("out[0] (dx)", dx_out, dtype, axes, strided=True)
+        dx = outputs["out[0] (dx)"] = library.take_output(
+            "out[0] (dx)", dx_out, spec.dtype, axes, strided=True
+        )
     if dstate_out is not None:
         dstate = _check_state_out(call, dstate_out, outputs)
     if gradients_out is None:
-        sums = {name: np.empty(shape, dtype) for name, shape in spec.parameter_shapes().items()}
+        sums = {name: library.empty(shape, spec.dtype) for name, shape in spec.parameter_shapes().items()}
     else:
-        sums = _check_gradients_out(spec, gradients_out, outputs)
+        sums = _check_gradients_out(call, gradients_out, outputs)
     inputs: dict[str, Array | None] = dict(zip(spec.parameter_shapes(), arrays, strict=True))
     inputs |= {"dy": dy, "y": reserve.y, **_call_arrays(call)}
     inputs |= {f"dstate_n[{i}]": array for i, array in enumerate(dstate_n or ())}
-    refuse_overlap(outputs, inputs)
+    _refuse_overlap(call, outputs, inputs)
 
     dx, dstate = run_backward(reserve, arrays, dy, dstate_n, list(sums.values()), dx, dstate)
     if dx_out is None and dx is not None:
@@ -282,13 +282,22 @@ def backward(
     if dstate_out is None:
         dstate_out = call.give_state(dstate)
     if gradients_out is None:
-        gradients_out = {name: call.export(array) for name, array in sums.items()}
+        gradients_out = {name: library.give(array) for name, array in sums.items()}
     return dx_out, dstate_out, gradients_out
+
+
+def _parameters(spec: Spec, parameters: Any) -> tuple[Backend, list[Array]]:
+    """Return where the parameters are, and the arrays in order."""
+    backend = backend_of_arrays(parameters.values() if isinstance(parameters, Mapping) else ())
+    backend.check_spec(spec)
+    shapes = spec.parameter_shapes()
+    return backend, check_parameters(backend.own, "parameters", shapes, parameters, spec.dtype)
 
 
 def _packed(spec: Spec, weights: Any) -> Packed:
     if not isinstance(weights, Packed):
-        return pack(spec, weights)
+        backend, arrays = _parameters(spec, weights)
+        return Packed(backend, spec, arrays)
     if weights.spec != spec:
         raise ValueError(f"weights were packed for {weights.spec}; expected {spec}")
     return weights
@@ -315,30 +324,39 @@ def _check_forward_out(
     outputs: dict[str, Array] = {}
     y = state_n = None
     if y_out is not None:
-        dtype = np.dtype(call.spec.dtype)
-        y = outputs["out (y)"] = take_output("out (y)", y_out, dtype, call.y_axes, strided=True)
+        y = outputs["out (y)"] = call.library.take_output(
+            "out (y)", y_out, call.spec.dtype, call.y_axes, strided=True
+        )
     if state_out is not None:
         state_n = _check_state_out(call, state_out, outputs)
     inputs = _call_arrays(call)
     if isinstance(weights, Mapping):
-        inputs |= {name: take(name, array) for name, array in weights.items()}
-    refuse_overlap(outputs, inputs)
+        inputs |= {name: call.library.take(name, array) for name, array in weights.items()}
+    _refuse_overlap(call, outputs, inputs)
     return y, state_n
+
+
+def _refuse_overlap(call: Call, outputs: Mapping[str, Array], inputs: Mapping[str, Array | None]) -> None:
+    span = call.library.span
+    refuse_overlap(
+        {name: span(array) for name, array in outputs.items()},
+        {name: None if array is None else span(array) for name, array in inputs.items()},
+    )
 
 
 def _check_state_out(call: Call, value: Any, outputs: dict[str, Array]) -> State:
     parts = state_parts("out[1]", call.spec, value)
     axes = TIME_MAJOR.state_axes(call.spec, call.batch)
     taken = {
-        part: take_output(part, array, np.dtype(call.spec.dtype), wanted)
+        part: call.library.take_output(part, array, call.spec.dtype, wanted)
         for (part, array), wanted in zip(parts.items(), axes, strict=True)
     }
     outputs.update(taken)
     return tuple(taken.values())
 
 
-def _check_gradients_out(spec: Spec, value: Any, outputs: dict[str, Array]) -> dict[str, Array]:
-    shapes = spec.parameter_shapes()
+def _check_gradients_out(call: Call, value: Any, outputs: dict[str, Array]) -> dict[str, Array]:
+    shapes = call.spec.parameter_shapes()
     if not isinstance(value, Mapping):
         raise TypeError(f"out[2] has type {type(value).__name__}; expected a mapping of names to arrays")
     if set(value) != set(shapes):
@@ -347,5 +365,5 @@ def _check_gradients_out(spec: Spec, value: Any, outputs: dict[str, Array]) -> d
     for name, shape in shapes.items():
         label = f"out[2][{name!r}]"
         axes: dict[str, int | None] = dict(zip(("rows", "columns"), shape, strict=False))
-        taken[name] = outputs[label] = take_output(label, value[name], np.dtype(spec.dtype), axes)
+        taken[name] = outputs[label] = call.library.take_output(label, value[name], call.spec.dtype, axes)
     return taken

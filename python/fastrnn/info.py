@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
-from .layouts import integer
+from . import _core, _device
+from .layouts import integer, one_of
 
-__all__ = ["Report", "get_num_threads", "info", "set_num_threads"]
+__all__ = [
+    "Report",
+    "get_float32_products",
+    "get_num_threads",
+    "info",
+    "set_float32_products",
+    "set_num_threads",
+]
 
 _MOST_THREADS = 1024  # that of the kernels; more is a mistake
 
@@ -45,7 +52,8 @@ def info() -> Report:
     Report
         A dict with the keys ``version``, ``python``, ``numpy``, ``machine``, what the build says of itself
         (``compiler``, ``build_type``, ``isas`` compiled in), ``isas_available`` on this CPU, ``isa`` in
-        force, ``threads`` and ``cuda``.
+        force, ``threads``, and ``cuda``: the devices, or why there is none.  With a device also what
+        ``cuda_runtime`` this was built with, ``cuda_driver``, ``cublas`` and ``float32_products``.
 
     Examples
     --------
@@ -67,14 +75,51 @@ def info() -> Report:
         isas_available=_core.available_isas(),
         isa=_core.isa(),
         threads=_core.get_num_threads(),
-        cuda=f"{build['cuda']}: {cuda_missing()}",
     )
+    report.update(_device.describe())
     return report
 
 
-def cuda_missing() -> str:
-    """Why ``device="cuda"`` cannot be had."""
-    return "this version has no CUDA kernels"
+def set_float32_products(how: str) -> None:
+    """Choose how float32 layers on a CUDA device compute their products.
+
+    Parameters
+    ----------
+    how : str
+        For all calls of this process from now on: "automatic" (the faster of the next two, which are as
+        exact as float32), "plain" (in float32), "bf16x3" (each operand as the sum of two bfloat16, on
+        tensor cores), or "tf32" (operands rounded to 10 bits of fraction: several times as fast as "plain",
+        and not float32 any more, so it is never chosen unless asked for).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none of them.
+    RuntimeError
+        If this build has no CUDA kernels.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.set_float32_products("fast")
+    Traceback (most recent call last):
+        ...
+    ValueError: how is 'fast'; expected one of 'automatic', 'plain', 'bf16x3', 'tf32'
+    """
+    one_of("how", how, ("automatic", "plain", "bf16x3", "tf32"))
+    _device.set_float32_products(how)
+
+
+def get_float32_products() -> str:
+    """How float32 layers on a CUDA device compute their products: see `set_float32_products`.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.get_float32_products()
+    'automatic'
+    """
+    return _device.get_float32_products()
 
 
 def set_num_threads(n: int) -> None:

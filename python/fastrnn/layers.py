@@ -10,17 +10,17 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from . import _core, _files
-from ._arrays import Array
+from . import _files
+from ._backends import SEED_END, Array, Backend, backend_of_device, on_host
 from ._calls import (
     BATCH_FIRST,
     CELL,
     CELL_UNBATCHED,
-    SEED_END,
     TIME_MAJOR,
     UNBATCHED,
     Call,
@@ -31,11 +31,10 @@ from ._calls import (
     check_call,
     check_incoming,
     check_parameters,
-    network,
     run_backward,
     run_forward,
 )
-from .info import Report, cuda_missing
+from .info import Report
 from .layouts import DType, Nonlinearity, Spec, boolean, integer
 from .streaming import Stream
 
@@ -86,6 +85,7 @@ class _Recurrent(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_backend",
         "_batch_first",
         "_calls",
         "_gradients",
@@ -106,22 +106,18 @@ class _Recurrent(ABC):
     _dropped_suffix: ClassVar[str] = ""
 
     def __init__(self, spec: Spec, batch_first: object, device: object, seed: object) -> None:
-        if not isinstance(device, str):
-            raise TypeError(f"device is {device!r} ({type(device).__name__}); expected 'cpu'")
-        if device == "cuda":
-            raise RuntimeError(f"device='cuda' is not available: {cuda_missing()}")
-        if device != "cpu":
-            raise ValueError(f"device is {device!r}; expected 'cpu' or 'cuda'")
+        backend = backend_of_device(device)
         batch_first = boolean("batch_first", batch_first)
         seed = secrets.randbits(64) if seed is None else integer("seed", seed, 0, SEED_END - 1)
 
         rng = np.random.default_rng(seed)
         bound = spec.hidden_size**-0.5
         drawn = {name: rng.uniform(-bound, bound, shape) for name, shape in self._shapes(spec).items()}
-        self._set_up(spec, batch_first, seed, 0, drawn, {})
+        self._set_up(backend, spec, batch_first, seed, 0, drawn, {})
 
     def _set_up(
         self,
+        backend: Backend,
         spec: Spec,
         batch_first: bool,
         seed: int,
@@ -130,12 +126,16 @@ class _Recurrent(ABC):
         gradients: Mapping[str, Array],
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
+        backend.check_spec(spec)
+        self._backend = backend
         self._spec = spec
         self._batch_first = batch_first
         self._seed = seed
         self._calls = calls
-        self._parameters = NamedArrays({k: np.array(a, spec.dtype, order="C") for k, a in parameters.items()})
-        self._gradients = NamedArrays({k: np.zeros_like(a) for k, a in self._parameters.items()})
+        self._parameters = NamedArrays({k: backend.array(a, spec.dtype) for k, a in parameters.items()})
+        self._gradients = NamedArrays(
+            {k: backend.zeros(a.shape, spec.dtype) for k, a in self._parameters.items()}
+        )
         for name, gradient in gradients.items():
             self._gradients[name][...] = gradient
         # The weights of eval mode, None in training mode: which mode it is, calls learn by reading this once.
@@ -144,7 +144,7 @@ class _Recurrent(ABC):
         self._pending: Reserve | str = "there was none"
         # Memory of the last training call, kept to be reused by the next.
         self._repacked: Packed | None = None
-        self._saved = _core.Reserve()
+        self._saved = backend.reserve(spec)
         self._sums: list[Array] | None = None
         self._lock = threading.Lock()
 
@@ -171,13 +171,13 @@ class _Recurrent(ABC):
 
     @property
     def dtype(self) -> DType:
-        """Of parameters, inputs and results alike: "float32" or "float64"."""
+        """Of parameters, inputs and results alike; a bfloat16 layer takes and returns float32 from NumPy."""
         return self._spec.dtype
 
     @property
     def device(self) -> str:
-        """Where it computes: "cpu"."""
-        return "cpu"
+        """Where it computes: "cpu", "cuda:0", ..."""
+        return self._backend.name
 
     @property
     def seed(self) -> int:
@@ -233,7 +233,7 @@ class _Recurrent(ABC):
         """
         with self._alone():
             if self._packed is None:
-                packed = Packed(self._spec, list(self._parameters.values()))
+                packed = Packed(self._backend, self._spec, list(self._parameters.values()))
                 for array in self._parameters.values():
                     array.flags.writeable = False
                 self._repacked = None
@@ -244,7 +244,8 @@ class _Recurrent(ABC):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold what only one thread at a time may use or change; RuntimeError if another one does."""
-        if not self._lock.acquire(blocking=False):
+        lock = self._lock  # which to() replaces
+        if not lock.acquire(blocking=False):
             raise RuntimeError(
                 "this layer is in use by another thread: eval calls may run side by side, training calls, "
                 "backward, train(), eval() and load_state_dict() may not"
@@ -252,7 +253,7 @@ class _Recurrent(ABC):
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     # ------------------------------------------------------------------------- forward, backward
 
@@ -269,12 +270,12 @@ class _Recurrent(ABC):
             self._pending = "the last one failed"  # and its predecessor's memory is used again
             arrays = list(self._parameters.values())
             if self._repacked is None:
-                self._repacked = Packed(self._spec, arrays)
+                self._repacked = Packed(self._backend, self._spec, arrays)
             else:
                 self._repacked.weights.pack(arrays)
             reserve = Reserve(call, self._saved, self._seed, self._calls)
             results = run_forward(self._repacked, call, reserve=reserve)
-            self._calls = (self._calls + 1) % SEED_END
+            self._calls = self._backend.next_call(self._saved, self._calls)
             self._pending = reserve
         return *results, True
 
@@ -292,11 +293,12 @@ class _Recurrent(ABC):
                 )
             dy, dstate_n = check_incoming(reserve, dy, dstate_n)
             if self._sums is None:
-                self._sums = [np.empty_like(array) for array in self._parameters.values()]
+                empty = self._backend.own.empty
+                self._sums = [empty(array.shape, self.dtype) for array in self._parameters.values()]
             dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
             self._pending = "backward went through it"
             for gradient, total in zip(self._gradients.values(), self._sums, strict=True):
-                gradient += total
+                self._backend.add(gradient, total)
         call = reserve.call
         return None if dx is None else call.give(dx), call.give_state(dstate)
 
@@ -326,8 +328,9 @@ class _Recurrent(ABC):
         >>> "kernel" in report and "isa" in report
         True
         """
-        call = check_call(self._spec, self._layouts(), x)
-        return Report(network(self._spec).explain(call.steps, call.batch, self.training, call.tokens))
+        call = check_call(self._backend, self._spec, self._layouts(), x)
+        network = self._backend.network(self._spec)
+        return Report(network.explain(call.steps, call.batch, self.training, call.tokens))
 
     # -------------------------------------------------------------------------- copies and files
 
@@ -355,15 +358,15 @@ class _Recurrent(ABC):
         -----
         A training call made before cannot be gone back through any more, and streams stop working.
         """
-        dtype = np.dtype(self._spec.dtype)
-        arrays = check_parameters("state_dict", self._shapes(self._spec), state_dict, dtype, cast=True)
+        shapes = self._shapes(self._spec)
+        arrays = check_parameters(self._backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
         with self._alone():
-            packed = None if self.training else Packed(self._spec, arrays)
-            for target, source in zip(self._parameters.values(), arrays, strict=True):
+            own = list(self._parameters.values())
+            for target, source in zip(own, arrays, strict=True):
                 target.flags.writeable = True
                 target[...] = source
-                target.flags.writeable = packed is None
-            self._packed = packed
+                target.flags.writeable = self.training
+            self._packed = None if self.training else Packed(self._backend, self._spec, own)
             self._pending = "load_state_dict() dropped it"
 
     def save(self, path: _files.AnyPath) -> None:
@@ -384,26 +387,67 @@ class _Recurrent(ABC):
             "class": next(name for name, kind in _KINDS.items() if isinstance(self, kind)),
             "arguments": {name: getattr(self, name) for name in self._arguments},
             "seed": self._seed,
-            "calls": self._calls,
+            "calls": self._backend.calls_made(self._saved, self._calls),
         }
-        _files.write(path, self._parameters, _METADATA_KEY, description)
+        arrays = {name: on_host(array) for name, array in self._parameters.items()}
+        _files.write(path, arrays, _METADATA_KEY, description)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
+            "device": self.device,
             "spec": self._spec,
             "batch_first": self._batch_first,
             "seed": self._seed,
-            "calls": self._calls,
-            "parameters": dict(self._parameters),
-            "gradients": dict(self._gradients),
+            "calls": self._backend.calls_made(self._saved, self._calls),
+            "parameters": {name: on_host(array) for name, array in self._parameters.items()},
+            "gradients": {name: on_host(array) for name, array in self._gradients.items()},
             "training": self.training,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # copy.copy comes here too: every copy owns its parameters, none has a call to go back through.
         training = state.pop("training")
-        self._set_up(**state)
+        self._set_up(backend_of_device(state.pop("device")), **state)
         self.train(training)
+
+    def to(self, device: str, dtype: Any = None) -> Self:
+        """Move the layer to another device, in place; returns the layer itself.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (the first device) or "cuda:1" and so on.
+        dtype : str, optional
+            Convert the parameters, say to "bfloat16", which the CPU does not have; as they are if None.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no such device; the message says why.
+        TypeError, ValueError
+            For a device or dtype of another name, or a dtype that is not computed there.
+
+        Notes
+        -----
+        `parameters` and `gradients` are new arrays then; a training call made before cannot be gone back
+        through any more, and streams stop working.  Nothing happens if the layer is there already.
+
+        Examples
+        --------
+        >>> import fastrnn
+        >>> fastrnn.GRU(3, 4).to("cpu").device
+        'cpu'
+        """
+        backend = backend_of_device(device)
+        spec = self._spec if dtype is None else replace(self._spec, dtype=dtype)
+        if backend is not self._backend or spec != self._spec:
+            with self._alone():
+                state = self.__getstate__() | {"spec": spec}
+                training = state.pop("training")
+                del state["device"]
+                self._set_up(backend, **state)
+            self.train(training)
+        return self
 
 
 # ------------------------------------------------------------------------------------------ layers
@@ -481,7 +525,7 @@ class _Layer(_Recurrent):
         In training mode x, state, lengths and reset are kept, not copied, and must not change before
         backward; nor must the parameters.
         """
-        call = check_call(self._spec, self._layouts(), x, state, lengths, reset)
+        call = check_call(self._backend, self._spec, self._layouts(), x, state, lengths, reset)
         y, state_n, kept = self._run(call)
         return call.give(y, writeable=not kept), call.give_state(state_n)
 
@@ -571,9 +615,9 @@ class LSTM(_Layer):
     peephole : False, "diagonal" or "full", optional
         One weight per unit and gate, or a matrix per gate; parameters weight_ch, gates i, f, o.
     device : str, optional
-        "cpu".
+        "cpu", "cuda" (the first CUDA device), "cuda:1", ...
     dtype : str, optional
-        "float32" or "float64".
+        "float32" or "float64", or on a CUDA device "float16" or "bfloat16".
     seed : int, optional
         Of the initial parameters, uniform within 1/sqrt(H), and of dropout; drawn if None.
 
@@ -582,7 +626,7 @@ class LSTM(_Layer):
     TypeError, ValueError
         For an argument of the wrong type or value.
     RuntimeError
-        For ``device="cuda"``, which this build does not have.
+        If there is no such device; the message says why.
 
     References
     ----------
@@ -856,7 +900,7 @@ class _Cell(_Recurrent):
         TypeError, ValueError
             For an argument of the wrong type, dtype, shape or value; nothing has changed then.
         """
-        call = check_call(self._spec, self._layouts(), x, state)
+        call = check_call(self._backend, self._spec, self._layouts(), x, state)
         _, state_n, _ = self._run(call)
         return call.give_state(state_n)
 
@@ -1010,13 +1054,15 @@ _KINDS: dict[str, type[_Recurrent]] = {
 }
 
 
-def load(path: _files.AnyPath) -> Any:
+def load(path: _files.AnyPath, device: str = "cpu") -> Any:
     """Read a layer or cell that `save` wrote.
 
     Parameters
     ----------
     path : str or path
         A safetensors file.
+    device : str, optional
+        Where the layer is to be; files do not say where it was.
 
     Returns
     -------
@@ -1044,14 +1090,15 @@ def load(path: _files.AnyPath) -> Any:
     parameters, text = _files.read(
         path, _METADATA_KEY, "build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
     )
+    backend = backend_of_device(device)
     try:
-        return _described(json.loads(text), parameters)
+        return _described(backend, json.loads(text), parameters)
     except (RecursionError, TypeError, ValueError) as error:
         name = os.fsdecode(path)
         raise ValueError(f"{name} holds a layer that this version cannot read: {error}") from error
 
 
-def _described(description: Any, parameters: Mapping[str, Array]) -> _Recurrent:
+def _described(backend: Backend, description: Any, parameters: Mapping[str, Array]) -> _Recurrent:
     """Make the layer that `_Recurrent.save` described; sizes are compared before anything is allocated."""
     keys = ("format", "class", "arguments", "seed", "calls")
     if not isinstance(description, dict) or any(key not in description for key in keys):
@@ -1072,9 +1119,13 @@ def _described(description: Any, parameters: Mapping[str, Array]) -> _Recurrent:
     spec = Spec(name.removesuffix("Cell").lower(), **options)  # type: ignore[arg-type]
     if spec.num_layers > len(parameters):
         raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(parameters)} arrays in all")
-    arrays = check_parameters("parameters", kind._shapes(spec), parameters, np.dtype(spec.dtype), cast=True)
+    backend.check_spec(spec)
+    arrays = check_parameters(
+        backend.own, "parameters", kind._shapes(spec), parameters, spec.dtype, cast=True
+    )
     layer = kind.__new__(kind)
     layer._set_up(
+        backend,
         spec,
         batch_first,
         integer("seed", description["seed"], 0, SEED_END - 1),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 Cell = Literal["lstm", "gru", "rnn"]
-DType = Literal["float32", "float64"]
+DType = Literal["float32", "float64", "float16", "bfloat16"]
 Peephole = Literal["none", "diagonal", "full"]
 Nonlinearity = Literal["tanh", "relu", "sigmoid", "identity"]
 
@@ -33,6 +33,8 @@ MOST_ELEMENTS = 2**60 - 1
 """Of one array, so that its bytes can be counted in 63 bits."""
 
 DTYPES: tuple[DType, ...] = ("float32", "float64")
+DEVICE_DTYPES: tuple[DType, ...] = (*DTYPES, "float16", "bfloat16")
+"""Of weights and sequences: on the CPU, and on a CUDA device."""
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu", "sigmoid", "identity")
 PEEPHOLES: tuple[Peephole, ...] = ("none", "diagonal", "full")
 
@@ -66,7 +68,8 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise TypeError or ValueError for something other than one of these strings."""
     expected = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected one of {expected}")
@@ -76,12 +79,16 @@ def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _dtype(value: Any) -> str:
     """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type."""
+    if isinstance(value, str) and value == "bfloat16":  # which NumPy does not have
+        return value
     try:
         name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
     except TypeError:
         name = ""
-    if name not in DTYPES:
-        raise TypeError(f"dtype is {value!r}; expected 'float32' or 'float64'")
+    if name not in DEVICE_DTYPES:
+        raise TypeError(
+            f"dtype is {value!r}; expected 'float32' or 'float64', with CUDA also 'float16' or 'bfloat16'"
+        )
     return name
 
 
@@ -115,14 +122,14 @@ class Spec:
 
     def __post_init__(self) -> None:
         # Fields of one kind each; NumPy integers, floats and dtypes become plain Python values.
-        _one_of("cell", self.cell, tuple(GATES))
+        one_of("cell", self.cell, tuple(GATES))
         for name, least in (("input_size", 1), ("hidden_size", 1), ("num_layers", 1), ("proj_size", 0)):
             self._set(name, integer(name, getattr(self, name), least, LARGEST_SIZE))
         for name in ("bias", "bidirectional", "reset_after"):
             self._set(name, boolean(name, getattr(self, name)))
         self._set("dropout", _probability("dropout", self.dropout))
-        _one_of("peephole", self.peephole, PEEPHOLES)
-        _one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
+        one_of("peephole", self.peephole, PEEPHOLES)
+        one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         self._set("dtype", _dtype(self.dtype))
         widest = max(self.input_size, self.hidden_size * self.num_directions)
         if self.num_gates * self.hidden_size * widest > MOST_ELEMENTS:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import _core
-from ._arrays import BOOLS, INTEGERS, Array, contiguous, expect_shape, exporter, take_listed
-from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x, is_tokens
+from ._arrays import BOOLS, INTEGERS, contiguous, expect_shape, take_listed
+from ._backends import Array, is_integer, on_host
+from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x
 from .layouts import LARGEST_SIZE, integer
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ class Stream(KernelMemory):
             raise ValueError("the layer is bidirectional; a stream cannot start from the end")
         self._layer = layer
         self._packed = packed
-        self._dtype = np.dtype(layer.dtype)
+        # What the CPU's kernels take as it is; on a device there is none.
+        self._dtype = np.dtype(layer.dtype) if layer.device == "cpu" else None
         self._shape = (self._batch, layer.input_size)
-        self._core = _core.Stream(packed.network, packed.weights, self._batch)
+        self._core = packed.backend.core.Stream(packed.network, packed.weights, self._batch)
 
     @property
     def batch(self) -> int:
@@ -120,19 +122,28 @@ class Stream(KernelMemory):
 
     def _checked_step(self, x: Any, rows: Any) -> Any:
         spec = self._packed.spec
-        array = check_x("x", spec, x)
-        export = exporter("x", x)
-        features = {} if is_tokens(array) else {"I": spec.input_size}
+        library = self._packed.backend.library("x", x)
+        array = check_x(library, "x", spec, x)
+        features = {} if is_integer(array) else {"I": spec.input_size}
         indices = None if rows is None else self._row_indices(rows)
         count = {"N": self._batch} if indices is None else {"k": indices.size}
         expect_shape("x", array, count | features)
-        array = contiguous(array) if features else check_tokens("x", spec, array)
+        array = library.place(array, spec.dtype) if features else check_tokens(library, "x", spec, array)
         if indices is not None and np.unique(indices).size != indices.size:
             raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
-        return export(self._core.step(array, indices))
+        return library.give(
+            self._core.step(array, None if indices is None else library.place(indices, "int64"))
+        )
 
-    def _row_indices(self, rows: Any) -> Array:
-        array = take_listed("rows", rows, INTEGERS, "integers")
+    def _rows(self, rows: Any, kinds: str, expected: str) -> NDArray[Any]:
+        """Take a list of rows to where it can be checked: the host, also from a device."""
+        if isinstance(rows, list | tuple):
+            return take_listed("rows", rows, kinds, expected)
+        array = self._packed.backend.own.take_listed("rows", rows, kinds, expected)
+        return on_host(array)
+
+    def _row_indices(self, rows: Any) -> NDArray[Any]:
+        array = self._rows(rows, INTEGERS, "integers")
         expect_shape("rows", array, {"k": None})
         bad = np.flatnonzero((array < 0) | (array >= self._batch))
         if bad.size:
@@ -160,9 +171,9 @@ class Stream(KernelMemory):
         if self._layer._packed is not self._packed:
             raise self._outdated()
         spec = self._packed.spec
-        call = check_call(spec, self._layer._layouts()[:1], x, batch=self._batch)
-        y = np.empty((call.steps, self._batch, spec.output_size), self._dtype)
-        self._core.run(contiguous(call.x), y)
+        call = check_call(self._packed.backend, spec, self._layer._layouts()[:1], x, batch=self._batch)
+        y = call.library.empty((call.steps, self._batch, spec.output_size), spec.dtype)
+        self._core.run(call.x, y)
         return call.give(y)
 
     def reset(self, rows: Any = None) -> None:
@@ -182,18 +193,21 @@ class Stream(KernelMemory):
         """
         chosen: Any = slice(None)
         if rows is not None:
-            chosen = take_listed("rows", rows, INTEGERS + BOOLS, "integers or a bool mask")
+            chosen = self._rows(rows, INTEGERS + BOOLS, "integers or a bool mask")
             if chosen.dtype.kind == BOOLS:
                 expect_shape("rows", chosen, {"N": self._batch})
             else:
                 chosen = self._row_indices(chosen)
         with self._buffers() as buffers:
             for buffer in buffers:
-                buffer[:, chosen] = 0
+                self._packed.backend.clear_rows(buffer, chosen)
 
     @property
     def state(self) -> Any:
-        """Copies of the state: h (L, N, R), for LSTM the pair (h, c) with c (L, N, H); assign to set it."""
+        """Copies of the state: h (L, N, R), for LSTM the pair (h, c) with c (L, N, H); assign to set it.
+
+        On a CUDA device they are arrays there; c of a 16-bit layer is float32.
+        """
         with self._buffers() as buffers:
             copies = tuple(buffer.copy() for buffer in buffers)
         return copies if len(copies) == 2 else copies[0]
@@ -202,7 +216,10 @@ class Stream(KernelMemory):
     def state(self, value: Any) -> None:
         if value is None:
             raise TypeError("state is None; expected arrays, or call reset()")
-        arrays = check_state("state", self._packed.spec, TIME_MAJOR, self._batch, value)
+        with self._buffers() as buffers:
+            dtypes = [str(buffer.dtype) for buffer in buffers]
+        own = self._packed.backend.own
+        arrays = check_state(own, "state", self._packed.spec, TIME_MAJOR, self._batch, value, dtypes)
         assert arrays is not None
         with self._buffers() as buffers:
             for buffer, array in zip(buffers, arrays, strict=True):

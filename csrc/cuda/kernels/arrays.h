@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "cuda/arrays.h"
 #include "cuda/context.h"
 
 namespace fastrnn::cuda {
@@ -24,7 +25,7 @@ template <class Unit>
 struct CopyStrided {
   static constexpr const char* kName = "copy_strided";
   static constexpr int kThreads = kArrayThreads;
-  static constexpr int kAxes = 4;
+  static constexpr int kAxes = kMostAxes;
 
   struct Params {
     Index count = 0;
@@ -46,6 +47,28 @@ struct CopyStrided {
         from += at * p.from_strides[axis];
       }
       p.to[to] = p.from[from];
+    });
+  }
+};
+
+// values[outer][rows[i]][:] = 0
+template <class Unit>
+struct ClearRows {
+  static constexpr const char* kName = "clear_rows";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index outer = 0, height = 0, width = 0;  // of values
+    Index count = 0;                         // of rows
+    const Index* rows = nullptr;
+    Unit* values = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    for_elements(x, p.outer * p.count * p.width, [&](Index i) {
+      const Index column = i % p.width, row = i / p.width % p.count, outer = i / p.width / p.count;
+      p.values[(outer * p.height + p.rows[row]) * p.width + column] = 0;
     });
   }
 };

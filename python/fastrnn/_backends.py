@@ -1,0 +1,259 @@
+"""What computes: the CPU, or a CUDA device, each with the arrays that its kernels take.
+
+`_calls` checks a call once, in these terms, whatever computes it.  A `Backend` is where a layer lives; a
+`Library` is where the arrays of one call come from and its results go back to.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _arrays, _core
+from ._arrays import BOOLS, INTEGERS
+from .layouts import DTYPES, DType, Spec
+
+SEED_END = 2**64
+"""Seeds and call numbers are 64-bit, since they key the dropout generator."""
+
+Array = Any
+"""An array as a backend's kernels take it, or on its way to it: NumPy's, or a `DeviceArray`."""
+
+
+class Library:
+    """Takes the arrays of a call and hands results back, without a copy: NumPy's, and others on the host."""
+
+    def __init__(self, importer: _arrays.Export | None = None) -> None:
+        self._importer = importer
+
+    # Each of these returns an array whose dtype and shape can be checked; `place` and `place_rows` then put
+    # it where the kernels want it.
+
+    def take(self, name: str, value: Any) -> Array:
+        """Take an array of any dtype."""
+        return _arrays.take(name, value)
+
+    def take_float(self, name: str, value: Any, dtype: str) -> Array:
+        """Take an array of exactly this dtype."""
+        return _arrays.take_float(name, value, np.dtype(dtype))
+
+    def take_listed(self, name: str, value: Any, kinds: str, expected: str) -> Array:
+        """Take an array, or a list, of these kinds of dtype."""
+        return _arrays.take_listed(name, value, kinds, expected)
+
+    def take_output(
+        self,
+        name: str,
+        value: Any,
+        dtype: str,
+        axes: Mapping[str, int | None],
+        *,
+        strided: bool = False,
+    ) -> Array:
+        """Take an array to write into."""
+        return _arrays.take_output(name, value, np.dtype(dtype), axes, strided=strided)
+
+    def convert(self, name: str, value: Any, dtype: str) -> Array:
+        """Take an array of floats of any width, as one of this dtype; with a graph or without."""
+        array = _arrays.take(name, _arrays.plain(value))
+        if array.dtype.kind != "f":
+            raise TypeError(f"{name} is {array.dtype}; expected floats")
+        return array.astype(dtype, copy=False)
+
+    def values(self, array: Array) -> NDArray[Any] | None:
+        """Return what can be checked of an array of integers, None where that would have to wait."""
+        return array  # type: ignore[no-any-return]
+
+    def place(self, array: Array, dtype: str) -> Array:
+        """Return the array itself if it is contiguous and on the device, else a copy that is."""
+        return _arrays.contiguous(array.astype(dtype, copy=False))
+
+    def place_rows(self, array: Array, dtype: str) -> Array:
+        """Return the array itself if only its last axis has unit stride and it is there, else a copy."""
+        return _arrays.unit_stride(array)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return new memory for a result."""
+        return _arrays.empty(shape, np.dtype(dtype))
+
+    def give(self, array: Array, *, writeable: bool = True) -> Any:
+        """Hand a result over.
+
+        Other libraries have no read-only arrays, so `writeable` is a matter of NumPy alone.
+        """
+        if self._importer is not None:
+            return self._importer(array)
+        if not writeable:
+            array.flags.writeable = False
+        return array
+
+    def span(self, array: Array) -> NDArray[Any]:
+        """Return an array of the same addresses, to compare them."""
+        return array  # type: ignore[no-any-return]
+
+
+class Backend(ABC):
+    """Where layers live and are computed."""
+
+    name: str
+    """"cpu", "cuda:0", ..."""
+    core: Any
+    """The compiled module: Network, Weights, Reserve, Stream, forward, backward."""
+    own: Library
+    """For arrays that belong to no caller: parameters, gradients, state."""
+    placement: Mapping[str, int] = {}
+    """What a compiled Network is told beside its options."""
+
+    @abstractmethod
+    def check_spec(self, spec: Spec) -> None:
+        """Raise TypeError for a dtype that is not computed here."""
+
+    def network(self, spec: Spec) -> Any:
+        """Return the compiled side of a Spec."""
+        return _network(self, spec)
+
+    @abstractmethod
+    def library(self, name: str, value: Any) -> Library:
+        """Find where `value`, the x of a call, comes from."""
+
+    @abstractmethod
+    def array(self, value: Any, dtype: DType) -> Array:
+        """Return a contiguous copy of an array of any backend."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Return a new array of zeros."""
+
+    @abstractmethod
+    def add(self, total: Array, by: Array) -> None:
+        """Add in place."""
+
+    @abstractmethod
+    def clear_rows(self, state: Array, rows: Any) -> None:
+        """Set these rows, the second axis, of a stream's state to zero: a slice, indices or a bool mask."""
+
+    def fixed(self, arrays: list[Array]) -> list[Array]:
+        """Return what later changes of the arrays do not reach, if packed."""
+        return arrays
+
+    def reserve(self, spec: Spec) -> Any:
+        """Return the memory of a layer's training calls."""
+        return self.core.Reserve()
+
+    def next_call(self, reserve: Any, number: int) -> int:
+        """Return the number of the training call after the one with this number."""
+        return (number + 1) % SEED_END
+
+    def calls_made(self, reserve: Any, number: int) -> int:
+        """Return the number that the next training call is to have if it finds another reserve."""
+        return number
+
+
+class Cpu(Backend):
+    """The CPU, with NumPy's arrays."""
+
+    name = "cpu"
+    core = _core
+    own = Library()
+
+    def check_spec(self, spec: Spec) -> None:
+        if spec.dtype not in DTYPES:
+            raise TypeError(
+                f"dtype is {spec.dtype!r}; expected 'float32' or 'float64', or another device than 'cpu'"
+            )
+
+    def library(self, name: str, value: Any) -> Library:
+        if isinstance(value, np.ndarray):
+            return self.own
+        _arrays.take(name, value)  # what is no array is better told of than what has no library
+        return Library(_arrays.exporter(name, value))
+
+    def array(self, value: Any, dtype: DType) -> Array:
+        return np.array(on_host(value), dtype, order="C")
+
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        return np.zeros(shape, dtype)
+
+    def add(self, total: Array, by: Array) -> None:
+        total += by
+
+    def clear_rows(self, state: Array, rows: Any) -> None:
+        state[:, rows] = 0
+
+
+CPU = Cpu()
+
+
+@functools.lru_cache(maxsize=256)
+def _network(backend: Backend, spec: Spec) -> Any:
+    return backend.core.Network(
+        cell=spec.cell,
+        dtype=spec.dtype,
+        input_size=spec.input_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        bidirectional=spec.bidirectional,
+        bias=spec.bias,
+        proj_size=spec.proj_size,
+        peephole=spec.peephole,
+        reset_after=spec.reset_after,
+        nonlinearity=spec.nonlinearity,
+        dropout=spec.dropout,
+        **backend.placement,
+    )
+
+
+def on_host(array: Array) -> NDArray[Any]:
+    """Return an array of any backend as NumPy's."""
+    return array if isinstance(array, np.ndarray) else array.numpy()
+
+
+def kind(array: Array) -> str:
+    """Return NumPy's letter for the kind of an array's dtype, which a `DeviceArray` has by name."""
+    dtype = array.dtype
+    if isinstance(dtype, np.dtype):
+        return dtype.kind
+    return {"float": "f", "bfloat": "f", "int": "i", "uint": "u", "bool": BOOLS}[dtype.rstrip("0123456789")]
+
+
+def is_integer(array: Array) -> bool:
+    """Whether it is of integers: tokens, if it is x."""
+    return kind(array) in INTEGERS
+
+
+def backend_of_device(device: object) -> Backend:
+    """Find what `device` names: "cpu", "cuda" (the first), "cuda:1", ...
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it names none.
+    RuntimeError
+        If that one cannot be had here; the message says why.
+    """
+    if not isinstance(device, str):
+        raise TypeError(f"device is {device!r} ({type(device).__name__}); expected 'cpu' or 'cuda'")
+    if device == "cpu":
+        return CPU
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or device == "cuda"):
+        raise ValueError(f"device is {device!r}; expected 'cpu' or 'cuda', or 'cuda:1' and so on")
+    from ._device import cuda
+
+    return cuda(int(index or 0), device)
+
+
+def backend_of_arrays(arrays: Iterable[Any]) -> Backend:
+    """Find where the first of a caller's arrays is; the CPU for none."""
+    for array in arrays:
+        if _arrays.is_on_device(array):
+            from ._device import cuda_of_array
+
+            return cuda_of_array(array)
+        break
+    return CPU

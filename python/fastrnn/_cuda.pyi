@@ -1,0 +1,228 @@
+"""The compiled CUDA kernels, where they were built.  Not public: `fastrnn._device` loads it.
+
+Networks are run as by `fastrnn._core`, with device arrays in place of NumPy's; letters, shapes and names
+are the same.  A call is queued on the stream of its x, and waits there for what the other arrays were last
+used for.  Streams are numbered as DLPack does: 1 is the legacy default stream, 2 the one of the thread,
+others are handles.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+class Flags:
+    """As NumPy's."""
+
+    @property
+    def c_contiguous(self) -> bool: ...
+    @property
+    def aligned(self) -> bool: ...
+    writeable: bool
+
+class DeviceArray:
+    """An array on a CUDA device: its own memory, a view, or another library's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def dtype(self) -> str:
+        """By name, since NumPy has no "bfloat16"."""
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In bytes."""
+    @property
+    def device(self) -> str:
+        """ "cuda:0", ..."""
+    @property
+    def ptr(self) -> int:
+        """Address on the device."""
+    @property
+    def stream(self) -> int:
+        """The stream that its last use was queued on."""
+    @property
+    def flags(self) -> Flags: ...
+    def numpy(self) -> NDArray[Any]:
+        """A copy on the host, bfloat16 as float32; waits."""
+    def copy(self) -> DeviceArray: ...
+    def swapaxes(self, axis1: int, axis2: int) -> DeviceArray: ...
+    def __getitem__(self, key: Any) -> DeviceArray:
+        """A view: integers, slices, None and an ellipsis."""
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Copy in, with broadcasting, from the host or from an array of this dtype on this device."""
+    def __len__(self) -> int: ...
+    def __array__(self, *arguments: Any, **options: Any) -> NDArray[Any]:
+        """TypeError: `numpy` is to be asked for."""
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+def empty(shape: Sequence[int], dtype: str, device: int, stream: int) -> DeviceArray: ...
+def from_host(array: NDArray[Any], dtype: str, device: int, stream: int) -> DeviceArray:
+    """Of the same dtype, or bfloat16 from float32."""
+
+def from_dlpack(array: Any, stream: int) -> DeviceArray:
+    """Share the memory of another library's array, ordered on `stream`."""
+
+def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
+
+class Network:
+    def __init__(
+        self,
+        *,
+        cell: str,
+        dtype: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        bias: bool,
+        proj_size: int,
+        peephole: str,
+        reset_after: bool,
+        nonlinearity: str,
+        dropout: float,
+        device: int,
+    ) -> None: ...
+    def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]: ...
+
+class Weights:
+    """Parameters for the forward kernels, which read them where they lie: nothing is copied."""
+
+    def __init__(self, network: Network) -> None: ...
+    def pack(self, parameters: Sequence[DeviceArray]) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Reserve:
+    """What a training forward saves for backward; reused by the next forward it is given to."""
+
+    def __init__(self) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    def count_calls(self, device: int) -> None:
+        """Count forwards with dropout on the device from now on; the count is added to their `call`."""
+    @property
+    def counting(self) -> bool: ...
+    @property
+    def calls(self) -> int:
+        """How many were counted; waits."""
+
+def forward(
+    network: Network,
+    weights: Weights,
+    x: DeviceArray,
+    h0: DeviceArray | None,
+    c0: DeviceArray | None,
+    lengths: DeviceArray | None,
+    reset: DeviceArray | None,
+    y: DeviceArray,
+    h_n: DeviceArray,
+    c_n: DeviceArray | None,
+    reserve: Reserve | None,
+    seed: int,
+    call: int,
+) -> None: ...
+def backward(
+    network: Network,
+    parameters: Sequence[DeviceArray],
+    x: DeviceArray,
+    h0: DeviceArray | None,
+    c0: DeviceArray | None,
+    lengths: DeviceArray | None,
+    reset: DeviceArray | None,
+    y: DeviceArray,
+    reserve: Reserve,
+    dy: DeviceArray | None,
+    dh_n: DeviceArray | None,
+    dc_n: DeviceArray | None,
+    dx: DeviceArray | None,
+    dh0: DeviceArray,
+    dc0: DeviceArray | None,
+    gradients: Sequence[DeviceArray],
+    seed: int,
+    call: int,
+) -> None: ...
+
+class Stream:
+    """As `_core.Stream`; c of a 16-bit network is float32."""
+
+    def __init__(self, network: Network, weights: Weights, batch: int) -> None: ...
+    def step(self, x: DeviceArray, rows: DeviceArray | None) -> DeviceArray: ...
+    def run(self, x: DeviceArray, y: DeviceArray) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+    @property
+    def h(self) -> DeviceArray: ...
+    @property
+    def c(self) -> DeviceArray | None: ...
+
+def clear_rows(array: DeviceArray, rows: DeviceArray) -> None:
+    """array[:, rows] = 0"""
+
+def add_to(sum: DeviceArray, by: DeviceArray) -> None:
+    """sum += by"""
+
+def scale(array: DeviceArray, factor: float) -> None:
+    """array *= factor"""
+
+def sum_of_squares(array: DeviceArray) -> float:
+    """In double; waits."""
+
+def sgd_update(
+    parameter: DeviceArray, gradient: DeviceArray, velocity: DeviceArray, momentum: float, rate: float
+) -> None:
+    """v = momentum v + g, p -= rate v; v is float32 for 16-bit parameters."""
+
+def adam_update(
+    parameter: DeviceArray,
+    gradient: DeviceArray,
+    mean: DeviceArray,
+    square: DeviceArray,
+    b1: float,
+    b2: float,
+    rate: float,
+    root: float,
+    eps: float,
+) -> None:
+    """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)"""
+
+def set_float32_products(how: str) -> None:
+    """ "automatic", "plain", "bf16x3" or "tf32"."""
+
+def get_float32_products() -> str: ...
+def why_unavailable() -> str:
+    """Why there is no device; empty if there is one."""
+
+def device_count() -> int: ...
+def device_info(device: int) -> dict[str, Any]:
+    """name, capability (major, minor), processors, memory."""
+
+def driver_version() -> tuple[int, int]: ...
+def runtime_version() -> tuple[int, int]: ...
+def cublas() -> str:
+    """Which cuBLAS is in use, or why there is none."""
+
+def set_cublas_folders(folders: Sequence[str]) -> None:
+    """Where to look for it before the loader's path."""
+
+def synchronous() -> bool:
+    """Whether FASTRNN_CUDA_SYNC is 1: every launch is waited for, and inputs on the device are checked."""
+
+def synchronize(device: int, stream: int) -> None: ...

@@ -1,0 +1,386 @@
+"""Layers with device="cuda": do they keep the promises of the CPU's, and hand arrays over without a copy?
+
+Without a GPU these run on an emulated device (conftest.py), whose memory is the host's.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _device, functional
+from fastrnn.layouts import Spec
+
+pytestmark = pytest.mark.cuda
+
+T, B, IN, H = 5, 3, 4, 6
+
+
+def normal(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def device_array(array: np.ndarray, dtype: str = "", device: int = 0) -> Any:
+    return _device.module().from_host(array, dtype or array.dtype.name, device, 1)
+
+
+class Library:
+    """What a foreign library hands over: `module` is where its arrays' from_dlpack is looked for."""
+
+    taken: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __array_namespace__(self) -> Any:
+        return Library
+
+    @staticmethod
+    def from_dlpack(array: Any) -> Library:
+        return Library(_device.module().from_dlpack(array, 1))
+
+
+class Interface:
+    """An array of a library that has no DLPack."""
+
+    def __init__(self, array: Any) -> None:
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+        self.owner = array
+
+
+def test_numpy_in_numpy_out() -> None:
+    layer = fastrnn.LSTM(IN, H, device="cuda", seed=1)
+    assert layer.device == "cuda:0"
+    y, (h, c) = layer(normal(T, B, IN))
+    dx, (dh, dc) = layer.backward(np.ones_like(y))
+    for array in y, h, c, dx, dh, dc:
+        assert type(array) is np.ndarray
+        assert array.dtype == np.float32
+    assert dx.shape == (T, B, IN)
+
+
+def test_the_same_seed_gives_the_same_layer_on_both() -> None:
+    here, there = (fastrnn.GRU(IN, H, seed=3, device=device) for device in ("cpu", "cuda"))
+    for name, array in here.parameters.items():
+        np.testing.assert_array_equal(there.parameters[name].numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bit_layers(dtype: str) -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", dtype=dtype, seed=1)
+    host = "float32" if dtype == "bfloat16" else dtype
+    y, h = layer(normal(T, B, IN, dtype=host))
+    assert y.dtype == h.dtype == host
+    wide = fastrnn.GRU(IN, H, dtype="float64")
+    wide.load_state_dict({name: array.numpy() for name, array in layer.parameters.items()})
+    given = device_array(normal(T, B, IN, dtype=host), dtype).numpy()
+    # x and h are rounded in every step; each gate is at most 1, and so is what a step makes of an error.
+    eps = 2.0 ** (-8 if dtype == "bfloat16" else -11)
+    assert np.abs(y - wide(given.astype("float64"))[0]).max() <= 4 * eps * np.sqrt(T)
+    with pytest.raises(TypeError, match=f"x is float64; expected {host}"):
+        layer(normal(T, B, IN, dtype="float64"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_cpu_has_no_16_bit_layers(dtype: str) -> None:
+    with pytest.raises(TypeError, match=f"dtype is '{dtype}'; expected 'float32' or 'float64'"):
+        fastrnn.GRU(IN, H, dtype=dtype)
+    layer = fastrnn.GRU(IN, H, dtype=dtype, device="cuda", seed=1)
+    with pytest.raises(TypeError, match=f"dtype is '{dtype}'"):
+        layer.to("cpu")
+    assert layer.device == "cuda:0"
+    assert layer.to("cpu", dtype="float32").parameters["bias_hh_l0"].dtype == np.float32
+
+
+# ------------------------------------------------------------------------------- other libraries
+
+
+def test_a_library_gets_results_back_without_a_copy() -> None:
+    layer = fastrnn.LSTM(IN, H, device="cuda", seed=1)
+    x = normal(T, B, IN)
+    expected, _ = layer(x)
+    y, (h, c) = layer(Library(device_array(x)))
+    assert type(y) is type(h) is type(c) is Library
+    np.testing.assert_array_equal(y.array.numpy(), expected)
+    dx, _ = layer.backward(Library(device_array(np.ones_like(expected))))
+    assert type(dx) is Library
+    layer(x)
+    np.testing.assert_array_equal(dx.array.numpy(), layer.backward(np.ones_like(expected))[0])
+
+
+def test_kernels_read_a_caller_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", batch_first=True, seed=1)
+    x = device_array(normal(B, T, IN))
+    layer(Library(x))
+    call = layer._pending.call  # type: ignore[union-attr]
+    assert call.x.ptr == x.ptr
+    assert call.x.shape == (T, B, IN)
+
+
+@pytest.mark.parametrize("wrap", [Interface, lambda array: array], ids=["interface", "own"])
+def test_arrays_without_a_library_give_device_arrays(wrap: Any) -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    x = normal(T, B, IN)
+    y, h = layer(wrap(device_array(x)))
+    expected, h_expected = layer(x)
+    assert type(y) is _device.module().DeviceArray
+    np.testing.assert_array_equal(y.numpy(), expected)
+    np.testing.assert_array_equal(h.numpy(), h_expected)
+
+
+def test_strided_input() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1).eval()
+    wide = normal(T, B + 2, IN + 3)
+    x = device_array(wide)
+    expected = layer(np.ascontiguousarray(wide[:, 1:-1, :IN]))[0]
+    np.testing.assert_array_equal(layer(x[:, 1:-1, :IN])[0].numpy(), expected)
+    backwards = np.ascontiguousarray(wide[:, 1:-1, :IN][:, :, ::-1])
+    np.testing.assert_array_equal(layer(x[:, 1:-1, IN - 1 :: -1])[0].numpy(), layer(backwards)[0])
+
+
+def test_lengths_resets_and_tokens_on_the_device() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", bidirectional=True, seed=1).eval()
+    tokens = np.random.default_rng(0).integers(0, IN, (T, B))
+    lengths, reset = np.array([5, 0, 3]), np.random.default_rng(1).random((T, B)) < 0.3
+    expected = layer(tokens, lengths=lengths, reset=reset)
+    y, h = layer(device_array(tokens), lengths=device_array(lengths), reset=device_array(reset))
+    np.testing.assert_array_equal(y.numpy(), expected[0])
+    np.testing.assert_array_equal(h.numpy(), expected[1])
+    with pytest.raises(TypeError, match="lengths is int32 on cuda:0; expected int64 there"):
+        layer(tokens, lengths=device_array(lengths.astype("int32")))
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def test_arrays_of_another_device_or_dtype() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    with pytest.raises(TypeError, match="x is float64 on cuda:0; expected float32"):
+        layer(device_array(normal(T, B, IN, dtype="float64")))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 3, 5\); expected \(T, B, I\)"):
+        layer(device_array(normal(T, B, IN + 1)))
+    with pytest.raises(ValueError, match="x is on DLPack device type 2; expected the CPU"):
+        fastrnn.GRU(IN, H)(device_array(normal(T, B, IN)))
+    if _device.module().device_count() > 1:
+        with pytest.raises(ValueError, match="x is on cuda:1; expected cuda:0"):
+            layer(device_array(normal(T, B, IN), device=1))
+
+
+def test_host_inputs_are_checked_before_they_are_copied() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    x = normal(T, B, IN)
+    with pytest.raises(ValueError, match=r"lengths\[1\] is 6; expected from 0 to T = 5"):
+        layer(x, lengths=[1, 6, 2])
+    with pytest.raises(ValueError, match="x holds the token 4; expected tokens from 0 to 3"):
+        layer(np.full((T, B), IN))
+    with pytest.raises(RuntimeError, match="backward without a training call"):
+        layer.backward()
+
+
+def test_devices_that_are_not_there() -> None:
+    count = _device.module().device_count()
+    with pytest.raises(RuntimeError, match=f"device='cuda:{count}' is not available: there are {count}"):
+        fastrnn.GRU(IN, H, device=f"cuda:{count}")
+
+
+# -------------------------------------------------------------------------------- moving, copying
+
+
+def test_to_and_back_keeps_everything() -> None:
+    layer = fastrnn.LSTM(IN, H, num_layers=2, dropout=0.5, seed=1)
+    x = normal(T, B, IN)
+    for _ in range(2):
+        y, _ = layer(x)
+        layer.backward(np.ones_like(y))
+    parameters, gradients = ({k: v.copy() for k, v in d.items()} for d in (layer.parameters, layer.gradients))
+    twin = copy.copy(layer)
+    assert layer.to("cuda") is layer
+    assert layer.device == "cuda:0"
+    assert layer.training
+    np.testing.assert_allclose(layer(x)[0], twin(x)[0], rtol=0, atol=1e-6)  # the third mask
+    assert layer.to("cpu").device == "cpu"
+    np.testing.assert_array_equal(layer(x)[0], twin(x)[0])  # the fourth
+    for name in parameters:
+        np.testing.assert_array_equal(layer.parameters[name], parameters[name])
+        np.testing.assert_array_equal(layer.gradients[name], gradients[name])
+    assert not layer.eval().to("cuda").training
+
+
+def test_dropout_masks_are_those_of_the_cpu() -> None:
+    x, results = normal(T, B, IN), []
+    for device in "cpu", "cuda":
+        layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, seed=7, device=device)
+        results.append([layer(x)[0] for _ in range(3)])
+    for here, there in zip(*results, strict=True):
+        np.testing.assert_allclose(there, here, rtol=0, atol=1e-6)
+    assert np.abs(results[0][0] - results[0][1]).max() > 0.01  # each call has its own
+
+
+def test_copies_and_files(tmp_path: Path) -> None:
+    layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, dtype="bfloat16", device="cuda", seed=1)
+    x = normal(T, B, IN)
+    layer(x)
+    layer.save(tmp_path / "layer.safetensors")
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
+    copies.append(fastrnn.load(tmp_path / "layer.safetensors", device="cuda"))
+    expected, _ = layer(x)
+    for twin in copies:
+        assert twin.device == "cuda:0"
+        assert twin.dtype == "bfloat16"
+        np.testing.assert_array_equal(twin(x)[0], expected)
+    with pytest.raises(ValueError, match="dtype is 'bfloat16'; expected 'float32' or 'float64'"):
+        fastrnn.load(tmp_path / "layer.safetensors")
+
+
+def test_state_dict() -> None:
+    layer, other = (fastrnn.GRU(IN, H, device="cuda", seed=seed) for seed in (1, 2))
+    x = normal(T, B, IN)
+    for mode in True, False:
+        state = layer.train(mode).state_dict()
+        state["bias_hh_l0"][...] = 3  # a copy
+        other.train(mode).load_state_dict(layer.state_dict())
+        np.testing.assert_array_equal(other(x)[0], layer(x)[0])
+    other.load_state_dict({name: array.numpy().astype("float64") for name, array in state.items()})
+    np.testing.assert_array_equal(other.parameters["bias_hh_l0"].numpy(), np.full(3 * H, 3, "float32"))
+    with pytest.raises(ValueError, match="missing weight_ih_l0"):
+        layer.load_state_dict({})
+
+
+def test_parameters_are_read_only_in_eval_mode() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    parameter = layer.parameters["bias_hh_l0"]
+    layer.eval()
+    assert layer.parameters["bias_hh_l0"] is parameter
+    with pytest.raises(ValueError, match="read-only"):
+        parameter[...] = 0
+    layer.train()
+    parameter[...] = 0
+    assert not layer.parameters["bias_hh_l0"].numpy().any()
+
+
+def test_gradients_accumulate() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    x = normal(T, B, IN)
+    once = {}
+    for count in 1, 2:
+        y, _ = layer(x)
+        layer.backward(np.ones_like(y))
+        for name, gradient in layer.gradients.items():
+            once.setdefault(name, gradient.numpy())
+            np.testing.assert_array_equal(gradient.numpy(), count * once[name])
+    layer.zero_grad()
+    assert not any(gradient.numpy().any() for gradient in layer.gradients.values())
+
+
+# ---------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_streams(dtype: str) -> None:
+    layer = fastrnn.LSTM(IN, H, num_layers=2, device="cuda", dtype=dtype, seed=1).eval()
+    stream, x = layer.stream(batch=B), normal(T, B, IN)
+    tolerance = 1e-6 if dtype == "float32" else 2.0**-6
+    expected, (h_n, c_n) = layer(x)
+    steps = np.stack([stream.step(x[t]) for t in range(T)])
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=tolerance)
+    h, c = stream.state
+    assert (h.dtype, c.dtype) == (dtype, "float32")  # c never leaves float32 between steps
+    np.testing.assert_allclose(h.numpy(), h_n, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(c.numpy(), c_n, rtol=0, atol=tolerance)
+
+    # Some rows alone; the others stay.
+    before = h.numpy()
+    stream.step(x[0, [2, 0]], rows=[2, 0])
+    after = stream.state[0].numpy()
+    assert (before[:, 1] == after[:, 1]).all()
+    assert (before[:, [0, 2]] != after[:, [0, 2]]).any(axis=(0, 2)).all()
+
+    # State out and in, resets, whole sequences.
+    stream.state = (h, c.numpy())
+    assert (stream.state[0].numpy() == before).all()
+    stream.reset(rows=[1])
+    assert not stream.state[1].numpy()[:, 1].any()
+    assert stream.state[1].numpy()[:, 0].any()
+    stream.reset(rows=np.array([True, False, False]))
+    assert not stream.state[0].numpy()[:, :2].any()
+    stream.reset()
+    np.testing.assert_allclose(stream.run(x), expected, rtol=0, atol=tolerance)
+    with pytest.raises(ValueError, match=r"rows\[0\] is 3; expected from 0 to 2"):
+        stream.step(x[0, :1], rows=[3])
+    layer.train()
+    with pytest.raises(RuntimeError, match="no longer has"):
+        stream.step(x[0])
+
+
+def test_stream_of_device_arrays() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1).eval()
+    stream, x = layer.stream(batch=B), device_array(normal(T, B, IN))
+    steps = [stream.step(x[t]).numpy() for t in range(T)]
+    np.testing.assert_allclose(np.stack(steps), layer(x)[0].numpy(), rtol=0, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------- functional
+
+
+def test_functional_runs_where_the_parameters_are() -> None:
+    spec = Spec("lstm", IN, H, num_layers=2)
+    weights = {name: normal(*shape, seed=1) for name, shape in spec.parameter_shapes().items()}
+    there = {name: device_array(array) for name, array in weights.items()}
+    x = normal(T, B, IN)
+    y, _, reserve = functional.forward_train(spec, there, device_array(x))
+    expected, _, expected_reserve = functional.forward_train(spec, weights, x)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=0, atol=1e-5)
+    results = functional.backward(spec, there, reserve, dy=device_array(np.ones_like(expected)))
+    references = functional.backward(spec, weights, expected_reserve, dy=np.ones_like(expected))
+    np.testing.assert_allclose(results[0].numpy(), references[0], rtol=0, atol=1e-4)
+    for name in weights:
+        np.testing.assert_allclose(results[2][name].numpy(), references[2][name], rtol=1e-4, atol=1e-4)
+
+
+def test_functional_outputs() -> None:
+    spec = Spec("gru", IN, H)
+    weights = {name: device_array(normal(*shape)) for name, shape in spec.parameter_shapes().items()}
+    packed = functional.pack(spec, weights)
+    x = device_array(normal(T, B, IN))
+    expected, _ = functional.forward(spec, packed, x)
+    weights["bias_hh_l0"][...] = 9  # does not reach what was packed
+    out = device_array(np.full((T, B, H), np.nan, "float32"))
+    y, _ = functional.forward(spec, packed, x, out=out)
+    assert y is out
+    np.testing.assert_array_equal(out.numpy(), expected.numpy())
+    square = Spec("gru", IN, IN)
+    zeros = {n: device_array(np.zeros(s, "float32")) for n, s in square.parameter_shapes().items()}
+    same = device_array(np.zeros((T, B, IN), "float32"))
+    with pytest.raises(ValueError, match=r"out \(y\) overlaps x in memory"):
+        functional.forward(square, zeros, same, out=same[...])
+    with pytest.raises(TypeError, match=r"out \(y\) has type ndarray; expected an array on cuda:0"):
+        functional.forward(spec, packed, x, out=np.empty((T, B, H), "float32"))
+
+
+# ------------------------------------------------------------------------------------------- words
+
+
+def test_info_and_explain() -> None:
+    report = fastrnn.info()
+    assert report["cuda"][0].startswith("cuda:0 ")
+    assert report["cublas"]
+    layer = fastrnn.LSTM(IN, H, device="cuda", seed=1)
+    assert layer.explain(normal(T, B, IN))["strategy"] == "step"
+    before = fastrnn.get_float32_products()
+    fastrnn.set_float32_products("tf32")
+    try:
+        assert fastrnn.info()["float32_products"] == "tf32"
+        assert "tf32" in str(layer.explain(normal(T, B, IN)))
+    finally:
+        fastrnn.set_float32_products(before)

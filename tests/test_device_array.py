@@ -1,0 +1,171 @@
+"""Device arrays: do copies, views and assignments do what NumPy's do, and do capsules keep memory alive?"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+from fastrnn import _device
+
+pytestmark = pytest.mark.cuda
+
+DTYPES = ["float32", "float64", "float16", "int64", "int32", "uint8", "bool"]
+
+
+def device_array(array: np.ndarray, dtype: str = "", device: int = 0) -> Any:
+    return _device.module().from_host(array, dtype or array.dtype.name, device, 1)
+
+
+def numbers(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_there_and_back(dtype: str) -> None:
+    array = numbers(3, 4, dtype=dtype)
+    there = device_array(array)
+    assert there.shape == (3, 4)
+    assert (there.ndim, there.size, there.nbytes, there.dtype) == (2, 12, array.nbytes, dtype)
+    assert there.strides == array.strides
+    assert repr(there) == f"DeviceArray((3, 4), {dtype}, cuda:0)"
+    np.testing.assert_array_equal(there.numpy(), array)
+    with pytest.raises(TypeError, match=r"the array is on cuda:0; numpy\(\) copies it to the host"):
+        np.asarray(there)
+
+
+def test_bfloat16_is_rounded_to_even() -> None:
+    values = np.array([1, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -(2.0**-140), np.inf, np.nan, 3.3e38], "float32")
+    back = device_array(values, "bfloat16").numpy()
+    bits = values.view("uint32").astype("uint64")
+    expected = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype("uint32").view("float32")
+    np.testing.assert_array_equal(back[~np.isnan(values)], expected[~np.isnan(values)])
+    assert np.isnan(back[5])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        (slice(None), 1),
+        (slice(None, None, -1), slice(1, None, 2)),
+        (Ellipsis, None, slice(2)),
+        (1, 2, 0),
+        (None, slice(3, 1), Ellipsis),
+        -1,
+        slice(5, None),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bool"])
+def test_views(key: Any, dtype: str) -> None:
+    array = numbers(4, 3, 2, dtype=dtype)
+    there = device_array(array)
+    view = there[key]
+    assert view.shape == array[key].shape
+    np.testing.assert_array_equal(view.numpy(), array[key])
+    np.testing.assert_array_equal(view.copy().numpy(), array[key])
+    array[key] = 1
+    there[key] = 1
+    np.testing.assert_array_equal(there.numpy(), array)
+    np.testing.assert_array_equal(there.swapaxes(0, -1).numpy(), array.swapaxes(0, -1))
+
+
+@pytest.mark.parametrize("value", [numbers(3, 2), numbers(2), 7.5, [[1], [2], [3]], numbers(1, 3, 1)])
+def test_assignment_broadcasts(value: Any) -> None:
+    array = numbers(4, 3, 2)
+    there = device_array(array)
+    array[1:3] = value
+    there[1:3] = value
+    np.testing.assert_array_equal(there.numpy(), array)
+    if isinstance(value, np.ndarray):
+        there[0] = device_array(value)[...] if value.ndim < 3 else device_array(value[0])
+        array[0] = value if value.ndim < 3 else value[0]
+        np.testing.assert_array_equal(there.numpy(), array)
+
+
+def test_what_is_refused() -> None:
+    there = device_array(numbers(4, 3))
+    with pytest.raises(ValueError, match=r"array of shape \(2,\) to one of shape \(4, 3\)"):
+        there[...] = np.ones(2)
+    with pytest.raises(TypeError, match="could not assign float64 on a device to float32"):
+        there[...] = device_array(numbers(4, 3, dtype="float64"))
+    with pytest.raises(IndexError, match="too many indices"):
+        there[0, 0, 0]
+    with pytest.raises(IndexError, match="index 4 is out of range"):
+        there[4]
+    with pytest.raises(IndexError, match="integers, slices"):
+        there[[0, 1]]
+    there.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        there[0] = 1
+
+
+@pytest.mark.parametrize("options", [{}, {"max_version": (1, 0)}], ids=["plain", "versioned"])
+def test_capsules_share_and_keep_memory(options: dict[str, Any]) -> None:
+    there = device_array(numbers(4, 3))[1:, ::2]
+    capsule = there.__dlpack__(stream=1, **options)
+
+    class Producer:
+        def __dlpack__(self, **_: Any) -> Any:
+            return capsule
+
+    taken = _device.module().from_dlpack(Producer(), 1)
+    assert taken.ptr == there.ptr
+    assert taken.strides == there.strides
+    there[...] = 5
+    del there
+    gc.collect()
+    assert (taken.numpy() == 5).all()
+    with pytest.raises(ValueError, match="PyCapsule"):
+        _device.module().from_dlpack(Producer(), 1)  # a capsule is taken once
+
+
+def test_export_rules() -> None:
+    there = device_array(numbers(4, 3))
+    assert there.__dlpack_device__() == (2, 0)
+    with pytest.raises(BufferError, match=r"numpy\(\) copies it to the host"):
+        there.__dlpack__(dl_device=(1, 0))
+    with pytest.raises(ValueError, match="stream is 0; expected None"):
+        there.__dlpack__(stream=0)
+    for stream in None, -1, 1, 2:
+        there.__dlpack__(stream=stream)
+    assert there.stream == 2  # the array follows its user
+    there.flags.writeable = False
+    assert there.__cuda_array_interface__["data"] == (there.ptr, True)
+    taken = _device.module().from_dlpack(there, 1)
+    assert not taken.flags.writeable
+    copied = _device.module().from_dlpack(_Copied(there), 1)
+    assert copied.ptr != there.ptr
+
+
+class _Copied:
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options, copy=True)
+
+
+def test_cuda_array_interface() -> None:
+    there = device_array(numbers(4, 3, 2))
+    view = there.swapaxes(0, 1)
+    interface = view.__cuda_array_interface__
+    assert interface["shape"] == (3, 4, 2)
+    assert interface["strides"] == view.strides
+    assert interface["version"] == 3
+    assert there.__cuda_array_interface__["strides"] is None
+    assert not hasattr(device_array(numbers(2), "bfloat16"), "__cuda_array_interface__")
+
+    class Holder:
+        __cuda_array_interface__ = interface
+
+    taken = _device.module().from_cuda_array_interface(Holder(), 1)
+    assert taken.ptr == there.ptr
+    np.testing.assert_array_equal(taken.numpy(), numbers(4, 3, 2).swapaxes(0, 1))
+
+
+def test_arrays_of_no_elements() -> None:
+    there = device_array(np.empty((0, 3), "float32"))
+    assert there.numpy().shape == (0, 3)
+    there[...] = 1
+    assert there.copy().shape == (0, 3)
