@@ -80,6 +80,7 @@ def draw(result: dict[str, Any], file: Path) -> Path | None:
     for i, run in enumerate(passes):
         for j, cell in enumerate(cells):
             panel = axes[i][j]
+            panel.set_visible(bool(panel.lines))
             panel.set_title(f"{cell.upper()}, {run}")
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
