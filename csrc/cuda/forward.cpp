@@ -32,7 +32,7 @@ class ForwardPart {
   const T* c0 = nullptr;
   T* c_n = nullptr;
   A* cells_state = nullptr;
-  const Index* state_rows = nullptr;
+  StateRows state_rows;
   typename Reserve<T>::Part reserve;  // of nulls in inference
 
   // Lays out scratch; with no memory it measures.
@@ -54,9 +54,9 @@ class ForwardPart {
       pre_stride_ = GH;
     }
     recurrent_ = arena.take<A>(B * GH);
-    h_ = h_n && !state_rows ? h_n : arena.take<T>(B * R);
+    h_ = h_n && !state_rows.rows ? h_n : arena.take<T>(B * R);
     if (lstm) {
-      if (state_rows || !c_in_place()) {
+      if (state_rows.rows || !c_in_place()) {
         c_ = arena.take<A>(B * H);
       } else {
         c_ = cells_state ? cells_state : reinterpret_cast<A*>(c_n);
@@ -135,8 +135,8 @@ class ForwardPart {
   }
 
   template <class From, class To>
-  void copy_state(const Queue& queue, const From* from, To* to, Index width, const Index* from_rows,
-                  const Index* to_rows, bool entering) const {
+  void copy_state(const Queue& queue, const From* from, To* to, Index width, StateRows from_rows,
+                  StateRows to_rows, bool entering) const {
     typename CopyState<From, To>::Params p;
     p.walk = walk;
     p.width = width;
@@ -151,25 +151,25 @@ class ForwardPart {
   // The state that enters the first step.
   void enter(const Queue& queue) const {
     const Index H = shape.hidden, R = shape.recurrent();
-    copy_state(queue, h0, h_, R, state_rows, nullptr, true);
+    copy_state(queue, h0, h_, R, state_rows, {}, true);
     if (shape.cell != Cell::lstm) return;
     if (cells_state) {
-      copy_state<A, A>(queue, cells_state, c_, H, state_rows, nullptr, true);
+      copy_state<A, A>(queue, cells_state, c_, H, state_rows, {}, true);
     } else {
-      copy_state<T, A>(queue, c0, c_, H, state_rows, nullptr, true);
+      copy_state<T, A>(queue, c0, c_, H, state_rows, {}, true);
     }
-    if (cell_operand_) copy_state<A, T>(queue, c_, cell_operand_, H, nullptr, nullptr, false);
+    if (cell_operand_) copy_state<A, T>(queue, c_, cell_operand_, H, {}, {}, false);
   }
 
   // The state that has left the last step, where it is not yet where it shall be.
   void leave(const Queue& queue) const {
     const Index H = shape.hidden, R = shape.recurrent();
-    if (h_n && h_ != h_n) copy_state(queue, static_cast<const T*>(h_), h_n, R, nullptr, state_rows, false);
+    if (h_n && h_ != h_n) copy_state(queue, static_cast<const T*>(h_), h_n, R, {}, state_rows, false);
     if (shape.cell != Cell::lstm) return;
     if (cells_state) {
-      if (c_ != cells_state) copy_state<A, A>(queue, c_, cells_state, H, nullptr, state_rows, false);
+      if (c_ != cells_state) copy_state<A, A>(queue, c_, cells_state, H, {}, state_rows, false);
     } else if (c_n && static_cast<void*>(c_) != c_n) {
-      copy_state<A, T>(queue, c_, c_n, H, nullptr, state_rows, false);
+      copy_state<A, T>(queue, c_, c_n, H, {}, state_rows, false);
     }
   }
 
@@ -323,6 +323,8 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
   network.check_call(args.steps, B);
   FRNN_CHECK(static_cast<Index>(parameters.size()) == network.parts() * network.parameters_per_part(),
              "a parameter is missing or too many");
+  if (synchronous()) check_numbers(stream, network, args);
+  if (synchronous() && args.state_rows) check_rows(stream, args.state_rows, B, state_batch);
   Request request;
   request.network = network;
   request.steps = args.steps;
@@ -378,7 +380,7 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
     part.c0 = offset(args.c0, i * state_batch * H);
     part.c_n = offset(args.c_n, i * state_batch * H);
     part.cells_state = offset(cells, i * state_batch * H);
-    part.state_rows = args.state_rows;
+    part.state_rows = {args.state_rows, state_batch};
     if (reserve) part.reserve = reserve->part(i);
     part.layout(arena, queue);
     return arena.used();

@@ -144,6 +144,12 @@ class Queue {
   const Plan& plan_;
 };
 
+// What kernels clamp is an error for those who would rather wait and know (FASTRNN_CUDA_SYNC=1): throws
+// std::invalid_argument for a length, token or row that can't be. Nothing while a graph is captured.
+template <class T>
+void check_numbers(Stream stream, const Network& network, const Arguments<T>& args);
+void check_rows(Stream stream, const Index* rows, Index count, Index batch);
+
 // Forward of a whole stack. With `cells` [parts, state_batch, H], c lives there in its compute type, before
 // and after, instead of in the arguments' c0 and c_n.
 template <class T>

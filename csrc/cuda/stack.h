@@ -6,8 +6,8 @@
 // float inside a call, h and weights are T.  Parameters are read where they lie, in torch.nn's layout;
 // nothing is packed.
 //
-// Lengths and tokens lie on the device and are not checked: a length counts as at most T and at least 0, a
-// token as at least 0 and below I.
+// Lengths, tokens and rows lie on the device and are not checked (with FASTRNN_CUDA_SYNC=1 they are): what is
+// out of range counts as the nearest that is not.
 #pragma once
 
 #include <map>

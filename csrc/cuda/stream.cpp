@@ -30,18 +30,6 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
                       const Options& options) {
   FRNN_CHECK(count >= 0 && count <= batch_, "a step has at most as many rows as the stream");
   if (count == 0) return;
-  Request request;
-  request.network = network_;
-  request.steps = 1;
-  request.batch = count;
-  request.dtype = dtype_of<T>;
-  request.tokens = tokens != nullptr;
-  request.stream = true;
-  request.products = options.products;
-  if (make_plan(request, device_info(current_device()).limits).stream_kernel) {
-    step_kernels(stream, x, tokens, rows, count);
-    return;
-  }
   ForwardArguments<T> args;
   args.steps = 1;
   args.batch = count;
@@ -51,7 +39,21 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
   args.state_rows = rows;
   args.state_batch = batch_;
   args.h0 = args.h_n = h_;
-  run_forward<T>(stream, network_, parameters_, args, c_, nullptr, options);
+  Request request;
+  request.network = network_;
+  request.steps = 1;
+  request.batch = count;
+  request.dtype = dtype_of<T>;
+  request.tokens = tokens != nullptr;
+  request.stream = true;
+  request.products = options.products;
+  if (make_plan(request, device_info(current_device()).limits).stream_kernel) {
+    if (synchronous()) check_numbers(stream, network_, args);
+    if (synchronous() && rows) check_rows(stream, rows, count, batch_);
+    step_kernels(stream, x, tokens, rows, count);
+  } else {
+    run_forward<T>(stream, network_, parameters_, args, c_, nullptr, options);
+  }
 }
 
 // One kernel for each layer.
@@ -60,7 +62,7 @@ void Streams<T>::step_kernels(Stream stream, const T* x, const std::int64_t* tok
                               Index count) {
   typename StreamStep<T>::Params p;
   p.count = count;
-  p.rows = rows;
+  p.rows = {rows, batch_};
   p.ticket = ticket_;
   for (Index layer = 0; layer < network_.layers; ++layer) {
     const LayerShape s = network_.shape(layer);

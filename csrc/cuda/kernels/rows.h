@@ -84,8 +84,7 @@ struct CopyState {
     Index width = 0;
     const From* from = nullptr;  // null = zeros
     To* to = nullptr;
-    const Index* from_rows = nullptr;  // null: b itself
-    const Index* to_rows = nullptr;
+    StateRows from_rows, to_rows;
     bool entering = false;  // is this the state that enters the first step?
   };
 
@@ -94,7 +93,7 @@ struct CopyState {
     for_units(x, p.walk.batch, p.width, [&](Index b, Index unit) {
       const RowAt row(p.walk, b, 0);
       const bool zero = !p.from || (p.entering && row.active() && row.starts_piece());
-      const Index source = p.from_rows ? p.from_rows[b] : b, target = p.to_rows ? p.to_rows[b] : b;
+      const Index source = p.from_rows.at(b), target = p.to_rows.at(b);
       p.to[target * p.width + unit] = narrow<To>(
           zero ? Compute<To>(0) : static_cast<Compute<To>>(widen(p.from[source * p.width + unit])));
     });
@@ -155,8 +154,7 @@ struct GatherTokens {
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_times(x, p.steps, p.batch, p.columns, [&](Index t, Index b, Index column) {
       const Index row = t * p.batch + b;
-      std::int64_t token = p.tokens[row];
-      token = token < 0 ? 0 : token < p.vocabulary ? token : p.vocabulary - 1;
+      const Index token = clamp(p.tokens[row], 0, p.vocabulary - 1);
       p.to[row * p.to_stride + column] = widen(p.weight[token * p.token_stride + column * p.column_stride]);
     });
   }

@@ -19,7 +19,7 @@
 #include "cells/gru.h"
 #include "cells/lstm.h"
 #include "core/half.h"
-#include "cuda/context.h"
+#include "cuda/kernels/walk.h"
 
 namespace fastrnn::cuda {
 
@@ -37,7 +37,7 @@ struct StreamStep {
     Nonlinearity nonlinearity = Nonlinearity::tanh;
     Index units = 0, input = 0;            // H, I
     Index count = 0;                       // rows of x and y
-    const Index* rows = nullptr;           // [count]: their rows in the state, distinct; null: the same
+    StateRows rows;                        // of h and c
     const T* x = nullptr;                  // [count,I], or
     const std::int64_t* tokens = nullptr;  // [count]
     const T* weight_ih = nullptr;          // (G*H, I)
@@ -65,7 +65,6 @@ struct StreamStep {
     if (cell == Cell::gru) return i == 2 ? -1 : i == 3 ? 2 : i;
     return cell == Cell::lstm || i == 0 ? i : -1;
   }
-  static FRNN_DEVICE Index state_row(const Params& p, Index row) { return p.rows ? p.rows[row] : row; }
 
   // sums[i][j] += this lane's part of the dot product of v[j] and gate i's row for `unit`; from(j): row j of
   // v.
@@ -95,7 +94,7 @@ struct StreamStep {
       const auto row_of_x = [&](int j) { return p.x + (first + j) * p.input; };
       multiply(x, p, p.weight_ih, p.input, false, unit, n, row_of_x, sums);
     }
-    const auto row_of_h = [&](int j) { return p.h + state_row(p, first + j) * p.units; };
+    const auto row_of_h = [&](int j) { return p.h + p.rows.at(first + j) * p.units; };
     multiply(x, p, p.weight_hh, p.units, true, unit, n, row_of_h, sums);
 
     // Lane j gets the four sums of row j.
@@ -129,7 +128,7 @@ struct StreamStep {
     x.sync();
     if (!is_last(x, p)) return;
     for (Index row = 0; row < p.count; ++row) {
-      T* h = p.h + state_row(p, row) * H;
+      T* h = p.h + p.rows.at(row) * H;
       for (Index i = x.thread(); i < H; i += kThreads) h[i] = x.load_coherent(p.y + row * H + i);
     }
     if (x.thread() == 0) *p.ticket = 0;
@@ -138,9 +137,8 @@ struct StreamStep {
   // The rest of one unit of one row.
   template <class X>
   static FRNN_DEVICE void finish(X& x, const Params& p, Index unit, Index row, A (&sums)[kSums]) {
-    const Index H = p.units, state = state_row(p, row) * H + unit;
-    std::int64_t token = p.tokens ? p.tokens[row] : 0;
-    token = token < 0 ? 0 : token < p.input ? token : p.input - 1;
+    const Index H = p.units, state = p.rows.at(row) * H + unit;
+    const Index token = p.tokens ? clamp(p.tokens[row], 0, p.input - 1) : 0;
     FRNN_UNROLL
     for (int i = 0; i < kSums; ++i) {
       const int in = input_gate(p.cell, i), hidden = hidden_gate(p.cell, i);

@@ -9,6 +9,12 @@
 
 namespace fastrnn::cuda {
 
+// Numbers that lie on the device are not checked, but clamped: whatever they are, nothing outside of an array
+// is touched.
+FRNN_HOST_DEVICE Index clamp(Index i, Index least, Index most) {
+  return i < least ? least : i < most ? i : most;
+}
+
 struct Walk {
   const Index* lengths = nullptr;       // [B], or null: every row has T steps
   const std::uint8_t* reset = nullptr;  // [T,B], true where not 0, or null
@@ -16,11 +22,15 @@ struct Walk {
   Index batch = 0;                      // B
   bool reverse = false;
 
-  FRNN_HOST_DEVICE Index length(Index b) const {
-    if (!lengths) return steps;
-    const Index n = lengths[b];
-    return n < 0 ? 0 : n < steps ? n : steps;  // nothing beyond T is touched, whatever the array holds
-  }
+  FRNN_HOST_DEVICE Index length(Index b) const { return lengths ? clamp(lengths[b], 0, steps) : steps; }
+};
+
+// Row b of a batch is row at(b) of the state arrays.
+struct StateRows {
+  const Index* rows = nullptr;  // [B], distinct; null: the same
+  Index count = 0;              // of the state arrays
+
+  FRNN_HOST_DEVICE Index at(Index b) const { return rows ? clamp(rows[b], 0, count - 1) : b; }
 };
 
 // One row at one step.

@@ -279,3 +279,72 @@ TEST(pointwise_pieces_cover_everything) {
     }
   }
 }
+
+// Walk and RowAt against their definition, whatever the array of lengths holds.
+TEST(walk_meets_every_time_once) {
+  const Index steps = 5;
+  const std::vector<Index> lengths = {5, 3, 0, 1, -7, 1000};
+  const std::vector<Index> clamped = {5, 3, 0, 1, 0, 5};
+  const auto batch = static_cast<Index>(lengths.size());
+  std::vector<std::uint8_t> reset(static_cast<std::size_t>(steps * batch));
+  for (std::size_t i = 0; i < reset.size(); ++i) reset[i] = i % 3 == 0;
+  for (const bool reverse : {false, true}) {
+    const Walk walk{lengths.data(), reset.data(), steps, batch, reverse};
+    for (Index b = 0; b < batch; ++b) {
+      const Index length = clamped[static_cast<std::size_t>(b)];
+      std::vector<int> met(static_cast<std::size_t>(steps));
+      for (Index step = 0; step < steps; ++step) {
+        const RowAt row(walk, b, step);
+        ++met[static_cast<std::size_t>(row.time())];
+        CHECK(row.active() == (step < length));
+        CHECK(row.index() == row.time() * batch + b);
+        if (!row.active()) {
+          CHECK(row.time() == step);
+          continue;
+        }
+        const Index t = reverse ? length - 1 - step : step;
+        CHECK(row.time() == t);
+        CHECK(row.ends() == (step == length - 1));
+        if (step > 0) CHECK(row.previous_time() == RowAt(walk, b, step - 1).time());
+        // A reset at t stands between t - 1 and t; before the first step of a direction only the forward one
+        // meets it.
+        const bool boundary = reverse ? t + 1 < length && reset[static_cast<std::size_t>((t + 1) * batch + b)]
+                                      : reset[static_cast<std::size_t>(t * batch + b)];
+        CHECK(row.starts_piece() == boundary);
+        CHECK(row.goes_on() == (step + 1 < length && !RowAt(walk, b, step + 1).starts_piece()));
+      }
+      for (const int n : met) CHECK(n == 1);
+    }
+  }
+  const Index rows[] = {2, -1, 9};
+  const StateRows chosen{rows, 4}, same{nullptr, 4};
+  CHECK(chosen.at(0) == 2 && chosen.at(1) == 0 && chosen.at(2) == 3);
+  CHECK(same.at(2) == 2);
+}
+
+TEST(numbers_out_of_range_are_found_on_request) {
+  Network n;
+  n.first.input = 4;
+  n.first.hidden = 3;
+  Arguments<float> args;
+  args.steps = 3;
+  args.batch = 2;
+  const DeviceList<Index> good({3, 0}), long_one({3, 4}), negative({-1, 3}), short_one({1, 3});
+  for (const auto* lengths : {&long_one, &negative}) {
+    args.lengths = lengths->data();
+    CHECK_THROWS(check_numbers({}, n, args), std::invalid_argument, "lengths must be from 0 to T");
+  }
+  args.lengths = good.data();
+  check_numbers({}, n, args);
+  const DeviceList<std::int64_t> tokens({0, 99, 4, 99, 3, 99});
+  args.tokens = tokens.data();
+  CHECK_THROWS(check_numbers({}, n, args), std::invalid_argument, "token out of range");
+  const DeviceList<std::int64_t> padded({0, 3, 4, 2, -1, 1});  // row 0 ends after one step
+  args.tokens = padded.data();
+  args.lengths = short_one.data();
+  check_numbers({}, n, args);
+  const DeviceList<Index> rows({1, 3}), twice({2, 2});
+  CHECK_THROWS(check_rows({}, rows.data(), 2, 3), std::invalid_argument, "out of range");
+  CHECK_THROWS(check_rows({}, twice.data(), 2, 3), std::invalid_argument, "twice");
+  check_rows({}, rows.data(), 2, 4);
+}

@@ -411,6 +411,25 @@ TEST(stack_bf16x3) {
   }
 }
 
+// float32 stays float32: the promise for default initialisation, uniform in 1/sqrt(H), which is that of the
+// tests.
+TEST(stack_bf16x3_keeps_its_promise) {
+  for (const Cell cell : {Cell::lstm, Cell::gru}) {
+    Network n;
+    n.first.cell = cell;
+    n.first.input = n.first.hidden = 48;
+    Case c{n, 12, 4};
+    c.products = cuda::Products::bf16x3;
+    const Inputs in(c);
+    const Outputs expected = on_cpu(c, in), got = on_device<float>(c, in);
+    check_close("y", got.y, expected.y, 2e-5);
+    check_close("dx", got.dx, expected.dx, 2e-5);
+    for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
+      check_close("a gradient of parameters", got.gradients[i], expected.gradients[i], 2e-5);
+    }
+  }
+}
+
 // Sizes around the tiles of the products, 64 and 32.
 TEST(stack_tile_edges) {
   for (const Index hidden : {16, 17, 63, 65}) {
@@ -422,6 +441,18 @@ TEST(stack_tile_edges) {
     n.first.cell = Cell::gru;
     compare<bfloat16_t>({n, 2, 2});
   }
+}
+
+TEST(stack_refuses_a_reserve_of_another_call) {
+  const cuda::Reserve<float> never;
+  Network n;
+  n.first.input = n.first.hidden = 2;
+  CHECK_THROWS(cuda::backward<float>({}, n, {}, never), std::invalid_argument, "belongs to another call");
+  cuda::Reserve<float> reserve;
+  reserve.layout({}, n, 3, 2);
+  CHECK(reserve.belongs_to(n, 3, 2));
+  CHECK(!reserve.belongs_to(n, 2, 3));
+  CHECK_THROWS(cuda::forward<float>({}, n, {}, {}, nullptr), std::invalid_argument, "missing or too many");
 }
 
 // The same masks as on the CPU follow from the comparisons with dropout above. Here: a counter on the device
