@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from fastrnn import _device, functional
 from fastrnn.layouts import Spec
+from fastrnn.training import SGD, Adam, Linear, clip_by_global_norm
 
 pytestmark = pytest.mark.cuda
 
@@ -281,6 +283,65 @@ def test_gradients_accumulate() -> None:
             np.testing.assert_array_equal(gradient.numpy(), count * once[name])
     layer.zero_grad()
     assert not any(gradient.numpy().any() for gradient in layer.gradients.values())
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("make", [partial(SGD, momentum=0.9), Adam], ids=["sgd", "adam"])
+def test_optimizers(make: Any, dtype: str) -> None:
+    host = "float32" if dtype == "bfloat16" else dtype
+    there = fastrnn.GRU(IN, H, device="cuda", dtype=dtype, seed=1)
+    here = fastrnn.GRU(IN, H, dtype=host)
+    here.load_state_dict({name: array.numpy() for name, array in there.parameters.items()})
+    optimizers = make([there], learning_rate=0.01), make([here], learning_rate=0.01)
+    rng = np.random.default_rng(0)
+    for step in range(3):
+        for name, gradient in here.gradients.items():
+            gradient[...] = 4 * rng.standard_normal(gradient.shape)
+            there.gradients[name][...] = gradient
+            gradient[...] = there.gradients[name].numpy()
+        norms = [clip_by_global_norm([layer], 1.0) for layer in (there, here)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+        for optimizer in optimizers:
+            optimizer.step()
+        # Each step rounds the gradient, when it is clipped, and the parameter, both at most 1.
+        allowed = 4 * (step + 1) * {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}[dtype]
+        for name, array in here.parameters.items():
+            assert np.abs(there.parameters[name].numpy() - array).max() <= allowed
+    optimizers[0].zero_grad()
+    assert not any(gradient.numpy().any() for gradient in there.gradients.values())
+    there.eval()
+    with pytest.raises(RuntimeError, match="is in eval mode"):
+        optimizers[0].step()
+    there.train().to("cpu", dtype="float64")
+    with pytest.raises(RuntimeError, match="a parameter is on cpu, but was on cuda:0 when"):
+        optimizers[0].step()
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    layer.gradients["bias_hh_l0"][3] = np.nan
+    with pytest.raises(FloatingPointError, match="the norm of the gradients is nan"):
+        clip_by_global_norm([layer], 1.0)
+
+
+def test_training_learns() -> None:
+    rng = np.random.default_rng(0)
+    layer, readout = fastrnn.GRU(1, 8, device="cuda", seed=0), Linear(8, 1, seed=1)
+    optimizer = Adam([layer, readout], learning_rate=0.02)
+    x = rng.standard_normal((6, 8, 1), dtype=np.float32)
+    losses = []
+    for _ in range(30):
+        y, _ = layer(x)
+        error = readout(y) - x
+        losses.append(float(np.mean(error**2)))
+        optimizer.zero_grad()
+        layer.backward(readout.backward(2 * error / error.size))
+        clip_by_global_norm([layer, readout], 1.0)
+        optimizer.step()
+    assert losses[-1] < losses[0] / 4
 
 
 # ---------------------------------------------------------------------------------------- streams

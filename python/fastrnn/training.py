@@ -2,7 +2,8 @@
 
 Everything works on *modules*: objects with two dictionaries of equal keys and shapes,
 ``parameters`` and ``gradients``, as every fastrnn layer has.  Gradients accumulate until
-``zero_grad()``; optimizers write the parameters in place.
+``zero_grad()``; optimizers write the parameters in place.  Those of a layer on a CUDA device stay there:
+optimizers and clipping work on them by kernels, with float32 running means for 16-bit parameters.
 
 Examples
 --------
@@ -37,7 +38,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .layouts import _dtype, boolean, integer
+from . import _device
+from .layouts import DTYPES, _dtype, boolean, integer, one_of
 
 __all__ = [
     "SGD",
@@ -144,7 +146,8 @@ class Linear:
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        self.dtype = np.dtype(_dtype(dtype))
+        one_of("dtype", _dtype(dtype), DTYPES)
+        self.dtype = np.dtype(dtype)
         rng = np.random.default_rng(None if seed is None else integer("seed", seed, 0))
         bound = 1 / math.sqrt(in_features)
 
@@ -334,13 +337,22 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     """
     max_norm = _number("max_norm", max_norm, _POSITIVE_OR_INFINITE)
     gradients = [gradient for module in _modules(modules) for gradient in module.gradients.values()]
-    norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients))
+    norm = math.sqrt(sum(_sum_of_squares(gradient) for gradient in gradients))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients is {norm}: one of them holds NaN or infinity")
     if norm > max_norm:
         for gradient in gradients:
-            gradient *= max_norm / norm
+            if isinstance(gradient, np.ndarray):
+                gradient *= max_norm / norm
+            else:
+                _device.module().scale(gradient, max_norm / norm)
     return norm
+
+
+def _sum_of_squares(array: Array) -> float:
+    if isinstance(array, np.ndarray):
+        return float(np.sum(np.square(array, dtype=np.float64)))
+    return float(_device.module().sum_of_squares(array))
 
 
 def cosine_learning_rate(progress: float, peak: float, *, final: float = 0.0, warmup: float = 0.0) -> float:
@@ -380,6 +392,14 @@ def cosine_learning_rate(progress: float, peak: float, *, final: float = 0.0, wa
     return final + (peak - final) * (1 + math.cos(angle)) / 2
 
 
+def _zeros_like(parameter: Array) -> Array:
+    """Return zeros where the parameter is, of the dtype that it is computed in."""
+    if isinstance(parameter, np.ndarray):
+        return np.zeros_like(parameter)
+    dtype = parameter.dtype if parameter.dtype in DTYPES else "float32"
+    return _device.cuda_of_array(parameter).zeros(parameter.shape, dtype)
+
+
 class _Optimizer:
     """What the optimizers share: the modules and zero-filled buffers shaped like their parameters."""
 
@@ -390,7 +410,7 @@ class _Optimizer:
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
         for _, gradient in self._pairs():
-            gradient.fill(0)
+            gradient[...] = 0
 
     def _pairs(self) -> Iterator[tuple[Array, Array]]:
         """Every (parameter, gradient), always in the same order."""
@@ -398,15 +418,21 @@ class _Optimizer:
             for name, parameter in module.parameters.items():
                 yield parameter, module.gradients[name]
 
-    def _ready(self) -> None:
+    def _ready(self, buffers: list[Array]) -> None:
         """Check, before anything is written, that a step can be made."""
         _number("learning_rate", self.learning_rate, _NOT_NEGATIVE)  # a schedule may start and end at 0
+        for (parameter, _), buffer in zip(self._pairs(), buffers, strict=True):
+            here, there = (getattr(array, "device", "cpu") for array in (buffer, parameter))
+            if here != there:
+                raise RuntimeError(
+                    f"a parameter is on {there}, but was on {here} when the optimizer was made: make another"
+                )
         for i, module in enumerate(self.modules):
             if not all(parameter.flags.writeable for parameter in module.parameters.values()):
                 raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
 
     def _buffers(self) -> list[Array]:
-        return [np.zeros_like(parameter) for parameter, _ in self._pairs()]
+        return [_zeros_like(parameter) for parameter, _ in self._pairs()]
 
 
 class SGD(_Optimizer):
@@ -450,11 +476,14 @@ class SGD(_Optimizer):
 
     def step(self) -> None:
         """Move every parameter once, in place; RuntimeError if a layer is in eval mode."""
-        self._ready()
+        self._ready(self._velocity)
         for (parameter, gradient), v in zip(self._pairs(), self._velocity, strict=True):
-            v *= self.momentum
-            v += gradient
-            parameter -= self.learning_rate * v
+            if isinstance(parameter, np.ndarray):
+                v *= self.momentum
+                v += gradient
+                parameter -= self.learning_rate * v
+            else:
+                _device.module().sgd_update(parameter, gradient, v, self.momentum, self.learning_rate)
 
 
 class Adam(_Optimizer):
@@ -514,12 +543,15 @@ class Adam(_Optimizer):
 
     def step(self) -> None:
         """Move every parameter once, in place; RuntimeError if a layer is in eval mode."""
-        self._ready()
+        self._ready(self._mean)
         self._steps += 1
         b1, b2 = self.betas
         rate = self.learning_rate / (1 - b1**self._steps)
         root = 1 / math.sqrt(1 - b2**self._steps)
         for (parameter, gradient), m, v in zip(self._pairs(), self._mean, self._square, strict=True):
+            if not isinstance(parameter, np.ndarray):
+                _device.module().adam_update(parameter, gradient, m, v, b1, b2, rate, root, self.eps)
+                continue
             m *= b1
             m += (1 - b1) * gradient
             v *= b2
