@@ -38,6 +38,7 @@ struct Case {
   bool states = true;   // initial states, and gradients of final ones
   bool outputs = true;  // dy
   bool batch_first = false;
+  Index pad = 0;  // elements between the rows of x, y and their gradients, which nobody may touch
   cuda::Products products = cuda::Products::automatic;
 
   template <class A>
@@ -149,41 +150,53 @@ Outputs on_cpu(const Case& c, const Inputs& in) {
   return out;
 }
 
-// [T,B,w] to or from [B,T,w].
-Values swapped(const Values& from, Index outer, Index inner, Index width) {
-  Values to(from.size());
-  for (Index i = 0; i < outer; ++i) {
-    for (Index j = 0; j < inner; ++j) {
-      std::copy_n(from.begin() + (i * inner + j) * width, width, to.begin() + (j * outer + i) * width);
+// Rows of [T,B,width] as the case has them on the device: [B,T], with NaN between them.
+struct Layout {
+  const Case& c;
+  Index width;
+
+  Index stride() const { return width + c.pad; }
+  Index time_stride() const { return c.batch_first ? stride() : c.batch * stride(); }
+  Index batch_stride() const { return c.batch_first ? c.steps * stride() : stride(); }
+  Index size() const { return c.steps * c.batch * stride(); }
+
+  Values out(const Values& rows) const {
+    Values to(static_cast<std::size_t>(size()), std::nan(""));
+    for_rows([&](Index row, Index at) { std::copy_n(rows.begin() + row * width, width, to.begin() + at); });
+    return to;
+  }
+  Values back(const Values& from) const {
+    Values rows(static_cast<std::size_t>(c.steps * c.batch * width));
+    for_rows([&](Index row, Index at) {
+      std::copy_n(from.begin() + at, width, rows.begin() + row * width);
+      for (Index i = 0; i < c.pad; ++i) CHECK(std::isnan(from[static_cast<std::size_t>(at + width + i)]));
+    });
+    return rows;
+  }
+
+ private:
+  template <class Body>
+  void for_rows(Body body) const {
+    for (Index t = 0; t < c.steps; ++t) {
+      for (Index b = 0; b < c.batch; ++b) body(t * c.batch + b, t * time_stride() + b * batch_stride());
     }
   }
-  return to;
-}
+};
 
 template <class T>
 Outputs on_device(const Case& c, const Inputs& in) {
   const Network& n = c.network;
   const bool lstm = n.first.cell == Cell::lstm;
   const cuda::Stream stream;
-  // Padded rows where they lie one after the other would hide wrong strides: batch_first is not only another
-  // order.
-  const auto put = [&](const Values& v, Index width) {
-    return DeviceArray<T>(c.batch_first ? swapped(v, c.steps, c.batch, width) : v);
-  };
-  const auto get = [&](const DeviceArray<T>& a, Index width) {
-    const Values v = a.values();
-    return c.batch_first ? swapped(v, c.batch, c.steps, width) : v;
-  };
-  const auto rows = [&](T* data, Index width) {
-    return c.batch_first ? Rows<T>{data, width, c.steps * width} : contiguous(data, c.batch, width);
-  };
+  const Layout in_rows{c, n.first.input}, out_rows{c, n.output()};
+  const auto rows = [](T* data, const Layout& l) { return Rows<T>{data, l.time_stride(), l.batch_stride()}; };
   const auto constant = [](const Rows<T>& r) { return Rows<const T>{r.data, r.time_stride, r.batch_stride}; };
   const auto none = [](const Values& v) { return DeviceArray<T>(static_cast<Index>(v.size())); };
 
-  const DeviceArray<T> x = put(in.x, n.first.input), h0(in.h0), c0(in.c0), dy = put(in.dy, n.output()),
-                       dh_n(in.dh_n), dc_n(in.dc_n);
-  const DeviceArray<T> y = none(in.dy), inference_y = none(in.dy), h_n = none(in.h0), c_n = none(in.c0),
-                       dx = none(in.x), dh0 = none(in.h0), dc0 = none(in.c0);
+  const DeviceArray<T> x(in_rows.out(in.x)), h0(in.h0), c0(in.c0), dy(out_rows.out(in.dy)), dh_n(in.dh_n),
+      dc_n(in.dc_n);
+  const DeviceArray<T> y(out_rows.size()), inference_y(out_rows.size()),
+      h_n = none(in.h0), c_n = none(in.c0), dx(in_rows.size()), dh0 = none(in.h0), dc0 = none(in.c0);
   const DeviceList<std::int64_t> tokens(in.tokens);
   const DeviceList<Index> lengths(c.lengths);
   const DeviceList<std::uint8_t> reset(c.reset);
@@ -199,7 +212,7 @@ Outputs on_device(const Case& c, const Inputs& in) {
 
   const auto inputs = [&](auto& args) {
     c.describe(args);
-    args.x = constant(rows(x.data(), n.first.input));
+    args.x = constant(rows(x.data(), in_rows));
     args.tokens = c.tokens ? tokens.data() : nullptr;
     args.h0 = c.states ? h0.data() : nullptr;
     args.c0 = c.states && lstm ? c0.data() : nullptr;
@@ -212,9 +225,9 @@ Outputs on_device(const Case& c, const Inputs& in) {
   inputs(forward_args);
   forward_args.h_n = h_n.data();
   forward_args.c_n = lstm ? c_n.data() : nullptr;
-  forward_args.y = rows(inference_y.data(), n.output());
+  forward_args.y = rows(inference_y.data(), out_rows);
   cuda::forward<T>(stream, n, parameter_pointers, forward_args, nullptr, options);
-  forward_args.y = rows(y.data(), n.output());
+  forward_args.y = rows(y.data(), out_rows);
   cuda::Reserve<T> reserve;
   cuda::forward<T>(stream, n, parameter_pointers, forward_args, &reserve, options);
 
@@ -222,19 +235,23 @@ Outputs on_device(const Case& c, const Inputs& in) {
   inputs(args);
   args.parameters = parameter_pointers;
   args.gradients = gradient_pointers;
-  args.y = constant(rows(y.data(), n.output()));
-  if (c.outputs) args.dy = constant(rows(dy.data(), n.output()));
+  args.y = constant(rows(y.data(), out_rows));
+  if (c.outputs) args.dy = constant(rows(dy.data(), out_rows));
   args.dh_n = c.states ? dh_n.data() : nullptr;
   args.dc_n = c.states && lstm ? dc_n.data() : nullptr;
-  if (!c.tokens) args.dx = rows(dx.data(), n.first.input);
+  if (!c.tokens) args.dx = rows(dx.data(), in_rows);
   args.dh0 = dh0.data();
   args.dc0 = lstm ? dc0.data() : nullptr;
   cuda::backward<T>(stream, n, args, reserve, options);
 
-  Outputs out{get(y, n.output()),     get(inference_y, n.output()),
-              h_n.values(),           c_n.values(),
-              get(dx, n.first.input), dh0.values(),
-              dc0.values(),           {}};
+  Outputs out;
+  out.y = out_rows.back(y.values());
+  out.inference_y = out_rows.back(inference_y.values());
+  out.h_n = h_n.values();
+  out.c_n = c_n.values();
+  out.dx = in_rows.back(dx.values());
+  out.dh0 = dh0.values();
+  out.dc0 = dc0.values();
   for (const DeviceArray<T>& g : gradients) out.gradients.push_back(g.values());
   return out;
 }
@@ -353,14 +370,20 @@ TEST(stack_double) { compare_all<double>(); }
 TEST(stack_half) { compare_all<half_t>(); }
 TEST(stack_bfloat16) { compare_all<bfloat16_t>(); }
 
-TEST(stack_batch_first) {
+TEST(stack_strides) {
   for (const Network& n : networks()) {
     Case c{n, 4, 3};
     c.batch_first = true;
     compare<double>(c);
+    c.batch_first = false;
+    c.pad = 2;
+    compare<float>(c);
     c = ragged(n);
     c.batch_first = true;
-    compare<float>(c);
+    c.pad = 1;
+    compare<half_t>(c);
+    c.batch_first = false;
+    compare<double>(c);
   }
 }
 
