@@ -468,6 +468,14 @@ void assign(const DeviceArray& array, const py::object& key, const py::object& v
   if (!array.writeable) throw py::value_error("the array is read-only");
   const DeviceArray to = view(array, key);
   std::optional<DeviceArray> from;
+  const bool zero =
+      PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr()) ? value.equal(py::int_(0)) : false;
+  if (zero &&
+      to.contiguous()) {  // as in zero_grad(); needs no memory of the host, so that a graph can have it
+    const cuda::DeviceScope scope(to.device());
+    cuda::set_bytes(to.data, 0, bytes_of(to), to.stream());
+    return;
+  }
   if (py::isinstance<DeviceArray>(value)) {
     from = value.cast<DeviceArray>();
   } else if (on_device(value)) {
@@ -526,6 +534,13 @@ void register_device_array(py::module_& m) {
                              [](const DeviceArray& a) { return reinterpret_cast<std::uintptr_t>(a.data); })
       .def_property_readonly("stream", [](const DeviceArray& a) { return handle_of(a.stream()); })
       .def_property_readonly("flags", [](const py::object& self) { return Flags{self}; })
+      .def(
+          "follow",
+          [](const DeviceArray& a, std::uintptr_t stream) {
+            const cuda::DeviceScope scope(a.device());
+            a.storage->follow(stream_of(stream));
+          },
+          py::arg("stream"))
       .def("numpy", &to_host)
       .def("copy", &contiguous_copy)
       .def("swapaxes", &swap_axes, py::arg("axis1"), py::arg("axis2"))

@@ -33,6 +33,11 @@ struct DeviceNetwork {
   int device = 0;
 };
 
+constexpr std::initializer_list<std::pair<const char*, DType>> kDTypes{{"float32", DType::float32},
+                                                                       {"float64", DType::float64},
+                                                                       {"float16", DType::float16},
+                                                                       {"bfloat16", DType::bfloat16}};
+
 // Calls body with a value of the C++ type of a dtype.
 template <class Body>
 auto with_type(DType dtype, Body body) {
@@ -413,23 +418,19 @@ class DeviceStreamOf final : public DeviceStream {
 
 // ---- arrays as a whole, for what trains networks
 
-// One float array or several of the same dtype, size and device, contiguous.
+// One float array or several of the same size and device, contiguous, for work on a stream.
 template <class Body>
-auto over_arrays(const std::vector<const DeviceArray*>& arrays, Body body) {
+auto over_arrays(std::uintptr_t handle, const std::vector<const DeviceArray*>& arrays, Body body) {
   const DeviceArray& first = *arrays.front();
+  const DeviceScope scope(first.device());
+  const cuda::Stream stream = stream_of(handle);
   for (const DeviceArray* a : arrays) {
     if (!a->contiguous() || a->size() != first.size() || a->device() != first.device())
       throw py::value_error("expected contiguous arrays of one size on one device");
-    a->storage->follow(first.stream());
+    a->storage->follow(stream);
   }
-  const DeviceScope scope(first.device());
-  const std::string name = first.type.name();
-  const DType dtype = choose<DType>(name, "dtype",
-                                    {{"float32", DType::float32},
-                                     {"float64", DType::float64},
-                                     {"float16", DType::float16},
-                                     {"bfloat16", DType::bfloat16}});
-  return with_type(dtype, [&](auto zero) { return body(zero, first.stream(), first.size()); });
+  return with_type(choose<DType>(first.type.name(), "dtype", kDTypes),
+                   [&](auto zero) { return body(zero, stream, first.size()); });
 }
 
 // The memory of an array that should be of T, written or read.
@@ -455,47 +456,50 @@ void register_updates(py::module_& m) {
       py::arg("array"), py::arg("rows"));
   m.def(
       "add_to",
-      [](const DeviceArray& sum, const DeviceArray& by) {
-        over_arrays({&sum, &by}, [&](auto zero, cuda::Stream stream, Index count) {
+      [](const DeviceArray& sum, const DeviceArray& by, std::uintptr_t stream_handle) {
+        over_arrays(stream_handle, {&sum, &by}, [&](auto zero, cuda::Stream stream, Index count) {
           using T = decltype(zero);
           cuda::add_to<T>(stream, count, values<T>(sum), values<T>(by));
         });
       },
-      py::arg("sum"), py::arg("by"));
+      py::arg("sum"), py::arg("by"), py::arg("stream"));
   m.def(
       "scale",
-      [](const DeviceArray& array, double factor) {
-        over_arrays({&array}, [&](auto zero, cuda::Stream stream, Index count) {
+      [](const DeviceArray& array, double factor, std::uintptr_t stream_handle) {
+        over_arrays(stream_handle, {&array}, [&](auto zero, cuda::Stream stream, Index count) {
           using T = decltype(zero);
           cuda::scale<T>(stream, count, values<T>(array), factor);
         });
       },
-      py::arg("array"), py::arg("factor"));
+      py::arg("array"), py::arg("factor"), py::arg("stream"));
   m.def(
       "sum_of_squares",
-      [](const DeviceArray& array) {
-        return over_arrays({&array}, [&](auto zero, cuda::Stream stream, Index count) {
+      [](const DeviceArray& array, std::uintptr_t stream_handle) {
+        return over_arrays(stream_handle, {&array}, [&](auto zero, cuda::Stream stream, Index count) {
           using T = decltype(zero);
           return cuda::sum_of_squares<T>(stream, count, values<T>(array));
         });
       },
-      py::arg("array"));
+      py::arg("array"), py::arg("stream"));
   m.def(
       "sgd_update",
       [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& velocity,
-         double momentum, double rate) {
-        over_arrays({&parameter, &gradient, &velocity}, [&](auto zero, cuda::Stream stream, Index count) {
-          using T = decltype(zero);
-          cuda::sgd_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
-                              values<Compute<T>>(velocity), momentum, rate);
-        });
+         double momentum, double rate, std::uintptr_t stream_handle) {
+        over_arrays(stream_handle, {&parameter, &gradient, &velocity},
+                    [&](auto zero, cuda::Stream stream, Index count) {
+                      using T = decltype(zero);
+                      cuda::sgd_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
+                                          values<Compute<T>>(velocity), momentum, rate);
+                    });
       },
-      py::arg("parameter"), py::arg("gradient"), py::arg("velocity"), py::arg("momentum"), py::arg("rate"));
+      py::arg("parameter"), py::arg("gradient"), py::arg("velocity"), py::arg("momentum"), py::arg("rate"),
+      py::arg("stream"));
   m.def(
       "adam_update",
       [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& mean,
-         const DeviceArray& square, double b1, double b2, double rate, double root, double eps) {
-        over_arrays({&parameter, &gradient, &mean, &square},
+         const DeviceArray& square, double b1, double b2, double rate, double root, double eps,
+         std::uintptr_t stream_handle) {
+        over_arrays(stream_handle, {&parameter, &gradient, &mean, &square},
                     [&](auto zero, cuda::Stream stream, Index count) {
                       using T = decltype(zero);
                       cuda::adam_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
@@ -504,7 +508,7 @@ void register_updates(py::module_& m) {
                     });
       },
       py::arg("parameter"), py::arg("gradient"), py::arg("mean"), py::arg("square"), py::arg("b1"),
-      py::arg("b2"), py::arg("rate"), py::arg("root"), py::arg("eps"));
+      py::arg("b2"), py::arg("rate"), py::arg("root"), py::arg("eps"), py::arg("stream"));
 }
 
 }  // namespace
@@ -517,12 +521,7 @@ void register_device_calls(py::module_& m) {
                        double dropout, int device) {
              return DeviceNetwork{make_network(cell, input_size, hidden_size, num_layers, bidirectional, bias,
                                                proj_size, peephole, reset_after, nonlinearity, dropout),
-                                  choose<DType>(dtype, "dtype",
-                                                {{"float32", DType::float32},
-                                                 {"float64", DType::float64},
-                                                 {"float16", DType::float16},
-                                                 {"bfloat16", DType::bfloat16}}),
-                                  device};
+                                  choose<DType>(dtype, "dtype", kDTypes), device};
            }),
            py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
            py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"),

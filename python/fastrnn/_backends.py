@@ -134,6 +134,10 @@ class Backend(ABC):
         """Add in place."""
 
     @abstractmethod
+    def clear(self, array: Array) -> None:
+        """Set all elements to zero."""
+
+    @abstractmethod
     def clear_rows(self, state: Array, rows: Any) -> None:
         """Set these rows, the second axis, of a stream's state to zero: a slice, indices or a bool mask."""
 
@@ -181,6 +185,9 @@ class Cpu(Backend):
 
     def add(self, total: Array, by: Array) -> None:
         total += by
+
+    def clear(self, array: Array) -> None:
+        array[...] = 0
 
     def clear_rows(self, state: Array, rows: Any) -> None:
         state[:, rows] = 0

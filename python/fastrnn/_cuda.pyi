@@ -50,6 +50,8 @@ class DeviceArray:
         """The stream that its last use was queued on."""
     @property
     def flags(self) -> Flags: ...
+    def follow(self, stream: int) -> None:
+        """Make this the stream of its next use, which waits there for the last one."""
     def numpy(self) -> NDArray[Any]:
         """A copy on the host, bfloat16 as float32; waits."""
     def copy(self) -> DeviceArray: ...
@@ -176,17 +178,22 @@ class Stream:
 def clear_rows(array: DeviceArray, rows: DeviceArray) -> None:
     """array[:, rows] = 0"""
 
-def add_to(sum: DeviceArray, by: DeviceArray) -> None:
+def add_to(sum: DeviceArray, by: DeviceArray, stream: int) -> None:
     """sum += by"""
 
-def scale(array: DeviceArray, factor: float) -> None:
+def scale(array: DeviceArray, factor: float, stream: int) -> None:
     """array *= factor"""
 
-def sum_of_squares(array: DeviceArray) -> float:
+def sum_of_squares(array: DeviceArray, stream: int) -> float:
     """In double; waits."""
 
 def sgd_update(
-    parameter: DeviceArray, gradient: DeviceArray, velocity: DeviceArray, momentum: float, rate: float
+    parameter: DeviceArray,
+    gradient: DeviceArray,
+    velocity: DeviceArray,
+    momentum: float,
+    rate: float,
+    stream: int,
 ) -> None:
     """v = momentum v + g, p -= rate v; v is float32 for 16-bit parameters."""
 
@@ -200,6 +207,7 @@ def adam_update(
     rate: float,
     root: float,
     eps: float,
+    stream: int,
 ) -> None:
     """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)"""
 

@@ -151,6 +151,14 @@ def _current_stream(value: Any, index: int) -> int:
     return LEGACY_STREAM
 
 
+def _ambient_stream(index: int) -> int:
+    """Return the stream for work on no caller's array: that of the framework that the process uses."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return int(torch.cuda.current_stream(index).cuda_stream) or LEGACY_STREAM
+    return LEGACY_STREAM
+
+
 # ----------------------------------------------------------------------------------------- arrays
 
 
@@ -160,15 +168,19 @@ class DeviceLibrary(Library):
     def __init__(
         self,
         backend: Cuda,
-        stream: int = LEGACY_STREAM,
+        stream: int | None = None,
         give: Callable[[Array], Any] | None = None,
         empty: Callable[[tuple[int, ...], str], Array] | None = None,
     ) -> None:
         super().__init__(give)
         self._backend = backend
         self._core = backend.core
-        self._stream = stream
+        self._known_stream = stream
         self._empty = empty
+
+    @property
+    def _stream(self) -> int:
+        return self._backend.stream if self._known_stream is None else self._known_stream
 
     def _from_device(self, name: str, value: Any) -> Array | None:
         """Return an array of a device, of any library, without a copy; None for one of the host."""
@@ -305,6 +317,11 @@ class Cuda(Backend):
         self.own = DeviceLibrary(self)
         self.placement = {"device": index}
 
+    @property
+    def stream(self) -> int:
+        """The stream for work on no caller's array."""
+        return _ambient_stream(self.index)
+
     def check_spec(self, spec: Spec) -> None:
         pass
 
@@ -329,7 +346,7 @@ class Cuda(Backend):
     def array(self, value: Any, dtype: DType) -> Array:
         if isinstance(value, np.ndarray):
             array = value.astype(_host_dtype(dtype), order="C", copy=False)
-            return self.core.from_host(array, dtype, self.index, LEGACY_STREAM)
+            return self.core.from_host(array, dtype, self.index, self.stream)
         if value.device == self.name and value.dtype == dtype:
             return value.copy()
         return self.array(value.numpy(), dtype)
@@ -340,7 +357,23 @@ class Cuda(Backend):
         return array
 
     def add(self, total: Array, by: Array) -> None:
-        self.core.add_to(total, by)
+        self.core.add_to(total, by, by.stream)
+
+    def clear(self, array: Array) -> None:
+        array.follow(self.stream)
+        array[...] = 0
+
+    def scale(self, array: Array, factor: float) -> None:
+        """Multiply in place."""
+        self.core.scale(array, factor, self.stream)
+
+    def sum_of_squares(self, array: Array) -> float:
+        """Return the sum of the squares of all elements, formed in float64."""
+        return float(self.core.sum_of_squares(array, self.stream))
+
+    def update(self, rule: str, parameter: Array, *arguments: Any) -> None:
+        """Make an optimizer's step, "sgd" or "adam": what `fastrnn.training` says of them, as one kernel."""
+        getattr(self.core, f"{rule}_update")(parameter, *arguments, self.stream)
 
     def clear_rows(self, state: Array, rows: Any) -> None:
         if isinstance(rows, slice):

@@ -305,7 +305,7 @@ class _Recurrent(ABC):
     def zero_grad(self) -> None:
         """Set all of `gradients` to zero, in place."""
         for gradient in self._gradients.values():
-            gradient[...] = 0
+            self._backend.clear(gradient)
 
     def explain(self, x: Any) -> Report:
         """Tell which kernel a call with this x runs, and why not a faster one; computes nothing.

@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _device
+from ._backends import backend_of_arrays
 from .layouts import DTYPES, _dtype, boolean, integer, one_of
 
 __all__ = [
@@ -345,14 +346,14 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
             if isinstance(gradient, np.ndarray):
                 gradient *= max_norm / norm
             else:
-                _device.module().scale(gradient, max_norm / norm)
+                _device.cuda_of_array(gradient).scale(gradient, max_norm / norm)
     return norm
 
 
 def _sum_of_squares(array: Array) -> float:
     if isinstance(array, np.ndarray):
         return float(np.sum(np.square(array, dtype=np.float64)))
-    return float(_device.module().sum_of_squares(array))
+    return _device.cuda_of_array(array).sum_of_squares(array)
 
 
 def cosine_learning_rate(progress: float, peak: float, *, final: float = 0.0, warmup: float = 0.0) -> float:
@@ -410,7 +411,7 @@ class _Optimizer:
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
         for _, gradient in self._pairs():
-            gradient[...] = 0
+            backend_of_arrays([gradient]).clear(gradient)
 
     def _pairs(self) -> Iterator[tuple[Array, Array]]:
         """Every (parameter, gradient), always in the same order."""
@@ -483,7 +484,8 @@ class SGD(_Optimizer):
                 v += gradient
                 parameter -= self.learning_rate * v
             else:
-                _device.module().sgd_update(parameter, gradient, v, self.momentum, self.learning_rate)
+                cuda = _device.cuda_of_array(parameter)
+                cuda.update("sgd", parameter, gradient, v, self.momentum, self.learning_rate)
 
 
 class Adam(_Optimizer):
@@ -550,7 +552,8 @@ class Adam(_Optimizer):
         root = 1 / math.sqrt(1 - b2**self._steps)
         for (parameter, gradient), m, v in zip(self._pairs(), self._mean, self._square, strict=True):
             if not isinstance(parameter, np.ndarray):
-                _device.module().adam_update(parameter, gradient, m, v, b1, b2, rate, root, self.eps)
+                cuda = _device.cuda_of_array(parameter)
+                cuda.update("adam", parameter, gradient, m, v, b1, b2, rate, root, self.eps)
                 continue
             m *= b1
             m += (1 - b1) * gradient
