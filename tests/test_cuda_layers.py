@@ -196,6 +196,31 @@ def test_devices_that_are_not_there() -> None:
         fastrnn.GRU(IN, H, device=f"cuda:{count}")
 
 
+def test_another_device_than_the_first() -> None:
+    if _device.module().device_count() < 2:
+        pytest.skip("there is one device")
+    x, options = normal(T, B, IN), {"num_layers": 2, "dropout": 0.3, "seed": 1}
+    results = []
+    for device in "cuda:0", "cuda:1":
+        layer = fastrnn.LSTM(IN, H, device=device, **options)
+        optimizer = Adam([layer], learning_rate=0.01)
+        y, _ = layer(x, lengths=[5, 0, 3])
+        optimizer.zero_grad()
+        dx, _ = layer.backward(np.ones_like(y))
+        clip_by_global_norm([layer], 1.0)
+        optimizer.step()
+        stream = layer.eval().stream(batch=B)
+        stream.step(x[0, 1:2], rows=[1])
+        stream.reset(rows=[0])
+        results.append([y, dx, stream.step(x[0]), *(a.numpy() for a in layer.state_dict().values())])
+        assert layer.state_dict()["bias_hh_l0"].device == device
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, second)
+    moved = layer.to("cuda:0").parameters["bias_hh_l0"]
+    assert moved.device == "cuda:0"
+    np.testing.assert_array_equal(moved.numpy(), layer.to("cuda:1").parameters["bias_hh_l0"].numpy())
+
+
 # -------------------------------------------------------------------------------- moving, copying
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import fastrnn
 import pytest
-from fastrnn import _core
+from fastrnn import _core, _device
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,18 +47,33 @@ def test_runtime_requirements() -> None:
 def test_typing_files_are_installed() -> None:
     assert (PACKAGE / "py.typed").is_file()
     assert (PACKAGE / "_core.pyi").is_file()
+    assert (PACKAGE / "_cuda.pyi").is_file()
 
 
-def test_the_stub_names_what_the_module_has() -> None:
-    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+def check_stub(stub_file: str, module: Any) -> None:
+    tree = ast.parse((PACKAGE / stub_file).read_text())
     stub = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    assert set(stub) == {name for name in vars(_core) if not name.startswith("_")}
+    assert set(stub) == {name for name in vars(module) if not name.startswith("_")}
     for name, node in stub.items():
         if isinstance(node, ast.ClassDef):
             members = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-            there = set(vars(getattr(_core, name)))
+            members |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}  # type: ignore[union-attr]
+            there = set(vars(getattr(module, name)))
             assert members <= there, name
             assert {member for member in there if not member.startswith("_")} <= members, name
+
+
+def test_the_stub_names_what_the_module_has() -> None:
+    check_stub("_core.pyi", _core)
+
+
+@pytest.mark.cuda
+def test_the_stub_names_what_the_cuda_module_has() -> None:
+    check_stub("_cuda.pyi", _device.module())
+
+
+def test_the_emulated_device_is_not_installed() -> None:
+    assert not list(PACKAGE.glob("_cuda_emulated*"))
 
 
 def test_import_needs_numpy_and_safetensors_alone() -> None:
@@ -64,6 +81,35 @@ def test_import_needs_numpy_and_safetensors_alone() -> None:
     assert result.returncode == 0, result.stderr
     loaded = {name.split(".")[0] for name in result.stdout.split()}
     assert not loaded & {"torch", "tqdm", "matplotlib", "hypothesis", "pytest"}
+
+
+def test_import_leaves_cuda_alone() -> None:
+    code = "import fastrnn; fastrnn.GRU(2, 3); print(open('/proc/self/maps').read())"
+    loaded = run(code).stdout
+    assert "_core" in loaded
+    assert "_cuda" not in loaded
+    assert "libcuda" not in loaded
+
+
+def test_a_device_that_cannot_be_had_is_an_error_with_the_reason() -> None:
+    code = "import fastrnn; print(fastrnn.info()['cuda']); fastrnn.GRU(2, 3, device='cuda')"
+    result = run(code, CUDA_VISIBLE_DEVICES="")
+    reason = result.stdout.strip().removeprefix("not available: ")
+    assert f"RuntimeError: device='cuda' is not available: {reason}" in result.stderr
+    assert re.search("no CUDA driver|driver shows no device|driver is made for|no CUDA kernels", reason)
+
+
+def test_the_cpu_works_in_a_child_after_cuda_was_asked_for() -> None:
+    code = """
+import os, sys, fastrnn, numpy as np
+fastrnn.info()
+child = os.fork()
+if child == 0:
+    fastrnn.GRU(2, 3)(np.ones((4, 1, 2), "float32"))
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(code).returncode == 0
 
 
 def test_import_starts_no_thread() -> None:

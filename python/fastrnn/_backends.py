@@ -142,7 +142,7 @@ class Backend(ABC):
         """Set these rows, the second axis, of a stream's state to zero: a slice, indices or a bool mask."""
 
     def fixed(self, arrays: list[Array]) -> list[Array]:
-        """Return what later changes of the arrays do not reach, if packed."""
+        """Return what may be packed so that later changes of the arrays do not reach it."""
         return arrays
 
     def reserve(self, spec: Spec) -> Any:

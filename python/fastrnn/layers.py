@@ -233,7 +233,8 @@ class _Recurrent(ABC):
         """
         with self._alone():
             if self._packed is None:
-                packed = Packed(self._backend, self._spec, list(self._parameters.values()))
+                own = list(self._parameters.values())
+                packed = Packed(self._backend, self._spec, self._backend.fixed(own))
                 for array in self._parameters.values():
                     array.flags.writeable = False
                 self._repacked = None
@@ -361,12 +362,12 @@ class _Recurrent(ABC):
         shapes = self._shapes(self._spec)
         arrays = check_parameters(self._backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
         with self._alone():
-            own = list(self._parameters.values())
-            for target, source in zip(own, arrays, strict=True):
+            packed = None if self.training else Packed(self._backend, self._spec, self._backend.fixed(arrays))
+            for target, source in zip(self._parameters.values(), arrays, strict=True):
                 target.flags.writeable = True
                 target[...] = source
-                target.flags.writeable = self.training
-            self._packed = None if self.training else Packed(self._backend, self._spec, own)
+                target.flags.writeable = packed is None
+            self._packed = packed
             self._pending = "load_state_dict() dropped it"
 
     def save(self, path: _files.AnyPath) -> None:
