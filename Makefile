@@ -15,12 +15,14 @@ CPP := $(shell find csrc scripts tests -name '*.h' -o -name '*.cpp' -o -name '*.
 demo: $(VENV)/.package
 	$(PYTHON) -m fastrnn train --out demo
 
-# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer; every Python test with the fastest instruction
+# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, CUDA kernels in the emulator also under
+# ThreadSanitizer; every Python test with the fastest instruction
 # set; before that, with each of the others forced, the tests that do not go through all sets by themselves.
 test: $(VENV)/.package
-	cmake --preset sanitize > build/sanitize.log || { cat build/sanitize.log; exit 1; }
-	cmake --build --preset sanitize
-	ctest --preset sanitize
+	@for preset in sanitize threads; do \
+	    cmake --preset $$preset > build/$$preset.log || { cat build/$$preset.log; exit 1; }; \
+	    cmake --build --preset $$preset && ctest --preset $$preset || exit 1; \
+	done
 	@fastest=$$($(PYTHON) -c "from fastrnn import _core; print(_core.available_isas()[-1])"); \
 	for isa in baseline avx2 avx512; do \
 	    if [ $$isa = $$fastest ]; then \

@@ -31,9 +31,8 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, 1 to 15, of so many threads, in whole warps, each of
-//     which
-//                                       may meet it at a place of its own
+//     void sync(int id, int threads)    barrier `id`, 1 to 15, of so many threads, in whole warps; each may
+//                                       meet it at a place of its own
 //     void sync_warp()                  barrier of the warp
 //     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)     T of 4 or 8 bytes
 //     uint32_t ballot(bool)             bit l is lane l's

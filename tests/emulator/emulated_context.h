@@ -21,6 +21,7 @@
 #include "cuda/context.h"
 #include "emulator/machine.h"
 #include "emulator/mma.h"
+#include "emulator/thread_sanitizer.h"
 
 namespace fastrnn::cuda::emulated {
 
@@ -31,15 +32,15 @@ class EmulatedContext {
    public:
     T load(int i, Site site = Site::here()) const {
       const int at = place(i, 1, "load", site);
-      x_->thread_.cta->memory.read(x_->thread_.agent, at, sizeof(T), site);
+      x_->check_read(at, sizeof(T), site);
       T value;
-      std::memcpy(&value, x_->thread_.cta->memory.data() + at, sizeof(T));
+      std::memcpy(&value, x_->memory().data() + at, sizeof(T));
       return value;
     }
     void store(int i, T value, Site site = Site::here()) const {
       const int at = place(i, 1, "store", site);
-      x_->thread_.cta->memory.write(x_->thread_.agent, at, sizeof(T), site);
-      std::memcpy(x_->thread_.cta->memory.data() + at, &value, sizeof(T));
+      x_->check_write(at, sizeof(T), site);
+      std::memcpy(x_->memory().data() + at, &value, sizeof(T));
     }
     Shared from(int i, Site site = Site::here()) const {
       const int at = place(i, 0, "from", site);
@@ -94,7 +95,7 @@ class EmulatedContext {
   Shared<T> view(Slot<T> slot, Site site = Site::here()) {
     static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 2 == 0);
     const int end = slot.offset + slot.count * static_cast<int>(sizeof(T));
-    const int bytes = thread_.cta->memory.bytes();
+    const int bytes = memory().bytes();
     if (slot.offset < 0 || slot.count < 0 || end > bytes) {
       throw KernelError("out of bounds: view at " + site.text() + " ends at byte " + std::to_string(end) +
                         " of " + std::to_string(bytes) + " bytes of shared memory");
@@ -103,9 +104,9 @@ class EmulatedContext {
     return Shared<T>(this, slot.offset, slot.count);
   }
 
-  void sync(Site site = Site::here()) { machine_.sync(thread_, site); }
-  void sync(int id, int threads, Site site = Site::here()) { machine_.sync(thread_, id, threads, site); }
-  void sync_warp(Site site = Site::here()) { machine_.sync_warp(thread_, site); }
+  void sync(Site site = Site::here()) { enter()->sync(thread_, site); }
+  void sync(int id, int threads, Site site = Site::here()) { enter()->sync(thread_, id, threads, site); }
+  void sync_warp(Site site = Site::here()) { enter()->sync_warp(thread_, site); }
 
   template <class T>
   T shuffle(T value, int lane, Site site = Site::here()) {
@@ -122,7 +123,7 @@ class EmulatedContext {
   }
   std::uint32_t ballot(bool b, Site site = Site::here()) {
     const std::uint32_t mine = b;
-    const Warp::Brought& all = machine_.exchange(thread_, &mine, 1, "ballot", site);
+    const Warp::Brought& all = enter()->exchange(thread_, &mine, 1, "ballot", site);
     std::uint32_t bits = 0;
     for (std::size_t lane = 0; lane < kWarp; ++lane) bits |= all[lane][0] << lane;
     return bits;
@@ -141,7 +142,7 @@ class EmulatedContext {
   template <class T>
   void mma(FragmentC& c, const FragmentA<T>& a, const FragmentB<T>& b, Site site = Site::here()) {
     const std::uint32_t operands[] = {a.word[0], a.word[1], a.word[2], a.word[3], b.word[0], b.word[1]};
-    multiply_add<T>(machine_.exchange(thread_, operands, 6, "mma", site), lane(), c);
+    multiply_add<T>(enter()->exchange(thread_, operands, 6, "mma", site), lane(), c);
   }
 
   template <class T>
@@ -149,22 +150,22 @@ class EmulatedContext {
     const int offset = to.piece(16, 16, "cp_async_16", site);
     const auto address = reinterpret_cast<std::uintptr_t>(from);
     if (address % 16 != 0) misaligned(static_cast<int>(address % 16), 16, "cp_async_16's source", site);
-    machine_.copy_later(thread_, {thread_.commits, offset, from, bytes, site});
+    enter()->copy_later(thread_, {thread_.commits, offset, from, bytes, site});
   }
   void cp_async_commit() { ++thread_.commits; }
-  void cp_async_wait(int pending) { machine_.copies_wait(thread_, pending); }
+  void cp_async_wait(int pending) { enter()->copies_wait(thread_, pending); }
 
   void mbarrier_init(Shared<MBarrier> barrier, int arrivals, Site site = Site::here()) {
-    machine_.mbarrier_init(thread_, barrier.piece(8, 8, "mbarrier_init", site), arrivals, site);
+    enter()->mbarrier_init(thread_, barrier.piece(8, 8, "mbarrier_init", site), arrivals, site);
   }
   void mbarrier_arrive(Shared<MBarrier> barrier, Site site = Site::here()) {
-    machine_.mbarrier_arrive(thread_, barrier.piece(8, 8, "mbarrier_arrive", site), 0, site);
+    enter()->mbarrier_arrive(thread_, barrier.piece(8, 8, "mbarrier_arrive", site), 0, site);
   }
   void mbarrier_arrive_expect_tx(Shared<MBarrier> barrier, int bytes, Site site = Site::here()) {
-    machine_.mbarrier_arrive(thread_, barrier.piece(8, 8, "mbarrier_arrive_expect_tx", site), bytes, site);
+    enter()->mbarrier_arrive(thread_, barrier.piece(8, 8, "mbarrier_arrive_expect_tx", site), bytes, site);
   }
   void mbarrier_wait_parity(Shared<MBarrier> barrier, int parity, Site site = Site::here()) {
-    machine_.mbarrier_wait(thread_, barrier.piece(8, 8, "mbarrier_wait_parity", site), parity, site);
+    enter()->mbarrier_wait(thread_, barrier.piece(8, 8, "mbarrier_wait_parity", site), parity, site);
   }
 
   template <class T>
@@ -184,30 +185,47 @@ class EmulatedContext {
     const int offset = to.local_.piece(bytes, 16, "bulk_copy", site);
     send(to.cta_, offset, nullptr, from.piece(bytes, 16, "bulk_copy", site), bytes, barrier, site);
   }
-  void cluster_arrive(Site site = Site::here()) { machine_.cluster_arrive(thread_, site); }
-  void cluster_wait(Site site = Site::here()) { machine_.cluster_wait(thread_, site); }
+  void cluster_arrive(Site site = Site::here()) { enter()->cluster_arrive(thread_, site); }
+  void cluster_wait(Site site = Site::here()) { enter()->cluster_wait(thread_, site); }
   void fence_mbarrier_init() {}
   void fence_proxy_async() {}
 
   template <class T>
   T load_coherent(const T* from, Site site = Site::here()) {
     T value;
-    machine_.load_coherent(thread_, from, &value, sizeof(T), site);
+    enter()->load_coherent(thread_, from, &value, sizeof(T), site);
     return value;
   }
   template <class T>
   void store_coherent(T* to, T value, Site site = Site::here()) {
-    machine_.store_coherent(thread_, to, &value, sizeof(T), site);
+    enter()->store_coherent(thread_, to, &value, sizeof(T), site);
   }
-  void add_release(std::uint32_t* flag, std::uint32_t n) { machine_.add(thread_, flag, n, false); }
+  void add_release(std::uint32_t* flag, std::uint32_t n) { enter()->add(thread_, flag, n, false); }
   std::uint32_t fetch_add(std::uint32_t* flag, std::uint32_t n) {
-    return machine_.add(thread_, flag, n, true);
+    return enter()->add(thread_, flag, n, true);
   }
   void wait_acquire(const std::uint32_t* flag, std::uint32_t at_least, Site site = Site::here()) {
-    machine_.wait_acquire(thread_, flag, at_least, site);
+    enter()->wait_acquire(thread_, flag, at_least, site);
   }
 
  private:
+  // The machine, whose own accesses are no business of ThreadSanitizer's.
+  struct Entry {
+    Machine* machine;
+    Unwatched unwatched;
+    Machine* operator->() const { return machine; }
+  };
+  Entry enter() { return {&machine_, {}}; }
+  SharedMemory& memory() const { return thread_.cta->memory; }
+  void check_read(int offset, int bytes, Site site) {
+    const Unwatched unwatched;
+    memory().read(thread_.agent, offset, bytes, site);
+  }
+  void check_write(int offset, int bytes, Site site) {
+    const Unwatched unwatched;
+    memory().write(thread_.agent, offset, bytes, site);
+  }
+
   [[noreturn]] static void out_of_bounds(const EmulatedContext& x, int i, int count, int size,
                                          const char* call, Site site);
   [[noreturn]] static void misaligned(int offset, int alignment, const char* call, Site site);
@@ -217,7 +235,7 @@ class EmulatedContext {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8);
     std::uint32_t words[2];
     std::memcpy(words, &value, sizeof(T));
-    const Warp::Brought& all = machine_.exchange(thread_, words, sizeof(T) / 4, call, site);
+    const Warp::Brought& all = enter()->exchange(thread_, words, sizeof(T) / 4, call, site);
     std::memcpy(&value, all[static_cast<std::size_t>(from)].data(), sizeof(T));
     return value;
   }
@@ -226,16 +244,16 @@ class EmulatedContext {
   const Warp::Brought& exchange_row(Shared<T> row, const char* call, Site site) {
     static_assert(sizeof(T) == 2);
     const int at = row.piece(16, 16, call, site);
-    thread_.cta->memory.read(thread_.agent, at, 16, site);
+    check_read(at, 16, site);
     std::uint32_t words[4];
-    std::memcpy(words, thread_.cta->memory.data() + at, 16);
-    return machine_.exchange(thread_, words, 4, call, site);
+    std::memcpy(words, memory().data() + at, 16);
+    return enter()->exchange(thread_, words, 4, call, site);
   }
   void send(Cta* to, int offset, const void* data, int from, int bytes, Remote<MBarrier> barrier, Site site) {
     if (barrier.cta_ != to)
       throw KernelError("the store at " + site.text() + " counts at another CTA's mbarrier");
     const int barrier_offset = barrier.local_.piece(8, 8, "a store's mbarrier", site);
-    machine_.send(thread_, *to, offset, data, from, bytes, barrier_offset, site);
+    enter()->send(thread_, *to, offset, data, from, bytes, barrier_offset, site);
   }
 
   Machine& machine_;

@@ -7,12 +7,11 @@
 #include <new>
 #include <vector>
 
+#include "emulator/thread_sanitizer.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#endif
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
 #endif
 
 namespace fastrnn::cuda::emulated {
@@ -21,7 +20,8 @@ namespace {
 // Virtual memory; only what a kernel touches becomes real.
 constexpr std::size_t kStackBytes = 256 * 1024;
 
-// Stacks are kept for the next fiber: mapping one costs more than running a short kernel on it.
+// Stacks are kept for the next fiber, since mapping one costs more than running a short kernel on it; but not
+// with ThreadSanitizer, to which the next fiber's accesses would seem to race with the last one's.
 class Stacks {
  public:
   void* take() {
@@ -31,14 +31,17 @@ class Stacks {
       free_.pop_back();
       return stack;
     }
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
+    void* memory = mmap(nullptr, kStackBytes + page_, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    mprotect(memory, page, PROT_NONE);  // an overflow stops here
-    return static_cast<char*>(memory) + page;
+    mprotect(memory, page_, PROT_NONE);  // an overflow stops here
+    return static_cast<char*>(memory) + page_;
   }
   void give_back(void* stack) {
+    if (kThreadSanitizer) {
+      munmap(static_cast<char*>(stack) - page_, kStackBytes + page_);
+      return;
+    }
     const std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(stack);
   }
@@ -46,6 +49,7 @@ class Stacks {
  private:
   std::mutex mutex_;
   std::vector<void*> free_;
+  const std::size_t page_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 };
 
 Stacks& stacks() {
@@ -90,13 +94,13 @@ Fiber::~Fiber() {
   stacks().give_back(stack_);
 }
 
-void Fiber::start() {
+FRNN_UNWATCHED void Fiber::start() {
   Fiber* const self = starting;
   self->arrived();
   self->entry_(self->argument_);
 }
 
-void Fiber::switch_to(Fiber& to) {
+FRNN_UNWATCHED void Fiber::switch_to(Fiber& to) {
   starting = &to;
 #ifdef __SANITIZE_ADDRESS__
   leaving = this;

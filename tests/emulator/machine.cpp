@@ -7,20 +7,18 @@
 
 #include "cuda/runtime.h"
 #include "emulator/emulated_context.h"
+#include "emulator/thread_sanitizer.h"
 
 namespace fastrnn::cuda::emulated {
 namespace {
-
-#ifdef __SANITIZE_THREAD__
-constexpr bool kFiberPerThread = true;  // so that ThreadSanitizer tells them apart
-#else
-constexpr bool kFiberPerThread = false;
-#endif
 
 // Unwinds the threads that are left when another has failed.
 struct Cancelled {};
 
 thread_local Schedule schedule;
+
+// Kept from launch to launch for the memory that they own.
+thread_local std::vector<std::unique_ptr<Cta>> spare_ctas;
 
 // "3-5, 7" of rising numbers.
 std::string ranges(const std::vector<int>& numbers) {
@@ -60,10 +58,10 @@ ScheduleScope::~ScheduleScope() { schedule = before_; }
 const Schedule& current_schedule() { return schedule; }
 
 std::vector<Schedule> all_schedules(int seeds) {
-  std::vector<Schedule> all = {{Policy::in_order}, {Policy::reverse}};
+  std::vector<Schedule> all = {{Policy::in_order, 0, true}, {Policy::reverse, 0, true}};
   for (int seed = 0; seed < seeds; ++seed) {
     for (const Policy policy : {Policy::random, Policy::warp_ahead, Policy::cta_starved}) {
-      all.push_back({policy, static_cast<std::uint64_t>(seed)});
+      all.push_back({policy, static_cast<std::uint64_t>(seed), true});
     }
   }
   return all;
@@ -87,6 +85,12 @@ Machine::Machine(const Kernel& kernel, const Grid& grid)
       random_state_(schedule_.seed * 0x9E3779B97F4A7C15u + 1),
       running_(&caller_) {}
 
+// Here and no earlier: units do not come one after another for ThreadSanitizer.
+Machine::~Machine() {
+  ordered_after(this);
+  for (auto& cta : ctas_) spare_ctas.push_back(std::move(cta));
+}
+
 void Machine::run_all() {
   const int unit = grid_.cooperative ? grid_.blocks : grid_.cluster;
   const int units = grid_.blocks / unit;
@@ -100,11 +104,13 @@ void Machine::run_all() {
 }
 
 void Machine::run_unit(int first_block, int blocks) {
+  const Unwatched unwatched;
   const int clusters = blocks / grid_.cluster;
-  const bool fresh = ctas_.empty();
   clusters_.assign(static_cast<std::size_t>(clusters), Cluster());
-  if (fresh) {
-    for (int i = 0; i < blocks; ++i) ctas_.push_back(std::make_unique<Cta>());
+  while (static_cast<int>(ctas_.size()) < blocks) {
+    if (spare_ctas.empty()) spare_ctas.push_back(std::make_unique<Cta>());
+    ctas_.push_back(std::move(spare_ctas.back()));
+    spare_ctas.pop_back();
   }
   threads_.assign(static_cast<std::size_t>(blocks * kernel_.threads), Thread());
   unfinished_ = static_cast<int>(threads_.size());
@@ -124,6 +130,7 @@ void Machine::run_unit(int first_block, int blocks) {
     cta.mbarriers.clear();
     cta.finished = 0;
     cta.end = Clock();
+    cta.unpublished.clear();
     for (int j = 0; j < kernel_.threads; ++j) {
       const int id = i * kernel_.threads + j;
       Thread& thread = threads_[static_cast<std::size_t>(id)];
@@ -133,8 +140,10 @@ void Machine::run_unit(int first_block, int blocks) {
       make_ready(&thread);
     }
   }
-  Fiber* here = nullptr;
-  switch_to(here, choose());
+  // A fiber that another creates comes after it, in ThreadSanitizer's eyes: hence all of them now.
+  while (kThreadSanitizer && idle_.size() < threads_.size()) add_fiber();
+  running_ = fiber_for(choose());
+  caller_.switch_to(*running_);
 
   idle_.clear();
   fibers_.clear();
@@ -151,24 +160,34 @@ std::string Machine::name_of(int id) const {
 
 // ---- threads
 
-void Machine::worker(void* machine) {
+FRNN_UNWATCHED void Machine::worker(void* machine) {
   auto& self = *static_cast<Machine*>(machine);
   Fiber* const fiber = self.running_;
   for (;;) {
-    self.to_start_->fiber = fiber;
-    self.run(*self.to_start_);
-    Thread* const next = self.choose();
-    if (next && !next->fiber && !kFiberPerThread) {
-      self.to_start_ = next;
-      continue;
-    }
-    if (!kFiberPerThread) self.idle_.push_back(fiber);
-    Fiber* here = fiber;
-    self.switch_to(here, next);
+    self.run(*self.to_start_, *fiber);
+    ordered_before(&self);
+    self.run_another(*fiber);
   }
 }
 
-void Machine::run(Thread& thread) {
+// A thread has finished on this fiber; returns when there is another to start.
+void Machine::run_another(Fiber& fiber) {
+  Fiber* to = nullptr;
+  {
+    const Unwatched unwatched;
+    Thread* const next = choose();
+    if (next && !next->fiber && !kThreadSanitizer) {
+      to_start_ = next;
+      return;
+    }
+    if (!kThreadSanitizer) idle_.push_back(&fiber);
+    to = running_ = fiber_for(next);
+  }
+  fiber.switch_to(*to);
+}
+
+FRNN_UNWATCHED void Machine::run(Thread& thread, Fiber& fiber) {
+  thread.fiber = &fiber;
   try {
     EmulatedContext x(*this, thread);
     kernel_.run(kernel_.params, x);
@@ -185,6 +204,7 @@ void Machine::run(Thread& thread) {
 
 // A thread has come to its end: may it leave?
 void Machine::finish(Thread& thread) {
+  const Unwatched unwatched;
   Cta& cta = *thread.cta;
   Warp& warp = cta.warps[static_cast<std::size_t>(thread.warp())];
   const auto left = [&](const char* call, Site site) {
@@ -214,6 +234,7 @@ void Machine::check_nobody_left(const Thread& self, int finished, const char* ca
 }
 
 void Machine::fail(std::exception_ptr error) {
+  const Unwatched unwatched;
   if (failure_) return;
   failure_ = error;
   for (auto& level : ready_) {  // those that never started need not
@@ -286,24 +307,30 @@ Thread* Machine::choose() {
   }
 }
 
-// Leaves the fiber that runs, which is `here` (null: the caller's).
-void Machine::switch_to(Fiber*& here, Thread* next) {
-  Fiber* const from = here ? here : &caller_;
-  Fiber* to = &caller_;
-  if (next && next->fiber) {
-    to = next->fiber;
-  } else if (next) {
-    if (idle_.empty()) {
-      fibers_.push_back(std::make_unique<Fiber>(&Machine::worker, this));
-      idle_.push_back(fibers_.back().get());
-    }
-    to = idle_.back();
-    idle_.pop_back();
-    to_start_ = next;
+// Where `next` goes on, or begins; null: the caller of launch.
+Fiber* Machine::fiber_for(Thread* next) {
+  if (!next) return &caller_;
+  if (next->fiber) return next->fiber;
+  if (idle_.empty()) add_fiber();
+  Fiber* const fiber = idle_.back();
+  idle_.pop_back();
+  to_start_ = next;
+  return fiber;
+}
+
+// Lets others run until `self` is chosen.
+void Machine::leave(Thread& self) {
+  Thread* const next = choose();
+  if (next != &self) {
+    running_ = fiber_for(next);
+    self.fiber->switch_to(*running_);
   }
-  if (to == from) return;
-  running_ = to;
-  from->switch_to(*to);
+  if (failure_) throw Cancelled();
+}
+
+void Machine::add_fiber() {
+  fibers_.push_back(std::make_unique<Fiber>(&Machine::worker, this));
+  idle_.push_back(fibers_.back().get());
 }
 
 void Machine::block(Thread& self, const char* call, Site site, std::string detail) {
@@ -311,17 +338,13 @@ void Machine::block(Thread& self, const char* call, Site site, std::string detai
   self.call = call;
   self.site = site;
   self.detail = std::move(detail);
-  Thread* const next = choose();
-  if (next != &self) switch_to(self.fiber, next);
-  if (failure_) throw Cancelled();
+  leave(self);
 }
 
 void Machine::maybe_yield(Thread& self) {
   if (!chance(8)) return;
   make_ready(&self);
-  Thread* const next = choose();
-  if (next != &self) switch_to(self.fiber, next);
-  if (failure_) throw Cancelled();
+  leave(self);
 }
 
 std::string Machine::who_waits() const {
@@ -364,10 +387,14 @@ void Machine::meet(Thread& self, Meeting& meeting, int expected, const char* cal
            meeting.here[0]->name() + " waits for it in " + meeting.call + " at " + meeting.site.text());
   }
   meeting.here.push_back(&self);
+  const unsigned generation = meeting.generation;
+  if (orders) ordered_before(meeting.order + generation % 2);
   if (static_cast<int>(meeting.here.size()) < expected) {
     block(self, call, site);
+    if (orders) ordered_after(meeting.order + generation % 2);
     return;
   }
+  if (orders) ordered_after(meeting.order + generation % 2);
   if (orders && schedule_.races) {
     Clock all;
     const Thread* before = nullptr;
@@ -482,6 +509,7 @@ void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
   }
   barrier.bytes += bytes;
   --barrier.pending;
+  ordered_before(barrier.order + barrier.completed % 2);
   if (schedule_.races) self.agent.release(barrier.arriving);
   complete_phase_if_done(barrier);
 }
@@ -509,6 +537,7 @@ void Machine::mbarrier_wait(Thread& self, int offset, int parity, Site site) {
               " bytes missing");
   }
   seen = phase + 1;
+  ordered_after(barrier.order + phase % 2);
   if (schedule_.races) self.agent.clock.join(barrier.complete);
 }
 
@@ -540,6 +569,7 @@ void Machine::send(Thread& self, Cta& to, int offset, const void* data, int from
   store.site = site;
   ++self.agent.epoch;
   to.memory.issued(store.sender, offset, bytes, site);
+  ordered_before(barrier.order + barrier.completed % 2);
   if (data) {
     std::memcpy(store.data.data(), data, static_cast<std::size_t>(bytes));
   } else {
@@ -586,6 +616,7 @@ void Machine::cluster_arrive(Thread& self, Site site) {
   self.cluster_arrived = true;
   self.cluster_generation = cluster.generation;
   cluster.site = site;
+  ordered_before(cluster.order + cluster.generation % 2);
   if (schedule_.races) self.agent.release(cluster.arriving);
   if (++cluster.arrived < static_cast<int>(cluster.ctas.size()) * kernel_.threads) return;
   cluster.arrived = 0;
@@ -604,6 +635,7 @@ void Machine::cluster_wait(Thread& self, Site site) {
     block(self, "cluster_wait", site, ": " + std::to_string(cluster.arrived) + " threads have arrived");
   }
   self.cluster_arrived = false;
+  ordered_after(cluster.order + self.cluster_generation % 2);
   if (schedule_.races) self.agent.clock.join(cluster.complete);
 }
 
@@ -659,6 +691,8 @@ std::uint32_t Machine::add(Thread& self, std::uint32_t* flag, std::uint32_t n, b
   maybe_yield(self);
   publish(*self.cta);
   const std::uint32_t before = *flag;
+  if (acquires) ordered_after(flag);
+  ordered_before(flag);
   *flag += n;
   Flag& state = flags_[flag];
   if (schedule_.races && acquires) self.agent.clock.join(state.clock);
@@ -674,6 +708,7 @@ void Machine::wait_acquire(Thread& self, const std::uint32_t* flag, std::uint32_
     block(self, "wait_acquire", site,
           " for " + std::to_string(at_least) + ", where " + std::to_string(*flag) + " have been added");
   }
+  ordered_after(flag);
   if (schedule_.races) self.agent.clock.join(flags_[flag].clock);
 }
 

@@ -38,6 +38,7 @@ struct Meeting {
   int expected = 0;
   unsigned generation = 0;  // how often they have met
   Threads here;
+  char order[2];  // see thread_sanitizer.h
 };
 
 // A warp's meeting, and what its lanes bring along.  Two sets, because a lane may come to the next meeting
@@ -59,6 +60,7 @@ struct MBarrierState {
   int completed = 0;  // phases
   Clock arriving, complete;
   Threads waiting;
+  char order[2];
 };
 
 // What the CTAs of a cluster share.
@@ -68,6 +70,7 @@ struct Cluster {
   unsigned generation = 0;
   Clock arriving, complete;
   Threads waiting;
+  char order[2];
   const char* call = "cluster_arrive";
   Site site;
 };
@@ -191,14 +194,16 @@ class Machine final : private Names {
     Site site;
   };
 
-  explicit Machine(const Kernel& kernel, const Grid& grid);
+  Machine(const Kernel& kernel, const Grid& grid);
+  ~Machine();
   void run_all();
   void run_unit(int first_block, int blocks);
   std::string name_of(int id) const override;
 
   // Threads.
   static void worker(void* machine);
-  void run(Thread& thread);
+  void run(Thread& thread, Fiber& fiber);
+  void run_another(Fiber& fiber);
   void finish(Thread& thread);
   void fail(std::exception_ptr error);
   [[noreturn]] void refuse(const std::string& what) const { throw KernelError(what); }
@@ -209,7 +214,9 @@ class Machine final : private Names {
   void wake(Threads& waiting);
   void block(Thread& self, const char* call, Site site, std::string detail = {});
   void maybe_yield(Thread& self);
-  void switch_to(Fiber*& here, Thread* next);
+  void leave(Thread& self);
+  Fiber* fiber_for(Thread* next);
+  void add_fiber();
   Thread* choose();
   Thread* take_ready();
   bool chance(unsigned one_in) { return is_random_ && random() % one_in == 0; }

@@ -27,8 +27,8 @@ void SharedMemory::reset(int bytes, bool races, const Names& names) {
   memory_ =
       std::vector<unsigned char>(static_cast<std::size_t>(bytes), 0xff);  // NaN in every type, exact in size
   written_.assign(granules, 0);
-  granules_.clear();
-  if (races) granules_.resize(granules);
+  granules_.resize(races ? granules : 0);
+  for (Granule& granule : granules_) granule.forget();
 }
 
 void SharedMemory::read(const Agent& who, int offset, int bytes, Site site) {
@@ -107,12 +107,15 @@ void SharedMemory::add_reader(Granule& granule, const Agent& who, int id, std::u
   constexpr int group = 32;
   const int first = id / group * group;
   const std::uint32_t bit = 1u << (id % group);
+  const auto joins = [&](Readers& r) {
+    if (r.first != first || r.epoch != epoch) return false;
+    r.which |= bit;
+    r.site = site;
+    return true;
+  };
+  if (!granule.readers.empty() && joins(granule.readers.back())) return;  // a warp mostly reads together
   for (Readers& r : granule.readers) {
-    if (r.first == first && r.epoch == epoch) {
-      r.which |= bit;
-      r.site = site;
-      return;
-    }
+    if (joins(r)) return;
   }
   // Whoever has to come after this read comes after those that this reader knows of.
   granule.readers.erase(

@@ -58,6 +58,12 @@ class SharedMemory {
     std::uint32_t epoch = 0;  // 0: before everything
     Site site;
     std::vector<Readers> readers;  // since then, as far as they matter
+
+    void forget() {  // but keep the vector's memory
+      writer = 0;
+      epoch = 0;
+      readers.clear();
+    }
   };
 
   void add_reader(Granule& granule, const Agent& who, int id, std::uint32_t epoch, Site site);
