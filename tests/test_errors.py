@@ -292,7 +292,7 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     (
         lambda w: w.gru(ones(T, B, IN, dtype=int)),
         ValueError,
-        "x has shape (5, 3, 4); expected (T, B) or (T,)",
+        "x has shape (5, 3, 4); expected (T, B) or (T,), as int64 stands for tokens; convert features to",
     ),
     (
         lambda w: w.gru(ones(0, B, IN)),
@@ -592,6 +592,11 @@ def set_state(stream: fastrnn.Stream, state: Any) -> None:
     (lambda w: w.stream.step(ones(B, IN, dtype=float)), TypeError, "x is float64; expected float32"),
     (lambda w: w.stream.step(ones(2, IN)), ValueError, "x has shape (2, 4); expected (N, I) = (3, 4)"),
     (lambda w: w.stream.step(ones(IN)), ValueError, "x has shape (4,); expected (N, I) = (3, 4)"),
+    (
+        lambda w: w.stream.step(ones(B, IN, dtype=int)),
+        ValueError,
+        "x has shape (3, 4); expected (N,) = (3,), as int64 stands for tokens; convert features to float32",
+    ),
     (lambda w: w.stream.step(np.zeros(2, int)), ValueError, "x has shape (2,); expected (N,) = (3,)"),
     (
         lambda w: w.stream.step(np.array([0, 4, 1])),

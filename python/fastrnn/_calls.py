@@ -151,6 +151,11 @@ def check_x(library: Library, name: str, spec: Spec, x: Any) -> Array:
     return library.take_float(name, x, spec.dtype)
 
 
+def tokens_note(spec: Spec, x: Array) -> str:
+    """Return what a message on the rank of x ends in: why an array of integers has no axis I."""
+    return f", as {x.dtype} stands for tokens; convert features to {spec.dtype}" if is_integer(x) else ""
+
+
 def check_tokens(library: Library, name: str, spec: Spec, tokens: Array, valid: Any = True) -> Array:
     """Return tokens as contiguous int64; where not `valid` they may be anything."""
     values = library.values(tokens)
@@ -188,7 +193,7 @@ def check_call(
         expected = " or ".join(
             describe_axes(known.sequence_axes(None, None, **features)) for known in layouts
         )
-        raise ValueError(f"x has shape {array.shape}; expected {expected}")
+        raise ValueError(f"x has shape {array.shape}; expected {expected}{tokens_note(spec, array)}")
 
     # Shapes.
     expect_shape("x", array, layout.sequence_axes(None, batch, **features))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import BOOLS, INTEGERS, contiguous, expect_shape, take_listed
+from ._arrays import BOOLS, INTEGERS, contiguous, describe_axes, expect_shape, take_listed
 from ._backends import Array, is_integer, on_host
-from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x
+from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x, tokens_note
 from .layouts import LARGEST_SIZE, integer
 
 if TYPE_CHECKING:
@@ -126,8 +126,11 @@ class Stream(KernelMemory):
         array = check_x(library, "x", spec, x)
         features = {} if is_integer(array) else {"I": spec.input_size}
         indices = None if rows is None else self._row_indices(rows)
-        count = {"N": self._batch} if indices is None else {"k": indices.size}
-        expect_shape("x", array, count | features)
+        axes = ({"N": self._batch} if indices is None else {"k": indices.size}) | features
+        if array.ndim != len(axes):
+            expected = describe_axes(axes)
+            raise ValueError(f"x has shape {array.shape}; expected {expected}{tokens_note(spec, array)}")
+        expect_shape("x", array, axes)
         array = library.place(array, spec.dtype) if features else check_tokens(library, "x", spec, array)
         if indices is not None and np.unique(indices).size != indices.size:
             raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
