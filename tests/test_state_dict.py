@@ -11,6 +11,8 @@ import fastrnn
 import numpy as np
 import pytest
 import safetensors.numpy
+from fastrnn import layers
+from fastrnn._backends import on_host
 from fastrnn.layouts import DTYPES
 from nested import assert_equal
 from tolerances import assert_same_bits
@@ -75,6 +77,39 @@ def test_a_layer_can_load_its_own_parameters() -> None:
     before = layer.state_dict()
     layer.load_state_dict(layer.parameters)
     assert_same_dict(layer.parameters, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_directions_can_be_exchanged_without_a_copy(device: str, training: bool) -> None:
+    layer, twin = (fastrnn.GRU(5, 5, bidirectional=True, device=device, seed=1) for _ in range(2))
+    names = list(layer.parameters)
+    exchanged = dict(zip(names, names[len(names) // 2 :] + names[: len(names) // 2], strict=True))
+    twin.load_state_dict({name: twin.state_dict()[other] for name, other in exchanged.items()})
+    layer.train(training)
+    layer.load_state_dict({name: layer.parameters[other] for name, other in exchanged.items()})
+    for name, array in twin.parameters.items():
+        assert_same_bits(on_host(layer.parameters[name]), on_host(array))
+    x = np.ones((4, 2, 5), "float32")
+    assert_equal(layer(x), twin(x))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_nothing_has_changed_if_memory_runs_out(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, other = (fastrnn.GRU(3, 5, device=device, seed=seed).eval() for seed in (1, 2))
+    x = np.ones((4, 2, 3), "float32")
+    expected, before = layer(x), {name: on_host(a).copy() for name, a in layer.parameters.items()}
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    for owner, name in (layers, "Packed"), (type(layer._backend), "array"):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(MemoryError):
+                layer.load_state_dict(other.state_dict())
+        assert_same_dict({name: on_host(a) for name, a in layer.parameters.items()}, before)
+        assert_equal(layer(x), expected)
 
 
 def test_loading_ends_the_call_to_go_back_through() -> None:

@@ -362,8 +362,10 @@ class _Recurrent(ABC):
         shapes = self._shapes(self._spec)
         arrays = check_parameters(self._backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
         with self._alone():
-            packed = None if self.training else Packed(self._backend, self._spec, self._backend.fixed(arrays))
-            for target, source in zip(self._parameters.values(), arrays, strict=True):
+            # All that may fail comes before the first write, and sources may share memory with parameters.
+            copies = [self._backend.array(array, self.dtype) for array in arrays]
+            packed = None if self.training else Packed(self._backend, self._spec, copies)
+            for target, source in zip(self._parameters.values(), copies, strict=True):
                 target.flags.writeable = True
                 target[...] = source
                 target.flags.writeable = packed is None
