@@ -403,7 +403,9 @@ void forward(Stream stream, const Network& network, const std::vector<const T*>&
 }
 
 std::map<std::string, std::string> explain(const Request& request) {
-  return describe(request, device_info(current_device()).limits);
+  std::map<std::string, std::string> words = describe(request, device_info(current_device()).limits);
+  words["library"] = describe_cublas();
+  return words;
 }
 
 #define FRNN_INSTANTIATE(T)                                                                               \

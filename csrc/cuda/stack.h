@@ -8,6 +8,7 @@
 //
 // Lengths, tokens and rows lie on the device and are not checked (with FASTRNN_CUDA_SYNC=1 they are): what is
 // out of range counts as the nearest that is not.
+// Aliasing: h_n may be h0 and c_n c0; x, y and their gradients overlap nothing else.
 #pragma once
 
 #include <map>

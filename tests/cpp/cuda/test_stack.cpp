@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cuda/stack.h"
 #include "device_array.h"
+#include "emulator/runtime_emulated.h"
 #include "emulator/schedule.h"
 #include "ops/network.h"
 
@@ -464,6 +465,15 @@ TEST(stack_tile_edges) {
     n.first.cell = Cell::gru;
     compare<bfloat16_t>({n, 2, 2});
   }
+}
+
+TEST(stack_keeps_no_memory) {
+  const std::size_t before = cuda::emulated::live_bytes();
+  for (const Network& n : networks()) compare<float>(ragged(n));
+  Network n;
+  n.first.input = n.first.hidden = 4;
+  CHECK_THROWS(cuda::forward<float>({}, n, {}, {}, nullptr), std::invalid_argument, "missing or too many");
+  CHECK(cuda::emulated::live_bytes() == before);
 }
 
 TEST(stack_refuses_a_reserve_of_another_call) {
