@@ -42,3 +42,13 @@ def test_no_kernel_spills() -> None:
     run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("StreamStep<") == 8  # four element types, two architectures
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_every_call_of_the_context_compiles() -> None:
+    source = SCRIPT.parents[1] / "tests/cuda/every_primitive.cu"
+    archs = ["80", "90", "100", "120"]
+    command = [sys.executable, str(SCRIPT), "--arch", *archs, "--", str(source)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("EveryPrimitive<") == 2 * len(archs)

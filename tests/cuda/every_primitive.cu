@@ -6,12 +6,12 @@
 
 namespace fastrnn::cuda {
 
-template <class T, bool clusters>
+template <class T>
 struct EveryPrimitive {
   static constexpr const char* kName = "every_primitive";
   static constexpr int kThreads = 128;
   struct Params {
-    const T* in;  // [kThreads * 8]
+    const T* in;
     float* out;
     double* wide;
     std::uint32_t* flag;
@@ -54,7 +54,7 @@ struct EveryPrimitive {
     x.store_coherent(reinterpret_cast<FragmentC*>(p.out), c);
     x.sync();
     if (x.thread() == 0) {
-      x.add_release(p.flag, 1);
+      if (x.fetch_add(p.flag, 0) == 0) x.add_release(p.flag, 1);
       x.wait_acquire(p.flag, static_cast<std::uint32_t>(x.blocks()));
     }
     x.sync();
@@ -64,7 +64,8 @@ struct EveryPrimitive {
         x.load_coherent(p.out + x.thread()) + x.load_coherent(reinterpret_cast<FragmentC*>(p.out)).value[1];
     p.wide[x.thread()] = x.load_coherent(p.wide + x.thread());
 
-    if constexpr (clusters) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    {
       if (x.thread() == 0) {
         x.mbarrier_init(barriers, 1);
         x.mbarrier_init(barriers.from(1), kThreads);
@@ -89,16 +90,12 @@ struct EveryPrimitive {
       x.cluster_arrive();
       x.cluster_wait();
     }
+#endif
   }
 };
 
-template void launch<EveryPrimitive<bfloat16_t, false>>(Stream, const Grid&,
-                                                        const EveryPrimitive<bfloat16_t, false>::Params&);
-template void launch<EveryPrimitive<half_t, false>>(Stream, const Grid&,
-                                                    const EveryPrimitive<half_t, false>::Params&);
-#ifdef FRNN_CLUSTERS
-template void launch<EveryPrimitive<bfloat16_t, true>>(Stream, const Grid&,
-                                                       const EveryPrimitive<bfloat16_t, true>::Params&);
-#endif
+template void launch<EveryPrimitive<bfloat16_t>>(Stream, const Grid&,
+                                                 const EveryPrimitive<bfloat16_t>::Params&);
+template void launch<EveryPrimitive<half_t>>(Stream, const Grid&, const EveryPrimitive<half_t>::Params&);
 
 }  // namespace fastrnn::cuda
