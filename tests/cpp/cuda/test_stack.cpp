@@ -576,6 +576,41 @@ void check_streams(const Network& n, Index batch, bool with_tokens = false) {
   }
 }
 
+// c stays float inside a call and in a stream: 64 times 2^-10 is added to 1, which a 16-bit c would round
+// away.
+template <class T>
+void check_cells_are_wide() {
+  Network n;
+  n.first.input = n.first.hidden = 1;
+  const Index steps = 64;
+  const double g = std::atanh(0x1p-9);  // i = 1/2, f = 1
+  const DeviceArray<T> weights(Values(4, 0.0)), bias(Values{0, 30, g, 0}), none(Values(4, 0.0)),
+      one(Values{1}), x(Values(static_cast<std::size_t>(steps), 0.0)), y(steps), h_n(1), c_n(1);
+  const std::vector<const T*> parameters = {weights.data(), weights.data(), bias.data(), none.data()};
+  ForwardArguments<T> args;
+  args.steps = steps;
+  args.batch = 1;
+  args.x = contiguous<const T>(x.data(), 1, 1);
+  args.c0 = one.data();
+  args.y = contiguous(y.data(), 1, 1);
+  args.h_n = h_n.data();
+  args.c_n = c_n.data();
+  cuda::forward<T>({}, n, parameters, args, nullptr);
+  CHECK_NEAR(c_n.values()[0], 1.0625, 0x1p-8);
+
+  cuda::Streams<T> streams({}, n, parameters, 1);
+  float c = 1;
+  cuda::copy_to_device(streams.c(), &c, sizeof c, {});
+  for (Index t = 0; t < steps; ++t) streams.step({}, x.data(), nullptr, nullptr, 1);
+  cuda::copy_to_host(&c, streams.c(), sizeof c, {});
+  CHECK_NEAR(c, 1.0625, 64 * 0x1p-10 * 0x1p-8);  // g was rounded to T
+}
+
+TEST(cells_of_16_bit_types_are_wide) {
+  check_cells_are_wide<half_t>();
+  check_cells_are_wide<bfloat16_t>();
+}
+
 TEST(streams_equal_one_call) {
   for (Network n : networks()) {
     n.directions = 1;
