@@ -62,7 +62,9 @@ def test_run_and_steps_mix(name: str, rng: np.random.Generator) -> None:
 def test_run_follows_batch_first(rng: np.random.Generator) -> None:
     layer = build("gru", batch_first=True)
     x = normal(rng, N, T, IN)
-    assert_same_bits(layer.stream(batch=N).run(x), layer(x)[0])
+    y = layer.stream(batch=N).run(x)
+    assert_same_bits(y, layer(x)[0])
+    assert y.flags.c_contiguous
 
 
 @each_layer

@@ -175,7 +175,7 @@ class Stream(KernelMemory):
             raise self._outdated()
         spec = self._packed.spec
         call = check_call(self._packed.backend, spec, self._layer._layouts()[:1], x, batch=self._batch)
-        y = call.library.empty((call.steps, self._batch, spec.output_size), spec.dtype)
+        y = call.layout.empty(call.library, (call.steps, self._batch, spec.output_size), spec.dtype)
         self._core.run(call.x, y)
         return call.give(y)
 
