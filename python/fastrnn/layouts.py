@@ -77,18 +77,18 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; expected one of {expected}")
 
 
-def _dtype(value: Any) -> str:
-    """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type."""
+def _dtype(value: Any, choices: tuple[DType, ...] = DEVICE_DTYPES) -> str:
+    """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type; TypeError for any other."""
     if isinstance(value, str) and value == "bfloat16":  # which NumPy does not have
-        return value
-    try:
-        name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
-    except TypeError:
-        name = ""
-    if name not in DEVICE_DTYPES:
-        raise TypeError(
-            f"dtype is {value!r}; expected 'float32' or 'float64', with CUDA also 'float16' or 'bfloat16'"
-        )
+        name = value
+    else:
+        try:
+            name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
+        except TypeError:
+            name = ""
+    if name not in choices:
+        with_cuda = ", with CUDA also 'float16' or 'bfloat16'" if choices == DEVICE_DTYPES else ""
+        raise TypeError(f"dtype is {value!r}; expected 'float32' or 'float64'{with_cuda}")
     return name
 
 

@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _device
 from ._backends import backend_of_arrays
-from .layouts import DTYPES, _dtype, boolean, integer, one_of
+from .layouts import DTYPES, _dtype, boolean, integer
 
 __all__ = [
     "SGD",
@@ -147,8 +147,7 @@ class Linear:
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        one_of("dtype", _dtype(dtype), DTYPES)
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype(_dtype(dtype, DTYPES))
         rng = np.random.default_rng(None if seed is None else integer("seed", seed, 0))
         bound = 1 / math.sqrt(in_features)
 
