@@ -11,7 +11,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, functional, reference
+from fastrnn import _arrays, _core, functional, reference
 from fastrnn.functional import Spec
 from nested import arrays, assert_equal
 
@@ -849,6 +849,19 @@ def test_streams(world: World, call: Any, error: type[Exception], message: str) 
 )
 def test_functional(world: World, call: Any, error: type[Exception], message: str) -> None:
     refuse(world, call, error, message)
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ((2**40, 2**10, 4), MemoryError, r"shape \(1099511627776, 1024, 4\) and data type float32"),
+        ((2**40, 2**19, 4), ValueError, "array is too big"),  # 2**63 bytes
+        ((2**40, 2**24, 4), ValueError, "array is too big"),
+    ],
+)
+def test_memory_that_cannot_be_had(shape: tuple[int, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        _arrays.empty(shape, np.dtype("float32"))
 
 
 def test_dx_of_tokens_has_nowhere_to_go() -> None:

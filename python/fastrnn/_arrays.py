@@ -177,7 +177,10 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if size < WORTH_ALIGNING:
         return np.empty(shape, dtype)
-    memory = np.empty(size + CACHE_LINE, np.uint8)
+    try:
+        memory = np.empty(size + CACHE_LINE, np.uint8)
+    except (MemoryError, OverflowError, ValueError):
+        return np.empty(shape, dtype)  # whose message is of this shape
     start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(shape)
 
