@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fastrnn import _device, functional
 from fastrnn.layouts import Spec
-from fastrnn.training import SGD, Adam, Linear, clip_by_global_norm
+from fastrnn.training import SGD, Adam, Linear, clip_by_global_norm, softmax_cross_entropy
 
 pytestmark = pytest.mark.cuda
 
@@ -350,6 +350,70 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     layer.gradients["bias_hh_l0"][3] = np.nan
     with pytest.raises(FloatingPointError, match="the norm of the gradients is nan"):
         clip_by_global_norm([layer], 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias: bool, dtype: str) -> None:
+    host = "float32" if dtype == "bfloat16" else dtype
+    there = Linear(IN, H, bias, dtype=dtype, seed=1, device="cuda")
+    here = Linear(IN, H, bias, dtype=host)
+    for name, array in there.parameters.items():
+        here.parameters[name][...] = array.numpy()
+    x, dy = (
+        device_array(normal(T, B, IN, dtype=host), dtype),
+        device_array(normal(T, B, H, dtype=host), dtype),
+    )
+    eps = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-9}[dtype]
+    for count in 1, 2:
+        y, dx = there(x), there.backward(dy)
+        expected, dx_expected = here(x.numpy()), here.backward(dy.numpy())
+        pairs = [(y, expected), (dx, dx_expected)]
+        pairs += [(there.gradients[name], here.gradients[name]) for name in here.gradients]
+        for result, reference in pairs:
+            assert result.shape == reference.shape
+            # Sums of at most 30 products, each at most three times as large as the largest result.
+            allowed = 4 * count * eps * np.sqrt(T * B) * max(np.abs(reference).max(), 1)
+            assert np.abs(result.numpy() - reference).max() <= allowed
+    assert type(there(x.numpy())) is np.ndarray
+    there.zero_grad()
+    assert not there.gradients["weight"].numpy().any()
+    with pytest.raises(ValueError, match=r"x has shape \(3, 5\); expected \(..., 4\)"):
+        there(normal(B, IN + 1, dtype=host))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("size", [1, 31, 33, 70])
+def test_softmax_cross_entropy(size: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    logits = (5 * rng.standard_normal((T, B, size))).astype(dtype)
+    targets, mask = rng.integers(0, size, (T, B)), rng.random((T, B)) < 0.6
+    logits[~mask] = np.nan
+    targets[~mask] = -1
+    expected, dexpected = softmax_cross_entropy(logits.astype("float64"), targets, mask)
+    loss, dlogits = softmax_cross_entropy(device_array(logits), targets, device_array(mask))
+    eps = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11}[dtype]
+    # exp multiplies the rounding of its argument, at most 30, into what is at most 1.
+    assert loss == pytest.approx(expected, abs=64 * max(2.0**-53, min(eps, 2.0**-24)))
+    assert np.abs(dlogits.numpy() - dexpected).max() <= 64 * min(eps, 2.0**-24) + eps
+    with pytest.raises(ValueError, match=r"targets range from"):
+        softmax_cross_entropy(device_array(logits), targets)
+
+
+def test_training_on_the_device_alone() -> None:
+    rng = np.random.default_rng(0)
+    rnn, readout = fastrnn.GRU(4, 8, device="cuda", seed=0), Linear(8, 4, seed=1, device="cuda")
+    optimizer = Adam([rnn, readout], learning_rate=0.03)
+    tokens = rng.integers(0, 4, (6, 8))
+    x, losses = device_array(tokens), []
+    for _ in range(25):
+        y, _ = rnn(x)
+        loss, dlogits = softmax_cross_entropy(readout(y), x)
+        losses.append(loss)
+        optimizer.zero_grad()
+        rnn.backward(readout.backward(dlogits))
+        optimizer.step()
+    assert losses[-1] < losses[0] / 4
 
 
 def test_training_learns() -> None:

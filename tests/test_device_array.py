@@ -164,6 +164,15 @@ def test_cuda_array_interface() -> None:
     np.testing.assert_array_equal(taken.numpy(), numbers(4, 3, 2).swapaxes(0, 1))
 
 
+def test_reshape() -> None:
+    there = device_array(numbers(4, 3, 2))
+    np.testing.assert_array_equal(there.reshape(6, 4).numpy(), numbers(6, 4))
+    with pytest.raises(ValueError, match=r"of shape \(4, 3, 2\) as \(5, 4\)"):
+        there.reshape(5, 4)
+    with pytest.raises(ValueError, match="has to be contiguous"):
+        there.swapaxes(0, 1).reshape(24)
+
+
 def test_arrays_of_no_elements() -> None:
     there = device_array(np.empty((0, 3), "float32"))
     assert there.numpy().shape == (0, 3)

@@ -388,6 +388,18 @@ DeviceArray swap_axes(DeviceArray a, Index one, Index other) {
   return a;
 }
 
+DeviceArray reshape(DeviceArray a, const py::args& shape) {
+  std::vector<Index> wanted = shape.cast<std::vector<Index>>();
+  const Index size = std::accumulate(wanted.begin(), wanted.end(), Index{1}, std::multiplies<>());
+  if (size != a.size() || !a.contiguous()) {
+    throw py::value_error("could not view an array of shape " + shape_text(a.shape) + " as " +
+                          shape_text(wanted) + "; it has to be contiguous and of that size");
+  }
+  a.shape = std::move(wanted);
+  a.strides = contiguous_strides(a.shape);
+  return a;
+}
+
 // Integers, slices, None and one ellipsis.
 DeviceArray view(const DeviceArray& array, const py::object& key) {
   const py::tuple keys = py::isinstance<py::tuple>(key) ? py::tuple(key) : py::make_tuple(key);
@@ -543,6 +555,7 @@ void register_device_array(py::module_& m) {
           py::arg("stream"))
       .def("numpy", &to_host)
       .def("copy", &contiguous_copy)
+      .def("reshape", &reshape)
       .def("swapaxes", &swap_axes, py::arg("axis1"), py::arg("axis2"))
       .def("__getitem__", &view, py::arg("key"))
       .def("__setitem__", &assign, py::arg("key"), py::arg("value"))

@@ -10,6 +10,7 @@
 #include "bind/device_array.h"
 #include "bind/options.h"
 #include "cuda/arrays.h"
+#include "cuda/gemm.h"
 #include "cuda/stack.h"
 
 namespace fastrnn::bind {
@@ -481,6 +482,53 @@ void register_updates(py::module_& m) {
         });
       },
       py::arg("array"), py::arg("stream"));
+  m.def(
+      "matmul",
+      [](const DeviceArray& a, const DeviceArray& b, const DeviceArray& c, bool transpose_a, bool transpose_b,
+         bool add, std::uintptr_t stream_handle) {
+        const cuda::Stream stream = stream_of(stream_handle);
+        const DeviceScope scope(c.device());
+        for (const DeviceArray* x : {&a, &b, &c}) {
+          if (x->ndim() != 2 || !x->contiguous() || x->device() != c.device() || !(x->type == c.type))
+            throw py::value_error("expected contiguous matrices of one dtype on one device");
+          x->storage->follow(stream);
+        }
+        cuda::Gemm product;
+        product.rows = c.shape[0];
+        product.columns = c.shape[1];
+        product.depth = a.shape[transpose_a ? 0 : 1];
+        product.a = {a.data, a.shape[1], transpose_a};
+        product.b = {b.data, b.shape[1], transpose_b};
+        product.c = c.data;
+        product.c_stride = c.shape[1];
+        product.add = add;
+        product.dtype = choose<DType>(c.type.name(), "dtype", kDTypes);
+        product.tf32 = float32_products.load() == cuda::Products::tf32;
+        if (a.shape[transpose_a ? 1 : 0] != product.rows || b.shape[transpose_b ? 0 : 1] != product.columns ||
+            b.shape[transpose_b ? 1 : 0] != product.depth)
+          throw py::value_error("the shapes of the matrices do not agree");
+        const Unlocked unlocked;
+        cuda::gemm(stream, product);
+      },
+      py::arg("a"), py::arg("b"), py::arg("c"), py::arg("transpose_a"), py::arg("transpose_b"),
+      py::arg("add"), py::arg("stream"));
+  m.def(
+      "softmax_cross_entropy",
+      [](const DeviceArray& logits, const DeviceArray& targets, const DeviceArray& scored,
+         const DeviceArray& gradient, double scale, std::uintptr_t stream_handle) {
+        const Index width = logits.ndim() ? logits.shape.back() : 0, rows = targets.size();
+        if (rows * width != logits.size() || scored.size() != rows)
+          throw py::value_error("the shapes of logits, targets and scored do not agree");
+        for (const DeviceArray* x : {&targets, &scored}) x->storage->follow(stream_of(stream_handle));
+        return over_arrays(stream_handle, {&logits, &gradient}, [&](auto zero, cuda::Stream stream, Index) {
+          using T = decltype(zero);
+          return cuda::softmax_cross_entropy<T>(
+              stream, rows, width, values<T>(logits), values<Index>(targets),
+              reinterpret_cast<const std::uint8_t*>(values<bool>(scored)), scale, values<T>(gradient));
+        });
+      },
+      py::arg("logits"), py::arg("targets"), py::arg("scored"), py::arg("gradient"), py::arg("scale"),
+      py::arg("stream"));
   m.def(
       "sgd_update",
       [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& velocity,

@@ -1,6 +1,7 @@
 #include "cuda/arrays.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "cuda/kernels/arrays.h"
@@ -72,18 +73,33 @@ void scale(Stream stream, Index count, T* values, double factor) {
   launch<Scale<T>>(stream, grid_for(count), {count, values, factor});
 }
 
+// The sum of what fill(memory) leaves in `count` values.  Waits.
+template <class Fill>
+double sum_on_host(Stream stream, Index count, Fill fill) {
+  std::vector<double> values(static_cast<std::size_t>(count));
+  const std::size_t bytes = values.size() * sizeof(double);
+  const Memory memory(bytes, stream);
+  fill(static_cast<double*>(memory.get()));
+  copy_to_host(values.data(), memory.get(), bytes, stream);
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
 template <class T>
 double sum_of_squares(Stream stream, Index count, const T* values) {
   Grid grid = grid_for(count);
   grid.shared = typename SumOfSquares<T>::Layout().all.bytes();
-  std::vector<double> partial(static_cast<std::size_t>(grid.blocks));
-  const std::size_t bytes = partial.size() * sizeof(double);
-  const Memory memory(bytes, stream);
-  launch<SumOfSquares<T>>(stream, grid, {count, values, static_cast<double*>(memory.get())});
-  copy_to_host(partial.data(), memory.get(), bytes, stream);
-  double sum = 0;
-  for (const double part : partial) sum += part;
-  return sum;
+  return sum_on_host(stream, grid.blocks, [&](double* partial) {
+    launch<SumOfSquares<T>>(stream, grid, {count, values, partial});
+  });
+}
+
+template <class T>
+double softmax_cross_entropy(Stream stream, Index rows, Index width, const T* logits, const Index* targets,
+                             const std::uint8_t* scored, double scale, T* gradient) {
+  return sum_on_host(stream, rows, [&](double* losses) {
+    launch<SoftmaxCrossEntropy<T>>(stream, grid_for(rows * kWarp),
+                                   {rows, width, logits, targets, scored, scale, gradient, losses});
+  });
 }
 
 template <class T>
@@ -97,11 +113,13 @@ void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Co
   launch<AdamUpdate<T>>(stream, grid_for(count), {count, p, g, m, v, n.b1, n.b2, n.rate, n.root, n.eps});
 }
 
-#define FRNN_INSTANTIATE(T)                                                           \
-  template void add_to(Stream, Index, T*, const T*);                                  \
-  template void scale(Stream, Index, T*, double);                                     \
-  template double sum_of_squares(Stream, Index, const T*);                            \
-  template void sgd_update(Stream, Index, T*, const T*, Compute<T>*, double, double); \
+#define FRNN_INSTANTIATE(T)                                                                                \
+  template void add_to(Stream, Index, T*, const T*);                                                       \
+  template void scale(Stream, Index, T*, double);                                                          \
+  template double sum_of_squares(Stream, Index, const T*);                                                 \
+  template double softmax_cross_entropy(Stream, Index, Index, const T*, const Index*, const std::uint8_t*, \
+                                        double, T*);                                                       \
+  template void sgd_update(Stream, Index, T*, const T*, Compute<T>*, double, double);                      \
   template void adam_update(Stream, Index, T*, const T*, Compute<T>*, Compute<T>*, const AdamNumbers&);
 FRNN_INSTANTIATE(float)
 FRNN_INSTANTIATE(double)

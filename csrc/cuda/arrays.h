@@ -41,4 +41,11 @@ template <class T>
 void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
                  const AdamNumbers& numbers);
 
+// logits and gradient [rows, width]; targets [rows] from 0 to width - 1 where scored [rows] is not 0, and
+// anything elsewhere.  gradient = scale times that of the sum over the scored rows of -log
+// softmax(logits)[target], which is returned.  Waits.
+template <class T>
+double softmax_cross_entropy(Stream stream, Index rows, Index width, const T* logits, const Index* targets,
+                             const std::uint8_t* scored, double scale, T* gradient);
+
 }  // namespace fastrnn::cuda

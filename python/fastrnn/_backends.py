@@ -110,7 +110,7 @@ class Backend(ABC):
     """What a compiled Network is told beside its options."""
 
     @abstractmethod
-    def check_spec(self, spec: Spec) -> None:
+    def check_dtype(self, dtype: DType) -> None:
         """Raise TypeError for a dtype that is not computed here."""
 
     def network(self, spec: Spec) -> Any:
@@ -165,10 +165,10 @@ class Cpu(Backend):
     core = _core
     own = Library()
 
-    def check_spec(self, spec: Spec) -> None:
-        if spec.dtype not in DTYPES:
+    def check_dtype(self, dtype: DType) -> None:
+        if dtype not in DTYPES:
             raise TypeError(
-                f"dtype is {spec.dtype!r}; expected 'float32' or 'float64', or another device than 'cpu'"
+                f"dtype is {dtype!r}; expected 'float32' or 'float64', or another device than 'cpu'"
             )
 
     def library(self, name: str, value: Any) -> Library:

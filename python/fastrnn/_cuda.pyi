@@ -55,6 +55,8 @@ class DeviceArray:
     def numpy(self) -> NDArray[Any]:
         """A copy on the host, bfloat16 as float32; waits."""
     def copy(self) -> DeviceArray: ...
+    def reshape(self, *shape: int) -> DeviceArray:
+        """A view, of a contiguous array."""
     def swapaxes(self, axis1: int, axis2: int) -> DeviceArray: ...
     def __getitem__(self, key: Any) -> DeviceArray:
         """A view: integers, slices, None and an ellipsis."""
@@ -186,6 +188,27 @@ def scale(array: DeviceArray, factor: float, stream: int) -> None:
 
 def sum_of_squares(array: DeviceArray, stream: int) -> float:
     """In double; waits."""
+
+def matmul(
+    a: DeviceArray,
+    b: DeviceArray,
+    c: DeviceArray,
+    transpose_a: bool,
+    transpose_b: bool,
+    add: bool,
+    stream: int,
+) -> None:
+    """c = op(a) op(b), or += with `add`; contiguous matrices."""
+
+def softmax_cross_entropy(
+    logits: DeviceArray,
+    targets: DeviceArray,
+    scored: DeviceArray,
+    gradient: DeviceArray,
+    scale: float,
+    stream: int,
+) -> float:
+    """The sum of the losses of the scored rows; gradient (out) is that of this sum, times scale.  Waits."""
 
 def sgd_update(
     parameter: DeviceArray,

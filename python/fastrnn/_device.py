@@ -322,7 +322,7 @@ class Cuda(Backend):
         """The stream for work on no caller's array."""
         return _ambient_stream(self.index)
 
-    def check_spec(self, spec: Spec) -> None:
+    def check_dtype(self, dtype: DType) -> None:
         pass
 
     def library(self, name: str, value: Any) -> Library:

@@ -126,7 +126,7 @@ class _Recurrent(ABC):
         gradients: Mapping[str, Array],
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
-        backend.check_spec(spec)
+        backend.check_dtype(spec.dtype)
         self._backend = backend
         self._spec = spec
         self._batch_first = batch_first
@@ -1122,7 +1122,7 @@ def _described(backend: Backend, description: Any, parameters: Mapping[str, Arra
     spec = Spec(name.removesuffix("Cell").lower(), **options)  # type: ignore[arg-type]
     if spec.num_layers > len(parameters):
         raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(parameters)} arrays in all")
-    backend.check_spec(spec)
+    backend.check_dtype(spec.dtype)
     arrays = check_parameters(
         backend.own, "parameters", kind._shapes(spec), parameters, spec.dtype, cast=True
     )

@@ -77,19 +77,20 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; expected one of {expected}")
 
 
-def _dtype(value: Any, choices: tuple[DType, ...] = DEVICE_DTYPES) -> str:
-    """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type; TypeError for any other."""
+def checked_dtype(value: Any) -> DType:
+    """Name of a dtype given as a string, a NumPy dtype or a NumPy scalar type."""
     if isinstance(value, str) and value == "bfloat16":  # which NumPy does not have
-        name = value
-    else:
-        try:
-            name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
-        except TypeError:
-            name = ""
-    if name not in choices:
-        with_cuda = ", with CUDA also 'float16' or 'bfloat16'" if choices == DEVICE_DTYPES else ""
-        raise TypeError(f"dtype is {value!r}; expected 'float32' or 'float64'{with_cuda}")
-    return name
+        return "bfloat16"
+    try:
+        name = "" if value is None else str(np.dtype(value))  # np.dtype(None) would be float64
+    except TypeError:
+        name = ""
+    for known in DEVICE_DTYPES:
+        if name == known:
+            return known
+    raise TypeError(
+        f"dtype is {value!r}; expected 'float32' or 'float64', with CUDA also 'float16' or 'bfloat16'"
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Spec:
         self._set("dropout", _probability("dropout", self.dropout))
         one_of("peephole", self.peephole, PEEPHOLES)
         one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        self._set("dtype", _dtype(self.dtype))
+        self._set("dtype", checked_dtype(self.dtype))
         widest = max(self.input_size, self.hidden_size * self.num_directions)
         if self.num_gates * self.hidden_size * widest > MOST_ELEMENTS:
             raise ValueError(

@@ -32,15 +32,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from . import _device
-from ._backends import backend_of_arrays
-from .layouts import DTYPES, _dtype, boolean, integer
+from ._arrays import is_on_device
+from ._backends import CPU, Array, Library, backend_of_arrays, backend_of_device, on_host
+from .layouts import DEVICE_DTYPES, DTYPES, boolean, checked_dtype, integer
 
 __all__ = [
     "SGD",
@@ -51,8 +53,6 @@ __all__ = [
     "cosine_learning_rate",
     "softmax_cross_entropy",
 ]
-
-Array = NDArray[Any]
 
 # What a number may be, as `_number` takes it.
 _Range = tuple[Callable[[Any], bool], str]
@@ -116,14 +116,18 @@ class Linear:
     bias
         Whether there is a ``bias``.
     dtype
-        float32 or float64; inputs must have it too.
+        float32 or float64, or on a CUDA device float16 or bfloat16; inputs must have it too.
     seed
         An integer of at least 0 makes the initial values reproducible.
+    device
+        "cpu", "cuda", "cuda:1", ...  On a CUDA device arrays come and go as those of the recurrent layers.
 
     Raises
     ------
     TypeError, ValueError
         An argument is not what is said above.
+    RuntimeError
+        There is no such device; the message says why.
 
     Examples
     --------
@@ -144,21 +148,31 @@ class Linear:
         *,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        self.dtype = np.dtype(_dtype(dtype, DTYPES))
+        self._backend = backend = backend_of_device(device)
+        name = checked_dtype(dtype)
+        backend.check_dtype(name)
+        self.dtype: Any = np.dtype(name) if name in DTYPES else name
         rng = np.random.default_rng(None if seed is None else integer("seed", seed, 0))
         bound = 1 / math.sqrt(in_features)
 
         def uniform(*shape: int) -> Array:
-            return rng.uniform(-bound, bound, shape).astype(self.dtype)
+            return backend.array(rng.uniform(-bound, bound, shape), name)
 
         self.parameters: dict[str, Array] = {"weight": uniform(out_features, in_features)}
         if boolean("bias", bias):
             self.parameters["bias"] = uniform(out_features)
-        self.gradients = {name: np.zeros_like(p) for name, p in self.parameters.items()}
+        self.gradients = {key: backend.zeros(p.shape, name) for key, p in self.parameters.items()}
         self._x: Array | None = None
+        self._library: Library | None = None
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0", ..."""
+        return self._backend.name
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={'bias' in self.parameters})"
@@ -173,6 +187,8 @@ class Linear:
         ValueError
             The last axis of x is not I long.
         """
+        if self._backend is not CPU:
+            return self._forward_on_device(x)
         self._check("x", x, self.in_features)
         self._x = x
         y: Array = x @ self.parameters["weight"].T
@@ -193,6 +209,8 @@ class Linear:
         x = self._x
         if x is None:
             raise RuntimeError("backward() needs a forward call before it, one for each backward")
+        if self._library is not None:
+            return self._backward_on_device(dy, x, self._library)
         self._check("dy", dy, self.out_features)
         if dy.shape[:-1] != x.shape[:-1]:
             raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
@@ -207,7 +225,49 @@ class Linear:
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
         for gradient in self.gradients.values():
-            gradient.fill(0)
+            self._backend.clear(gradient)
+
+    def _forward_on_device(self, x: Any) -> Any:
+        library = self._backend.library("x", x)
+        x = self._taken("x", x, library, self.in_features)
+        y = library.empty((*x.shape[:-1], self.out_features), str(self.dtype))
+        rows, ones = _rows(y), self._ones(y)
+        matmul = partial(self._backend.core.matmul, stream=x.stream)
+        add = "bias" in self.parameters
+        if add:
+            matmul(ones, self.parameters["bias"][None], rows, transpose_a=True, transpose_b=False, add=False)
+        weight = self.parameters["weight"]
+        matmul(_rows(x), weight, rows, transpose_a=False, transpose_b=True, add=add)
+        self._x, self._library = x, library
+        return library.give(y)
+
+    def _backward_on_device(self, dy: Any, x: Array, library: Library) -> Any:
+        dy = self._taken("dy", dy, library, self.out_features)
+        if dy.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+        self._x = None
+        rows = _rows(dy)
+        matmul = partial(self._backend.core.matmul, stream=x.stream)
+        matmul(rows, _rows(x), self.gradients["weight"], transpose_a=True, transpose_b=False, add=True)
+        if "bias" in self.gradients:
+            bias = self.gradients["bias"][None]
+            matmul(self._ones(dy), rows, bias, transpose_a=False, transpose_b=False, add=True)
+        dx = library.empty(x.shape, str(self.dtype))
+        matmul(rows, self.parameters["weight"], _rows(dx), transpose_a=False, transpose_b=False, add=False)
+        return library.give(dx)
+
+    def _taken(self, name: str, value: Any, library: Library, width: int) -> Array:
+        array = library.take_float(name, value, str(self.dtype))
+        if array.ndim == 0 or array.shape[-1] != width:
+            raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
+        return library.place(array, str(self.dtype))
+
+    def _ones(self, array: Array) -> Array:
+        """Return a row of ones, by which a product sums the rows of an array, or repeats one."""
+        rows = math.prod(array.shape[:-1])
+        ones = self._backend.own.empty((1, rows), str(self.dtype))
+        ones[...] = 1
+        return ones
 
     def _check(self, name: str, array: Array, width: int) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
@@ -217,9 +277,17 @@ class Linear:
             raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
 
 
-def softmax_cross_entropy(
-    logits: Array, targets: ArrayLike, mask: ArrayLike | None = None
-) -> tuple[float, Array]:
+def _on_host(library: Library, name: str, value: Any) -> Any:
+    """Return an array of a device as NumPy's; lists and None as they are."""
+    return on_host(library.take(name, value)) if is_on_device(value) else value
+
+
+def _rows(array: Array) -> Array:
+    """View a contiguous device array as a matrix of its last axis."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def softmax_cross_entropy(logits: Any, targets: Any, mask: Any = None) -> tuple[float, Any]:
     """Mean cross entropy of softmax(logits) with integer targets, and its gradient in the logits.
 
     With p = softmax(logits), N scored positions and the one-hot target e,
@@ -230,7 +298,7 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits
-        (..., V), float32 or float64.
+        (..., V), float32 or float64; or an array on a CUDA device, of any float type.
     targets
         (...), integers in 0..V-1.
     mask
@@ -260,7 +328,14 @@ def softmax_cross_entropy(
     >>> round(loss / math.log(2), 6), dlogits
     (2.0, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
-    if not isinstance(logits, np.ndarray) or logits.dtype not in (np.float32, np.float64):
+    backend, library = backend_of_arrays([logits]), None
+    if backend is not CPU:
+        library = backend.library("logits", logits)
+        logits = library.take("logits", logits)
+        targets, mask = (_on_host(library, name, a) for name, a in (("targets", targets), ("mask", mask)))
+        if str(logits.dtype) not in DEVICE_DTYPES:
+            raise TypeError(f"logits are {logits.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
+    elif not isinstance(logits, np.ndarray) or logits.dtype not in (np.float32, np.float64):
         came = getattr(logits, "dtype", type(logits).__name__)
         raise TypeError(f"logits are {came}; expected a NumPy array of float32 or float64")
     if logits.ndim == 0 or logits.shape[-1] == 0:
@@ -281,6 +356,13 @@ def softmax_cross_entropy(
         raise ValueError("no position is scored: the mean over none is undefined")
     if chosen.min() < 0 or chosen.max() >= size:
         raise ValueError(f"targets range from {chosen.min()} to {chosen.max()}; expected 0..{size - 1}")
+
+    if library is not None:
+        logits = library.place(logits, logits.dtype)
+        dlogits = library.empty(logits.shape, logits.dtype)
+        numbers = library.place(np.where(scored, target, 0), "int64"), library.place(scored, "bool")
+        loss = backend.core.softmax_cross_entropy(logits, *numbers, dlogits, 1 / chosen.size, logits.stream)
+        return float(loss) / chosen.size, library.give(dlogits)
 
     rows = np.arange(chosen.size)
     p = logits[scored]  # a copy (N, V), which becomes the gradient in place
@@ -396,8 +478,8 @@ def _zeros_like(parameter: Array) -> Array:
     """Return zeros where the parameter is, of the dtype that it is computed in."""
     if isinstance(parameter, np.ndarray):
         return np.zeros_like(parameter)
-    dtype = parameter.dtype if parameter.dtype in DTYPES else "float32"
-    return _device.cuda_of_array(parameter).zeros(parameter.shape, dtype)
+    wide = parameter.dtype == "float64"
+    return _device.cuda_of_array(parameter).zeros(parameter.shape, "float64" if wide else "float32")
 
 
 class _Optimizer:

@@ -198,4 +198,58 @@ struct AdamUpdate {
   }
 };
 
+// Rows of logits [rows, width] and their targets: the loss of each row, -log softmax(logits)[target], and its
+// gradient times `scale`.  Where not scored both are 0, whatever the row holds.  One warp a row.
+template <class T>
+struct SoftmaxCrossEntropy {
+  static constexpr const char* kName = "softmax_cross_entropy";
+  static constexpr int kThreads = kArrayThreads;
+
+  struct Params {
+    Index rows = 0, width = 0;
+    const T* logits = nullptr;
+    const Index* targets = nullptr;
+    const std::uint8_t* scored = nullptr;
+    double scale = 1;
+    T* gradient = nullptr;
+    double* losses = nullptr;
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    using A = Compute<T>;
+    constexpr int kRows = kThreads / kWarp;
+    for (Index row = Index{x.block()} * kRows + x.warp(); row < p.rows; row += Index{x.blocks()} * kRows) {
+      const T* logits = p.logits + row * p.width;
+      T* gradient = p.gradient + row * p.width;
+      const bool scored = p.scored[row] != 0;
+      if (!scored) {
+        for (Index i = x.lane(); i < p.width; i += kWarp) gradient[i] = narrow<T>(A(0));
+        if (x.lane() == 0) p.losses[row] = 0;
+        continue;  // of all lanes: a warp has one row
+      }
+      A most = widen(logits[0]);
+      for (Index i = x.lane(); i < p.width; i += kWarp)
+        most = most < widen(logits[i]) ? widen(logits[i]) : most;
+      for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+        const A other = x.shuffle_xor(most, mask);
+        most = most < other ? other : most;
+      }
+      A sum = 0;
+      for (Index i = x.lane(); i < p.width; i += kWarp) sum += std::exp(widen(logits[i]) - most);
+      for (int mask = kWarp / 2; mask > 0; mask /= 2) sum += x.shuffle_xor(sum, mask);
+      const Index target = p.targets[row];
+      const A scale = static_cast<A>(p.scale);
+      for (Index i = x.lane(); i < p.width; i += kWarp) {
+        const A probability = std::exp(widen(logits[i]) - most) / sum;
+        gradient[i] = narrow<T>((i == target ? probability - 1 : probability) * scale);
+      }
+      if (x.lane() == 0) {
+        p.losses[row] =
+            static_cast<double>(std::log(sum)) - static_cast<double>(widen(logits[target]) - most);
+      }
+    }
+  }
+};
+
 }  // namespace fastrnn::cuda
