@@ -259,15 +259,16 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
   return a;
 }
 
-// `stream` is what the producer is told, which makes it wait for what the array is made of.
-DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream) {
+// The producer makes `stream` wait for what the array is made of, unless that is queued there already.
+DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, bool queued_there) {
   py::object capsule;
   const py::object producer = value.attr("__dlpack__");
+  const py::int_ told = queued_there ? py::int_(-1) : py::int_(stream);
   try {
-    capsule = producer(py::arg("stream") = stream, py::arg("max_version") = py::make_tuple(1, 0));
+    capsule = producer(py::arg("stream") = told, py::arg("max_version") = py::make_tuple(1, 0));
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
-    capsule = producer(py::arg("stream") = stream);  // from before version 1
+    capsule = producer(py::arg("stream") = told);  // from before version 1
   }
   const auto plain = py::reinterpret_borrow<py::capsule>(capsule);
   if (PyCapsule_IsValid(capsule.ptr(), dlpack::Versioned::kName))
@@ -491,7 +492,7 @@ void assign(const DeviceArray& array, const py::object& key, const py::object& v
   if (py::isinstance<DeviceArray>(value)) {
     from = value.cast<DeviceArray>();
   } else if (on_device(value)) {
-    from = py::hasattr(value, "__dlpack__") ? from_dlpack(value, handle_of(to.stream()))
+    from = py::hasattr(value, "__dlpack__") ? from_dlpack(value, handle_of(to.stream()), false)
                                             : from_cuda_array_interface(value, handle_of(to.stream()));
   } else {
     const py::module_ numpy = py::module_::import("numpy");
@@ -593,7 +594,7 @@ void register_device_array(py::module_& m) {
         return from_host(array, ElementType::of_name(dtype), device, stream_of(stream));
       },
       py::arg("array"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
-  m.def("from_dlpack", &from_dlpack, py::arg("array"), py::arg("stream"));
+  m.def("from_dlpack", &from_dlpack, py::arg("array"), py::arg("stream"), py::arg("queued_there") = false);
   m.def("from_cuda_array_interface", &from_cuda_array_interface, py::arg("array"), py::arg("stream"));
 }
 

@@ -81,8 +81,8 @@ def empty(shape: Sequence[int], dtype: str, device: int, stream: int) -> DeviceA
 def from_host(array: NDArray[Any], dtype: str, device: int, stream: int) -> DeviceArray:
     """Of the same dtype, or bfloat16 from float32."""
 
-def from_dlpack(array: Any, stream: int) -> DeviceArray:
-    """Share the memory of another library's array, ordered on `stream`."""
+def from_dlpack(array: Any, stream: int, queued_there: bool = False) -> DeviceArray:
+    """Share the memory of another library's array, ordered on `stream`, which waits for it if it must."""
 
 def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
 

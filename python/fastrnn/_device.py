@@ -137,8 +137,8 @@ def _is_device_array(value: Any) -> bool:
 # ----------------------------------------------------------------------------------------- streams
 
 
-def _current_stream(value: Any, index: int) -> int:
-    """Return the stream that the array's library is working on, in DLPack's numbers."""
+def _current_stream(value: Any, index: int) -> int | None:
+    """Return the stream that the array's library is working on, in DLPack's numbers; None if unknown."""
     if _is_device_array(value):
         return int(value.stream)
     package = type(value).__module__.partition(".")[0]
@@ -148,7 +148,7 @@ def _current_stream(value: Any, index: int) -> int:
     if package == "cupy" and library is not None:
         with library.cuda.Device(index):
             return int(library.cuda.get_current_stream().ptr) or LEGACY_STREAM
-    return LEGACY_STREAM
+    return None
 
 
 def _ambient_stream(index: int) -> int:
@@ -190,7 +190,9 @@ class DeviceLibrary(Library):
             _arrays.refuse_grad(name, value)
             try:
                 if hasattr(value, "__dlpack__"):
-                    array = self._core.from_dlpack(value, self._stream)
+                    stream = self._stream
+                    queued_there = _current_stream(value, self._backend.index) == stream
+                    array = self._core.from_dlpack(value, stream, queued_there)
                 else:
                     array = self._core.from_cuda_array_interface(value, self._stream)
             except Exception as error:  # whatever another library may raise
@@ -330,7 +332,7 @@ class Cuda(Backend):
             _arrays.take(name, value)
             export = _arrays.exporter(name, value)
             return DeviceLibrary(self, give=lambda array: export(array.numpy()))
-        stream = _current_stream(value, self.index)
+        stream = _current_stream(value, self.index) or LEGACY_STREAM
         if isinstance(value, self.core.DeviceArray) or not hasattr(value, "__dlpack__"):
             return DeviceLibrary(self, stream)
         torch = sys.modules.get("torch")
@@ -338,7 +340,7 @@ class Cuda(Backend):
             # Results of torch's own memory: its allocator knows of streams and of graphs that are captured.
             def empty(shape: tuple[int, ...], dtype: str) -> Array:
                 tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.name)
-                return self.core.from_dlpack(tensor, stream)
+                return self.core.from_dlpack(tensor, stream, True)
 
             return DeviceLibrary(self, stream, torch.from_dlpack, empty)
         return DeviceLibrary(self, stream, _arrays.exporter(name, value))

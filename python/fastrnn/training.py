@@ -2,8 +2,8 @@
 
 Everything works on *modules*: objects with two dictionaries of equal keys and shapes,
 ``parameters`` and ``gradients``, as every fastrnn layer has.  Gradients accumulate until
-``zero_grad()``; optimizers write the parameters in place.  Those of a layer on a CUDA device stay there:
-optimizers and clipping work on them by kernels, with float32 running means for 16-bit parameters.
+``zero_grad()``; optimizers write the parameters in place.  Everything also works on CUDA devices, by
+kernels on arrays that stay there; running means of 16-bit parameters are float32.
 
 Examples
 --------
