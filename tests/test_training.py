@@ -109,8 +109,8 @@ def test_linear_seed_makes_the_initial_values_reproducible():
             (lambda bad=bad: Linear(1, 1, dtype=bad), TypeError, f"dtype is {bad!r}; expected 'float32' or")
             for bad in ("int32", "foo", None)
         ],
-        (lambda: Linear(1, 1, dtype="float16"), TypeError, "dtype is 'float16'; expected .* 'float64'$"),
-        (lambda: Linear(1, 1, dtype="bfloat16"), TypeError, "dtype is 'bfloat16'; expected .* 'float64'$"),
+        (lambda: Linear(1, 1, dtype="float16"), TypeError, "dtype is 'float16'; expected .* 'float64'"),
+        (lambda: Linear(1, 1, dtype="bfloat16"), TypeError, "dtype is 'bfloat16'; expected .* 'float64'"),
         (lambda: Linear(1, 1, seed="a"), TypeError, r"seed is 'a' \(str\); expected an integer"),
         (lambda: Linear(1, 1, seed=-1), ValueError, "seed is -1; expected an integer of at least 0"),
         (
