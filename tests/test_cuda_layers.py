@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fastrnn
@@ -128,6 +130,52 @@ def test_kernels_read_a_caller_s_memory(monkeypatch: pytest.MonkeyPatch) -> None
     call = layer._pending.call  # type: ignore[union-attr]
     assert call.x.ptr == x.ptr
     assert call.x.shape == (T, B, IN)
+
+
+class Tensor(Library):
+    """A stand-in for torch.Tensor on a device, whose library works on a stream of its own."""
+
+    told: list[int] = []  # noqa: RUF012
+
+    def __dlpack__(self, stream: int, **options: Any) -> Any:
+        self.told.append(stream)
+        return self.array.__dlpack__(stream=-1, **options)
+
+
+Tensor.__module__ = "torch"
+
+
+def test_torch_allocates_results_and_names_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+
+    def empty(shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
+        assert device == "cuda:0"
+        made.append(Tensor(device_array(np.full(shape, np.nan, dtype))))
+        return made[-1]
+
+    current = SimpleNamespace(cuda_stream=0x77)
+    cuda = SimpleNamespace(is_initialized=lambda: True, current_stream=lambda index: current)
+    torch = SimpleNamespace(
+        Tensor=Tensor, cuda=cuda, empty=empty, from_dlpack=lambda array: array, float32="float32"
+    )
+    layer = fastrnn.GRU(IN, H, device="cuda", batch_first=True, seed=1)
+    expected, _ = layer(normal(B, T, IN))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    Tensor.told.clear()
+    y, h = layer(Tensor(device_array(normal(B, T, IN))))
+    # The stream of the caller is where the work is queued, so that nobody is asked to wait ...
+    assert set(Tensor.told) == {-1}
+    assert y.stream == h.stream == layer.parameters["bias_hh_l0"].stream == 0x77
+    # ... and results lie in the caller's memory.
+    assert [y.ptr, h.ptr] == [tensor.array.ptr for tensor in made]
+    np.testing.assert_array_equal(y.numpy(), expected)
+    # Another stream than that of the forward call has to be waited for.
+    current.cuda_stream = 0x99
+    dx, _ = layer.backward(Tensor(device_array(np.ones_like(expected))))
+    assert Tensor.told[-3] == 0x77
+    assert dx.shape == (B, T, IN)
+    layer.zero_grad()
+    assert layer.gradients["bias_hh_l0"].stream == 0x99
 
 
 @pytest.mark.parametrize("wrap", [Interface, lambda array: array], ids=["interface", "own"])
