@@ -205,8 +205,10 @@ def test_both_modes_give_the_same_bits_and_keep_the_arrays(cell: str, rng: np.ra
 BUSY: dict[str, Callable[[Any, np.ndarray], Any]] = {
     "call": lambda layer, x: layer(x),
     "backward": lambda layer, x: layer.backward(x),
+    "zero_grad": lambda layer, x: layer.zero_grad(),
     "train": lambda layer, x: layer.train(),
     "eval": lambda layer, x: layer.eval(),
+    "to": lambda layer, x: layer.to("cpu", "float64"),
     "load_state_dict": lambda layer, x: layer.load_state_dict(layer.state_dict()),
 }
 

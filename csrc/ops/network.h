@@ -131,7 +131,7 @@ class Stream {
   T *h_ = nullptr, *c_ = nullptr, *y_ = nullptr;
   std::vector<std::uint8_t> seen_;
   Scratch scratch_;
-  std::atomic<bool> busy_{false};
+  std::atomic<unsigned> user_{0};  // the process that has a thread inside, as stream.cpp numbers them
 };
 
 }  // namespace fastrnn

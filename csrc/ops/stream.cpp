@@ -54,6 +54,16 @@ BorrowedScratch::~BorrowedScratch() {
 
 // ---- streams
 
+namespace {
+
+// The number of this process: one more than its parent's.  fork() copies a stream that another thread is
+// inside, but not the thread, which would keep the child out for ever.
+std::atomic<unsigned> process{1};
+[[maybe_unused]] const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { process.fetch_add(1, std::memory_order_relaxed); });
+
+}  // namespace
+
 template <class T>
 class Stream<T>::Entry {
  public:
@@ -68,14 +78,16 @@ class Stream<T>::Entry {
 
 template <class T>
 void Stream<T>::enter() {
-  if (busy_.exchange(true, std::memory_order_acquire)) {
+  const unsigned own = process.load(std::memory_order_relaxed);
+  unsigned user = user_.load(std::memory_order_relaxed);
+  if (user == own || !user_.compare_exchange_strong(user, own, std::memory_order_acquire)) {
     throw std::runtime_error("this stream is in use by another thread; one thread at a time may use it");
   }
 }
 
 template <class T>
 void Stream<T>::leave() {
-  busy_.store(false, std::memory_order_release);
+  user_.store(0, std::memory_order_release);
 }
 
 template <class T>

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -78,6 +79,21 @@ class NamedArrays(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {array.dtype} {array.shape}" for name, array in self._arrays.items())
+
+
+# All there are, for a child to look through.
+_living: WeakSet[_Recurrent] = WeakSet()
+
+
+def _forget_other_threads() -> None:
+    """In a child, let go of what threads of its parent were using at the fork: the child has none of them."""
+    for layer in _living:
+        if layer._lock.locked():
+            layer._lock = threading.Lock()
+            layer._pending = "the process was forked while another thread was using the layer"
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 class _Recurrent(ABC):
@@ -147,6 +163,7 @@ class _Recurrent(ABC):
         self._saved = backend.reserve(spec)
         self._sums: list[Array] | None = None
         self._lock = threading.Lock()
+        _living.add(self)
 
     @classmethod
     def _shapes(cls, spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -245,11 +262,11 @@ class _Recurrent(ABC):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold what only one thread at a time may use or change; RuntimeError if another one does."""
-        lock = self._lock  # which to() replaces
+        lock = self._lock  # which to() and a fork replace
         if not lock.acquire(blocking=False):
             raise RuntimeError(
                 "this layer is in use by another thread: eval calls may run side by side, training calls, "
-                "backward, train(), eval() and load_state_dict() may not"
+                "backward, zero_grad(), train(), eval(), to() and load_state_dict() may not"
             )
         try:
             yield
@@ -305,8 +322,9 @@ class _Recurrent(ABC):
 
     def zero_grad(self) -> None:
         """Set all of `gradients` to zero, in place."""
-        for gradient in self._gradients.values():
-            self._backend.clear(gradient)
+        with self._alone():
+            for gradient in self._gradients.values():
+                self._backend.clear(gradient)
 
     def explain(self, x: Any) -> Report:
         """Tell which kernel a call with this x runs, and why not a faster one; computes nothing.
