@@ -223,22 +223,45 @@ def test_load_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format is not 1"),
-        ({"hidden_size": 13}, "could not broadcast"),
-        ({"num_layers": 1}, "weight_ih_l1"),
-        ({"cell": "mgu"}, "cell is 'mgu'; expected one of lstm, gru, rnn"),
+        ({"format": 2}, "it has format 2; expected 1"),
+        ({"hidden_size": 13}, r"layer.weight_hh_l0 has shape \(\d+, \d+\), expected \(\d+, 13\)"),
+        ({"hidden_size": 2**24}, "layer.weight_hh_l0 has shape"),
+        ({"num_layers": 1}, "unexpected layer.bias_hh_l1"),
+        ({"num_layers": 2**31 - 1}, "num_layers is 2147483647, but there are"),
+        ({"cell": "mgu"}, "cell is 'mgu'; expected one of 'lstm', 'gru', 'rnn'"),
         ({"characters": ""}, "characters is ''"),
-        ({"zoneout": 1}, "zoneout"),
+        ({"characters": ["a", "b"]}, "characters has type list; expected a string"),
+        (
+            {"zoneout": 1},
+            "it is described by .*, zoneout; expected format, cell, hidden_size, num_layers, ch",
+        ),
     ],
 )
 def test_load_refuses_what_does_not_fit(tmp_path, changes, message):
+    refuse_changed(tmp_path, message, lambda text: json.dumps(json.loads(text) | changes))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", "{}"])
+def test_load_refuses_other_descriptions(tmp_path, text):
+    refuse_changed(tmp_path, "", lambda _: text)
+
+
+@pytest.mark.parametrize("name", ["output.weight", "output.bias"])
+def test_load_refuses_sizes_that_could_be_broadcast(tmp_path, name):
+    refuse_changed(tmp_path, f"{name} has shape", lambda text: text, **{name: lambda array: array[:1]})
+
+
+def refuse_changed(tmp_path, message, change_description, **change_arrays):
     path = tmp_path / "model.safetensors"
     make_model().save(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         ((key, description),) = file.metadata().items()
-    changed = json.dumps(json.loads(description) | changes)
-    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, {key: changed})
-    with pytest.raises(ValueError, match=f"cannot read: .*{message}"):
+    arrays = safetensors.numpy.load_file(path)
+    arrays |= {name: change(arrays[name]) for name, change in change_arrays.items()}
+    safetensors.numpy.save_file(arrays, path, {key: change_description(description)})
+    with pytest.raises(
+        ValueError, match=f"holds a character model that this version cannot read: .*{message}"
+    ):
         CharacterModel.load(path)
 
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import fastrnn
+import numpy as np
 import pytest
+import safetensors.numpy
 from fastrnn import cli
 from fastrnn.charmodel import CharacterModel
 
@@ -216,7 +218,15 @@ def test_what_ends_a_training_early_leaves_a_model(error, text, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "model.safetensors: No such file or directory"), (b"no tensors", "is not a safetensors file")],
+    [
+        (None, "model.safetensors: No such file or directory"),
+        (b"no tensors", "is not a safetensors file"),
+        (
+            safetensors.numpy.save({"a": np.zeros(1)}, {"fastrnn character model": "[" * 100_000}),
+            "holds a character model that this version cannot read: maximum recursion depth",
+        ),
+    ],
+    ids=["missing", "other", "nested"],
 )
 def test_sample_without_a_model(tmp_path, content, message, capsys):
     path = tmp_path / "model.safetensors"

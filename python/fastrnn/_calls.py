@@ -334,6 +334,12 @@ def check_parameters(
     return arrays
 
 
+def check_num_layers(spec: Spec, arrays: Mapping[str, Array]) -> None:
+    """Refuse more layers than a file has arrays, before a list of so many shapes is made."""
+    if spec.num_layers > len(arrays):
+        raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(arrays)} arrays in all")
+
+
 class KernelMemory:
     """What holds memory of the kernels: it can be neither copied nor pickled."""
 

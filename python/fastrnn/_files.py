@@ -4,27 +4,56 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AnyPath", "read", "write"]
+__all__ = ["CHARACTER_MODEL", "LAYER", "AnyPath", "load", "write"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Arrays = Mapping[str, NDArray[Any]]
-
-_LOADERS = {
-    "fastrnn": "a layer: read it with fastrnn.load(path)",
-    "fastrnn character model": "a character model: read it with fastrnn.charmodel.CharacterModel.load(path)",
-}
-"""What a file with this key in its metadata holds."""
+T = TypeVar("T")
 
 
-def write(path: AnyPath, arrays: Arrays, key: str, description: dict[str, Any]) -> None:
-    """Write arrays, with their description under one key of the metadata.
+@dataclass(frozen=True)
+class Kind:
+    """What a file may hold."""
+
+    what: str
+    key: str
+    """Of its description in the metadata."""
+    entries: tuple[str, ...]
+    """What the description has, beside the format."""
+    format: int
+    loader: str
+    advice: str
+    """For who has a file without the key."""
+
+
+LAYER = Kind(
+    what="a layer",
+    key="fastrnn",
+    entries=("class", "arguments", "seed", "calls"),
+    format=1,
+    loader="fastrnn.load(path)",
+    advice="build the layer and use load_state_dict(safetensors.numpy.load_file(path))",
+)
+CHARACTER_MODEL = Kind(
+    what="a character model",
+    key="fastrnn character model",
+    entries=("cell", "hidden_size", "num_layers", "characters"),
+    format=1,
+    loader="fastrnn.charmodel.CharacterModel.load(path)",
+    advice="python -m fastrnn train makes one that has it",
+)
+
+
+def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]) -> None:
+    """Write arrays, with their description in the metadata.
 
     The file appears complete or not at all: an existing one is replaced once the new one is written.
     """
@@ -32,7 +61,8 @@ def write(path: AnyPath, arrays: Arrays, key: str, description: dict[str, Any]) 
 
     name = os.fsdecode(path)
     contents = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {key: json.dumps(description)}
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {kind.key: json.dumps({"format": kind.format} | description)},
     )
     partial = Path(f"{name}.partial")
     try:
@@ -42,17 +72,27 @@ def write(path: AnyPath, arrays: Arrays, key: str, description: dict[str, Any]) 
         partial.unlink(missing_ok=True)
 
 
-def read(path: AnyPath, key: str, advice: str) -> tuple[dict[str, NDArray[Any]], str]:
-    """Read the arrays and the description, still as JSON text, that `write` wrote under the same key.
+def load(path: AnyPath, kind: Kind, make: Callable[[dict[str, Any], Arrays], T]) -> T:
+    """Return what `make` makes of the description and the arrays in a file of `write`.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no safetensors file, has a tensor that NumPy has no dtype for, or has no such description;
-        then the message says what else it holds, or ends in the advice.
+        If it is no safetensors file, has a tensor that NumPy has no dtype for, holds something else, or
+        something that `make` raises TypeError or ValueError for.
     """
+    arrays, text = _read(path, kind)
+    try:
+        return make(_description(text, kind), arrays)
+    except (RecursionError, TypeError, ValueError) as error:
+        name = os.fsdecode(path)
+        raise ValueError(f"{name} holds {kind.what} that this version cannot read: {error}") from error
+
+
+def _read(path: AnyPath, kind: Kind) -> tuple[Arrays, str]:
+    """Read the arrays and the description, still as JSON text."""
     import safetensors
 
     name = os.fsdecode(path)
@@ -61,17 +101,30 @@ def read(path: AnyPath, key: str, advice: str) -> tuple[dict[str, NDArray[Any]],
     try:
         with safetensors.safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
-            other = next((what for known, what in _LOADERS.items() if known in metadata), None)
-            if key not in metadata and other is not None:
-                raise ValueError(f"{name} holds {other}")
-            if key not in metadata:
+            if kind.key not in metadata:
+                for other in LAYER, CHARACTER_MODEL:
+                    if other.key in metadata:
+                        raise ValueError(f"{name} holds {other.what}: read it with {other.loader}")
                 raise ValueError(
-                    f"{name} was not written by save(): its metadata has no {key!r} entry; {advice}"
+                    f"{name} was not written by save(): its metadata has no {kind.key!r} entry; {kind.advice}"
                 )
             arrays = {entry: _tensor(name, file, entry) for entry in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{name} is not a safetensors file: {error}") from error
-    return arrays, metadata[key]
+    return arrays, metadata[kind.key]
+
+
+def _description(text: str, kind: Kind) -> dict[str, Any]:
+    """Parse and check the description; without the format."""
+    description = json.loads(text)
+    expected = ("format", *kind.entries)
+    if not isinstance(description, dict) or "format" not in description:
+        raise ValueError(f"it is described by {description!r}; expected an object with {', '.join(expected)}")
+    if description["format"] != kind.format:
+        raise ValueError(f"it has format {description['format']!r}; expected {kind.format}")
+    if set(description) != set(expected):
+        raise ValueError(f"it is described by {', '.join(description)}; expected {', '.join(expected)}")
+    return {entry: description[entry] for entry in kind.entries}
 
 
 def _tensor(name: str, file: Any, entry: str) -> NDArray[Any]:

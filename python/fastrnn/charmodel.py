@@ -9,27 +9,26 @@ the next, so that only gradients, not memory, end at a chunk's border.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _files
+from ._backends import CPU, Array
+from ._calls import check_num_layers, check_parameters
 from .layers import GRU, LSTM, RNN
-from .layouts import integer
+from .layouts import Spec, integer
 from .training import Linear, softmax_cross_entropy
 
 __all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-_METADATA_KEY = "fastrnn character model"
-_FORMAT = 1
 
 CellName = Literal["lstm", "gru", "rnn"]
 Tokens = NDArray[np.int64]
@@ -49,6 +48,8 @@ class Vocabulary:
     """
 
     def __init__(self, characters: str) -> None:
+        if not isinstance(characters, str):
+            raise TypeError(f"characters has type {type(characters).__name__}; expected a string")
         if not characters or len(set(characters)) != len(characters):
             raise ValueError(f"characters is {characters!r}; expected at least one, and each once")
         self.characters = characters
@@ -288,7 +289,6 @@ class CharacterModel:
         The file appears complete or not at all: an interrupted save leaves an older one as it was.
         """
         description = {
-            "format": _FORMAT,
             "cell": self.cell,
             "hidden_size": self.layer.hidden_size,
             "num_layers": self.layer.num_layers,
@@ -296,7 +296,7 @@ class CharacterModel:
         }
         arrays = {f"layer.{name}": array for name, array in self.layer.parameters.items()}
         arrays |= {f"output.{name}": array for name, array in self.output.parameters.items()}
-        _files.write(path, arrays, _METADATA_KEY, description)
+        _files.write(path, _files.CHARACTER_MODEL, arrays, description)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CharacterModel:
@@ -309,17 +309,21 @@ class CharacterModel:
         ValueError
             It is no file of `save`.
         """
-        arrays, text = _files.read(path, _METADATA_KEY, "python -m fastrnn train makes one that has it")
-        try:
-            description = json.loads(text)
-            if description.pop("format") != _FORMAT:
-                raise ValueError(f"its format is not {_FORMAT}")
-            model = cls(Vocabulary(description.pop("characters")), **description)
-            for name, parameter in model.output.parameters.items():
-                parameter[...] = arrays.pop(f"output.{name}")
-            model.layer.load_state_dict({name.removeprefix("layer."): a for name, a in arrays.items()})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)} holds a character model that this version cannot read: {error}"
-            ) from error
+        return _files.load(path, _files.CHARACTER_MODEL, cls._described)
+
+    @classmethod
+    def _described(cls, description: dict[str, Any], arrays: Mapping[str, Array]) -> CharacterModel:
+        """Make the model that `save` described; sizes are compared before anything is allocated."""
+        vocabulary = Vocabulary(description.pop("characters"))
+        spec = Spec(input_size=len(vocabulary), **description)
+        check_num_layers(spec, arrays)
+        output = {"weight": (len(vocabulary), spec.hidden_size), "bias": (len(vocabulary),)}
+        shapes = {f"layer.{name}": shape for name, shape in spec.parameter_shapes().items()}
+        shapes |= {f"output.{name}": shape for name, shape in output.items()}
+        checked = check_parameters(CPU.own, "parameters", shapes, arrays, spec.dtype, cast=True)
+
+        model = cls(vocabulary, spec.cell, spec.hidden_size, spec.num_layers)
+        own = [*model.layer.parameters.values(), *model.output.parameters.values()]
+        for parameter, array in zip(own, checked, strict=True):
+            parameter[...] = array
         return model

@@ -114,7 +114,7 @@ def _sample(options: argparse.Namespace) -> None:
         raise UsageError(f"{path} is not a file")
     try:
         model = CharacterModel.load(path)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise UsageError(error) from error
     model.layer.eval()
     prompt = NEW_LINE if options.prompt is None else options.prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
@@ -11,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 from weakref import WeakSet
 
@@ -31,6 +31,7 @@ from ._calls import (
     State,
     check_call,
     check_incoming,
+    check_num_layers,
     check_parameters,
     run_backward,
     run_forward,
@@ -404,14 +405,13 @@ class _Recurrent(ABC):
             If it cannot be written.
         """
         description = {
-            "format": _FORMAT,
             "class": next(name for name, kind in _KINDS.items() if isinstance(self, kind)),
             "arguments": {name: getattr(self, name) for name in self._arguments},
             "seed": self._seed,
             "calls": self._backend.calls_made(self._saved, self._calls),
         }
         arrays = {name: on_host(array) for name, array in self._parameters.items()}
-        _files.write(path, arrays, _METADATA_KEY, description)
+        _files.write(path, _files.LAYER, arrays, description)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -1068,8 +1068,6 @@ class RNNCell(_Cell):
 
 # ------------------------------------------------------------------------------------------- files
 
-_METADATA_KEY = "fastrnn"
-_FORMAT = 1
 _KINDS: dict[str, type[_Recurrent]] = {
     kind.__name__: kind for kind in (LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)
 }
@@ -1108,24 +1106,12 @@ def load(path: _files.AnyPath, device: str = "cpu") -> Any:
     ...     fastrnn.load(folder + "/model.safetensors")
     GRU(3, 4)
     """
-    parameters, text = _files.read(
-        path, _METADATA_KEY, "build the layer and use load_state_dict(safetensors.numpy.load_file(path))"
-    )
     backend = backend_of_device(device)
-    try:
-        return _described(backend, json.loads(text), parameters)
-    except (RecursionError, TypeError, ValueError) as error:
-        name = os.fsdecode(path)
-        raise ValueError(f"{name} holds a layer that this version cannot read: {error}") from error
+    return _files.load(path, _files.LAYER, partial(_described, backend))
 
 
-def _described(backend: Backend, description: Any, parameters: Mapping[str, Array]) -> _Recurrent:
+def _described(backend: Backend, description: dict[str, Any], parameters: Mapping[str, Array]) -> _Recurrent:
     """Make the layer that `_Recurrent.save` described; sizes are compared before anything is allocated."""
-    keys = ("format", "class", "arguments", "seed", "calls")
-    if not isinstance(description, dict) or any(key not in description for key in keys):
-        raise ValueError(f"it is described by {description!r}; expected an object with {', '.join(keys)}")
-    if description["format"] != _FORMAT:
-        raise ValueError(f"it has format {description['format']}; expected {_FORMAT}")
     name = description["class"]
     if not isinstance(name, str) or name not in _KINDS:
         raise ValueError(f"its class is {name!r}; expected one of {', '.join(_KINDS)}")
@@ -1138,8 +1124,7 @@ def _described(backend: Backend, description: Any, parameters: Mapping[str, Arra
     if options.get("peephole") is False:
         options["peephole"] = "none"
     spec = Spec(name.removesuffix("Cell").lower(), **options)  # type: ignore[arg-type]
-    if spec.num_layers > len(parameters):
-        raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(parameters)} arrays in all")
+    check_num_layers(spec, parameters)
     backend.check_dtype(spec.dtype)
     arrays = check_parameters(
         backend.own, "parameters", kind._shapes(spec), parameters, spec.dtype, cast=True
