@@ -272,21 +272,28 @@ void check_close(const char* what, const Values& got, const Values& expected, do
   }
 }
 
-// How far off a result of type T may be, of the largest value there is. One rounding to T is half of `unit`.
-// Every step of every layer rounds h once, and in backward dG and the gates; the weights of the tests,
-// uniform in 1/sqrt(H), keep or shrink what went before. Sums of n products in T itself, where that is float
-// or double, add sqrt(n) roundings.
+Values joined(const std::vector<Values>& all) {
+  Values to;
+  for (const Values& one : all) to.insert(to.end(), one.begin(), one.end());
+  return to;
+}
+
+// How far off a result of type T may be, of the largest value there is. `unit` is twice the largest error of
+// one rounding. 16-bit types round nine values a unit in a step of a layer: h, four gates, four columns of
+// dG. Sums of n products in float or double round n times. Such errors are independent and add up as the
+// square root of their number; twice that is allowed. The weights of the tests, uniform in 1/sqrt(H), keep or
+// shrink what went before.
 template <class T>
 double tolerance(const Case& c) {
-  const bool narrow_type = sizeof(T) == 2;
   const double unit = std::is_same_v<T, double>   ? 0x1p-52
                       : std::is_same_v<T, float>  ? 0x1p-23
                       : std::is_same_v<T, half_t> ? 0x1p-10
                                                   : 0x1p-7;
   const LayerShape& s = c.network.first;
   const double walk = static_cast<double>(c.steps * c.network.layers);
-  const double sum = std::sqrt(static_cast<double>(s.input + s.gate_rows() + c.steps * c.batch));
-  double allowed = unit * walk * (narrow_type ? 1 : sum);
+  const double roundings =
+      sizeof(T) == 2 ? 9 : static_cast<double>(s.input + s.gate_rows() + c.steps * c.batch);
+  double allowed = unit * std::sqrt(walk * roundings);
   if (c.products == cuda::Products::bf16x3) allowed += 0x1p-16 * walk;  // the product that is left out, lo lo
   return allowed;
 }
@@ -294,7 +301,9 @@ double tolerance(const Case& c) {
 template <class T>
 void compare(const Case& c) {
   const Inputs in(c);
+  const std::size_t memory = cuda::emulated::live_bytes();
   const Outputs expected = on_cpu(c, in), got = on_device<T>(c, in);
+  CHECK(cuda::emulated::live_bytes() == memory);
   const double allowed = tolerance<T>(c);
   const int before = check::failures;
   check_close("y", got.y, expected.y, allowed);
@@ -307,9 +316,9 @@ void compare(const Case& c) {
     check_close("dc0", got.dc0, expected.dc0, allowed);
   }
   if (!c.tokens) check_close("dx", got.dx, expected.dx, allowed);
-  for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
-    check_close("a gradient of parameters", got.gradients[i], expected.gradients[i], allowed);
-  }
+  // Against the largest of them all: the terms of one that is small by itself are as large as those of the
+  // rest.
+  check_close("the gradients of parameters", joined(got.gradients), joined(expected.gradients), allowed);
   if (check::failures != before) {
     const LayerShape& s = c.network.first;
     check::fail("the case", 0,
@@ -356,35 +365,30 @@ Case ragged(const Network& n) {
   return c;
 }
 
-template <class T>
-void compare_all() {
-  for (const Network& n : networks()) {
-    compare<T>({n, 5, 3});
-    compare<T>(ragged(n));
-  }
-}
-
 }  // namespace
 
-TEST(stack_float) { compare_all<float>(); }
-TEST(stack_double) { compare_all<double>(); }
-TEST(stack_half) { compare_all<half_t>(); }
-TEST(stack_bfloat16) { compare_all<bfloat16_t>(); }
+TEST(stack_of_whole_batches) {
+  for (const Network& n : networks()) compare<double>({n, 5, 3});
+}
+
+TEST(stack_with_lengths_and_resets) {
+  for (const Network& n : networks()) {
+    compare<float>(ragged(n));
+    compare<double>(ragged(n));
+    compare<half_t>(ragged(n));
+    compare<bfloat16_t>(ragged(n));
+  }
+}
 
 TEST(stack_strides) {
   for (const Network& n : networks()) {
     Case c{n, 4, 3};
-    c.batch_first = true;
-    compare<double>(c);
-    c.batch_first = false;
     c.pad = 2;
     compare<float>(c);
     c = ragged(n);
     c.batch_first = true;
     c.pad = 1;
     compare<half_t>(c);
-    c.batch_first = false;
-    compare<double>(c);
   }
 }
 
@@ -407,9 +411,8 @@ TEST(stack_tokens) {
 
 TEST(stack_without_states_or_dy) {
   for (const Network& n : networks()) {
-    Case c{n, 4, 2};
+    Case c{n, 3, 2};
     c.states = false;
-    compare<double>(c);
     compare<half_t>(c);
     c.states = true;
     c.outputs = false;
@@ -422,7 +425,7 @@ TEST(stack_of_nothing_and_one) {
     compare<double>({n, 3, 0});
     compare<bfloat16_t>({n, 1, 0});
     compare<double>({n, 1, 1});
-    compare<float>({n, 1, 4, {1, 0, 1, 1}});
+    compare<half_t>({n, 1, 4, {1, 0, 1, 1}});
     compare<double>({n, 2, 2, {0, 0}});
   }
 }
@@ -465,15 +468,6 @@ TEST(stack_tile_edges) {
     n.first.cell = Cell::gru;
     compare<bfloat16_t>({n, 2, 2});
   }
-}
-
-TEST(stack_keeps_no_memory) {
-  const std::size_t before = cuda::emulated::live_bytes();
-  for (const Network& n : networks()) compare<float>(ragged(n));
-  Network n;
-  n.first.input = n.first.hidden = 4;
-  CHECK_THROWS(cuda::forward<float>({}, n, {}, {}, nullptr), std::invalid_argument, "missing or too many");
-  CHECK(cuda::emulated::live_bytes() == before);
 }
 
 TEST(stack_refuses_a_reserve_of_another_call) {
