@@ -920,6 +920,13 @@ class _Cell(_Recurrent):
         ------
         TypeError, ValueError
             For an argument of the wrong type, dtype, shape or value; nothing has changed then.
+        RuntimeError
+            In training mode, while another thread is in a call that may not run beside it.
+
+        Notes
+        -----
+        In training mode x and state are kept, not copied, and must not change before backward; nor must
+        the parameters.
         """
         call = check_call(self._backend, self._spec, self._layouts(), x, state)
         _, state_n, _ = self._run(call)
