@@ -253,7 +253,7 @@ class _Recurrent(ABC):
             if self._packed is None:
                 own = list(self._parameters.values())
                 packed = Packed(self._backend, self._spec, self._backend.fixed(own))
-                for array in self._parameters.values():
+                for array in own:
                     array.flags.writeable = False
                 self._repacked = None
                 self._pending = "eval() dropped it"
@@ -479,6 +479,15 @@ class _Layer(_Recurrent):
 
     __slots__ = ()
 
+    def __init__(self, spec: Spec, batch_first: object, device: object, seed: object) -> None:
+        super().__init__(spec, batch_first, device, seed)
+        if spec.dropout and spec.num_layers == 1:
+            warnings.warn(
+                f"dropout={spec.dropout} has no effect: it acts between layers, and num_layers is 1",
+                UserWarning,
+                stacklevel=3,
+            )
+
     @property
     def num_layers(self) -> int:
         """L: layers of the stack."""
@@ -594,15 +603,6 @@ class _Layer(_Recurrent):
         return Stream(self, batch)
 
 
-def _warn_of_useless_dropout(dropout: float, num_layers: int) -> None:
-    if dropout and num_layers == 1:
-        warnings.warn(
-            f"dropout={dropout} has no effect: it acts between layers, and num_layers is 1",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
 class LSTM(_Layer):
     """Long short-term memory.
 
@@ -716,7 +716,6 @@ class LSTM(_Layer):
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
-        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
 
     @property
     def peephole(self) -> bool | str:
@@ -804,7 +803,6 @@ class GRU(_Layer):
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
-        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
 
     @property
     def reset_after(self) -> bool:
@@ -881,7 +879,6 @@ class RNN(_Layer):
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
-        _warn_of_useless_dropout(spec.dropout, spec.num_layers)
 
     @property
     def nonlinearity(self) -> Nonlinearity:
@@ -1113,8 +1110,7 @@ def load(path: _files.AnyPath, device: str = "cpu") -> Any:
     ...     fastrnn.load(folder + "/model.safetensors")
     GRU(3, 4)
     """
-    backend = backend_of_device(device)
-    return _files.load(path, _files.LAYER, partial(_described, backend))
+    return _files.load(path, _files.LAYER, partial(_described, backend_of_device(device)))
 
 
 def _described(backend: Backend, description: dict[str, Any], parameters: Mapping[str, Array]) -> _Recurrent:
