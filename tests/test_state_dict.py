@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from fastrnn import layers
-from fastrnn._backends import on_host
+from fastrnn._backends import Cpu, on_host
 from fastrnn.layouts import DTYPES
 from nested import assert_equal
 from tolerances import assert_same_bits
@@ -103,11 +103,18 @@ def test_nothing_has_changed_if_memory_runs_out(device: str, monkeypatch: pytest
     def fail(*arguments: Any) -> None:
         raise MemoryError
 
-    for owner, name in (layers, "Packed"), (type(layer._backend), "array"):
+    for owner, name, change in (
+        (layers, "Packed", lambda: layer.load_state_dict(other.state_dict())),
+        (type(layer._backend), "array", lambda: layer.load_state_dict(other.state_dict())),
+        (Cpu, "array", lambda: layer.to("cpu", "float64")),
+        (Cpu, "zeros", lambda: layer.to("cpu", "float64")),
+        (Cpu, "reserve", lambda: layer.to("cpu", "float64")),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             with pytest.raises(MemoryError):
-                layer.load_state_dict(other.state_dict())
+                change()
+        assert (layer.dtype, layer.device, layer.training) == (other.dtype, other.device, False)
         assert_same_dict({name: on_host(a) for name, a in layer.parameters.items()}, before)
         assert_equal(layer(x), expected)
 

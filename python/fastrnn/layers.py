@@ -143,25 +143,28 @@ class _Recurrent(ABC):
         gradients: Mapping[str, Array],
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
+        # All that may fail comes before the first attribute, since to() changes a layer that is in use.
         backend.check_dtype(spec.dtype)
+        own = {name: backend.array(array, spec.dtype) for name, array in parameters.items()}
+        sums = {name: backend.zeros(array.shape, spec.dtype) for name, array in own.items()}
+        for name, gradient in gradients.items():
+            sums[name][...] = gradient
+        saved = backend.reserve(spec)
+
         self._backend = backend
         self._spec = spec
         self._batch_first = batch_first
         self._seed = seed
         self._calls = calls
-        self._parameters = NamedArrays({k: backend.array(a, spec.dtype) for k, a in parameters.items()})
-        self._gradients = NamedArrays(
-            {k: backend.zeros(a.shape, spec.dtype) for k, a in self._parameters.items()}
-        )
-        for name, gradient in gradients.items():
-            self._gradients[name][...] = gradient
+        self._parameters = NamedArrays(own)
+        self._gradients = NamedArrays(sums)
         # The weights of eval mode, None in training mode: which mode it is, calls learn by reading this once.
         self._packed: Packed | None = None
         # The call that backward goes back through, or why there is none.
         self._pending: Reserve | str = "there was none"
         # Memory of the last training call, kept to be reused by the next.
         self._repacked: Packed | None = None
-        self._saved = backend.reserve(spec)
+        self._saved = saved
         self._sums: list[Array] | None = None
         self._lock = threading.Lock()
         _living.add(self)
