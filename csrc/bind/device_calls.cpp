@@ -269,7 +269,7 @@ void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const DeviceArr
   args.y = work.mutable_rows<T>(y, {args.steps, args.batch, n.output()}, "y");
   args.h_n = work.mutable_pointer<T>(h_n, {n.parts(), args.batch, n.first.recurrent()}, "h_n");
   if (c_n) args.c_n = work.mutable_pointer<T>(*c_n, {n.parts(), args.batch, n.first.hidden}, "c_n");
-  if (n.first.cell == Cell::lstm && !args.c_n) throw py::value_error("c_n is needed for an LSTM");
+  if (n.first.cell == Cell::lstm && !c_n) throw py::value_error("c_n is needed for an LSTM");
   Reserve<T>* saved = reserve ? &reserve->fill<T>(dn.device, work.stream()) : nullptr;
   const cuda::Options options{float32_products, reserve ? reserve->counter(work.stream()) : nullptr};
   run_sized("forward", n, args.steps, args.batch,
@@ -303,7 +303,7 @@ void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parame
   }
   args.dh0 = work.mutable_pointer<T>(dh0, h_shape, "dh0");
   if (dc0) args.dc0 = work.mutable_pointer<T>(*dc0, c_shape, "dc0");
-  if (n.first.cell == Cell::lstm && !args.dc0) throw py::value_error("dc0 is needed for an LSTM");
+  if (n.first.cell == Cell::lstm && !dc0) throw py::value_error("dc0 is needed for an LSTM");
   run_sized("backward", n, steps, batch,
             [&] { cuda::backward<T>(work.stream(), n, args, saved, {float32_products, nullptr}); });
 }
