@@ -131,6 +131,16 @@ def test_strides_and_byte_order_do_not_matter(cell: str, rng: np.random.Generato
     assert_equal(layer(repeated), layer(repeated.copy()))
 
 
+def test_the_stride_of_an_axis_of_length_1_does_not_matter(rng: np.random.Generator) -> None:
+    layer = fastrnn.GRU(IN, H, seed=1).eval()
+    record = np.dtype([("x", "float32", (B, IN)), ("rest", "V2")])  # of a size that no float divides
+    rows = np.zeros(T, record)["x"][:1]
+    rows[...] = normal(rng, 1, B, IN)
+    assert rows.strides[0] % rows.itemsize
+    assert_equal(layer(rows), layer(rows.copy()))
+    assert_equal(layer(rows.swapaxes(0, 1)), layer(rows.swapaxes(0, 1).copy()))
+
+
 def test_flags_may_be_lists(rng: np.random.Generator) -> None:
     layer, x, reset = fastrnn.GRU(IN, H, seed=1).eval(), normal(rng, T, B, IN), rng.random((T, B)) < 0.4
     assert_equal(layer(x, reset=reset.tolist()), layer(x, reset=reset))

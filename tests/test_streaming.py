@@ -67,6 +67,23 @@ def test_run_follows_batch_first(rng: np.random.Generator) -> None:
     assert y.flags.c_contiguous
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 5, 6, 8, 48])  # one thread has less or more than a tile of rows
+@pytest.mark.parametrize("cls", [fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN])
+def test_a_step_takes_the_buffer_that_the_last_one_returned(
+    cls: Any, batch: int, layers: int, rng: np.random.Generator
+) -> None:
+    layer = cls(70, 70, layers, seed=1).eval()  # more units than two tiles have
+    fed_back, copied = layer.stream(batch=batch), layer.stream(batch=batch)
+    x = normal(rng, batch, 70)
+    y, expected = fed_back.step(x), copied.step(x)
+    for _ in range(3):
+        y, expected = fed_back.step(y), copied.step(expected.copy())
+        assert_same_bits(y, expected)
+    some = np.arange(batch)[::2]
+    assert_same_bits(fed_back.step(y[: len(some)], some), copied.step(expected[: len(some)].copy(), some))
+
+
 @each_layer
 def test_rows_advance_alone(name: str, rng: np.random.Generator) -> None:
     layer = build(name)

@@ -92,9 +92,10 @@ Rows<const T> rows(const py::array& a, Index steps, Index batch, Index width, co
   if (a.size() == 0) return {static_cast<const T*>(a.data()), 0, 0};  // NumPy gives empty arrays any strides
   if (width > 1 && a.strides(2) != item)
     throw py::value_error(std::string(name) + " must have unit stride in its last axis");
-  if (a.strides(0) % item || a.strides(1) % item)
-    throw py::value_error(std::string(name) + " has strides between elements");
-  return {static_cast<const T*>(a.data()), a.strides(0) / item, a.strides(1) / item};
+  // An axis of length 1 is never stepped along, and may have any stride.
+  const py::ssize_t time = steps > 1 ? a.strides(0) : 0, row = batch > 1 ? a.strides(1) : 0;
+  if (time % item || row % item) throw py::value_error(std::string(name) + " has strides between elements");
+  return {static_cast<const T*>(a.data()), time / item, row / item};
 }
 template <class T>
 Rows<T> mutable_rows(py::array& a, Index steps, Index batch, Index width, const char* name) {

@@ -288,7 +288,7 @@ class Walk {
   // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the
   // gradient are dealt out in slices.
   void outer_product(const T* a, Index stride, Index count, const T* panels, Index units, T* gradient) {
-    const Range mine = share_.slice(count, kernels_.tile_rows);
+    const Range mine = share_.slice(count, kernels_.rows_of_tile(1));
     for (Index row = mine.first; row < mine.last; ++row) {
       list_.columns[row] = a + row;
       list_.gradient[row] = gradient + row * units;

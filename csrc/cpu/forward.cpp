@@ -27,14 +27,13 @@ struct Lists {
   const T** x;
   std::int64_t* tokens;
   T** block_pre;
-  T **pre, **c, **h, **y, **reset_h;
+  T **c, **h, **y, **reset_h;
   const T **h_prev, **c_prev;
 
   Lists(Arena arena, Index block_rows, Index B)
       : x(arena.take<const T*>(block_rows)),
         tokens(arena.take<std::int64_t>(block_rows)),
         block_pre(arena.take<T*>(block_rows)),
-        pre(arena.take<T*>(B)),
         c(arena.take<T*>(B)),
         h(arena.take<T*>(B)),
         y(arena.take<T*>(B)),
@@ -49,11 +48,11 @@ struct Lists {
 }  // namespace
 
 template <class T>
-bool fuses_input(const LayerShape& shape, Index batch, bool tokens, int tile_rows) {
+bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Kernels<T>& kernels) {
   if (tokens || shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after))
     return false;
   const Index weight_bytes = shape.gate_rows() * shape.input * static_cast<Index>(sizeof(T));
-  return batch >= (weight_bytes <= kNearBytes ? tile_rows : kBlockRows);
+  return rows >= (weight_bytes <= kNearBytes ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
 }
 
 template <class T>
@@ -61,15 +60,11 @@ void ForwardCall<T>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
-  const Index rows = std::max<Index>({kBlockBytes / row_bytes, kBlockRows, 1});
-  fused = fuses_input<T>(s, B, this->tokens, this->kernels->tile_rows);
-  block =
-      fused ? 1
-            : std::clamp<Index>(rows / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
-  const Index block_rows = block * B;
+  // A block has at least one step of all rows, and no more rows than there are.
+  block_rows = std::min(std::max({kBlockBytes / row_bytes, kBlockRows, B}), this->schedule->steps() * B);
   // In training the gates of the reserve are computed in place.
-  pre = this->gates || fused ? nullptr : arena.take<T>(block_rows * GH);
-  dropped = this->dropout ? arena.take<T>(block_rows * s.input) : nullptr;
+  pre = this->gates ? nullptr : arena.take<T>(threads * block_rows * GH);
+  dropped = this->dropout ? arena.take<T>(threads * block_rows * s.input) : nullptr;
   hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
   reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;
   zeros = arena.take_zeroed<T>(s.hidden);
@@ -89,13 +84,11 @@ void forward(const ForwardCall<T>& call, const Share& share) {
   const bool lstm = shape.cell == Cell::lstm;
   const Range panels = share.panels(H, kernels.lanes);
 
-  const Lists<T> list(Arena(call.lists + call.list_bytes * share.tid), call.block * B, B);
+  const Lists<T> list(Arena(call.lists + call.list_bytes * share.tid), call.block_rows, B);
+  // By rows, each thread goes through the sequence at its own pace, with blocks of its own.
+  const Index slab = (share.by_units ? 0 : share.tid) * call.block_rows;
 
   auto state_row = [&](Index b) { return call.state_rows ? call.state_rows[b] : b; };
-  auto pre_row = [&](Index step, Index first_step, Index j) {
-    if (call.gates) return call.gates + (schedule.time(step, j, call.reverse) * B + schedule.row(j)) * GH;
-    return call.pre ? call.pre + ((step - first_step) * B + j) * GH : nullptr;
-  };
 
   // A row of no steps keeps its state.
   for (Index j = share.tid; j < schedule.batch(); j += share.threads) {
@@ -105,8 +98,12 @@ void forward(const ForwardCall<T>& call, const Share& share) {
     if (lstm) copy(call.c0 ? call.c0 + state * H : call.zeros, call.c_n + state * H, H);
   }
 
-  for (Index first = 0; first < schedule.steps(); first += call.block) {
-    const Index last = std::min(first + call.block, schedule.steps());
+  Index last = 0;
+  for (Index first = 0; first < schedule.steps(); first = last) {
+    // Later steps have no more rows than this one.
+    const Index most = share.rows_of(schedule.active(first));
+    const bool fused = fuses_input(shape, most, call.tokens, kernels);
+    last = fused ? first + 1 : std::min(first + call.block_rows / std::max<Index>(most, 1), schedule.steps());
 
     // ---- W_ih x + b of the block
     Index rows = 0;
@@ -115,11 +112,11 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       for (Index i = 0; i < active; ++i, ++rows) {
         const Index j = share.first_row() + i * share.row_step();
         const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
-        list.block_pre[rows] = pre_row(step, first, j);
+        list.block_pre[rows] = call.gates ? call.gates + (t * B + b) * GH : call.pre + (slab + rows) * GH;
         if (call.tokens) {
           list.tokens[rows] = call.tokens[t * B + b];
         } else if (call.dropout) {
-          T* dropped = call.dropped + ((step - first) * B + j) * shape.input;
+          T* dropped = call.dropped + (slab + rows) * shape.input;
           if (!share.by_units || rows % share.threads == share.tid) {
             call.dropout->apply(call.x.at(t, b), dropped, t, b, shape.input / call.dropout->directions);
           }
@@ -133,7 +130,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
     if (call.tokens) {
       kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows,
                       panels, weights.bias, list.block_pre});
-    } else if (!call.fused) {
+    } else if (!fused) {
       Product<T> product;
       product.operand = {list.x, 1, weights.input, shape.input};
       product.gates = static_cast<int>(shape.gates());
@@ -146,6 +143,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
     }
 
     // ---- the steps
+    T* const* pre = list.block_pre;
     for (Index step = first; step < last; ++step) {
       const Index active = share.rows_of(schedule.active(step));
       for (Index i = 0; i < active; ++i) {
@@ -154,7 +152,6 @@ void forward(const ForwardCall<T>& call, const Share& share) {
         const Index state = state_row(b);
         const bool zero = call.starts_piece(step, j);
         const Index t_prev = call.reverse ? t + 1 : t - 1;
-        list.pre[i] = pre_row(step, first, j);
         list.y[i] = call.y.at(t, b);
         list.h[i] = call.hidden ? call.hidden + j * H : list.y[i];
         if (call.reset_h) list.reset_h[i] = call.reset_h + j * H;
@@ -183,13 +180,13 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       args.panels.backwards =
           step % 2 == 1;  // begin with the weights that were read last: they are still in cache
       args.recurrent = {list.h_prev, 1, weights.recurrent, R};
-      if (call.fused) {
+      if (fused) {
         args.input = {list.x, 1, weights.input, shape.input};
         args.bias = weights.bias;
       } else {
-        args.pre = list.pre;
+        args.pre = pre;
       }
-      args.gates = call.gates ? list.pre : nullptr;
+      args.gates = call.gates ? pre : nullptr;
       args.h_prev = list.h_prev;
       args.h = list.h;
       switch (shape.cell) {
@@ -198,7 +195,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
           args.c = list.c;
           args.peephole = weights.peephole;
           if (shape.peephole == Peephole::full) {
-            args.gates = list.pre;  // o waits there
+            args.gates = pre;  // o waits there
             args.peephole_full = {list.c_prev, 1, weights.peephole_cell, H};
             kernels.lstm_forward(args);
             share.wait_units();
@@ -223,7 +220,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
             args.candidate_bias = weights.candidate_bias;
             kernels.gru_forward(args);
           } else {
-            args.gates = list.pre;
+            args.gates = pre;
             args.reset_h = list.reset_h;
             kernels.gru_forward_reset(args);
             share.wait_units();
@@ -247,14 +244,15 @@ void forward(const ForwardCall<T>& call, const Share& share) {
         copy<T>(list.y[i], call.h_n + state * R, R);
         if (lstm) copy<T>(list.c[i], call.c_n + state * H, H);
       }
+      pre += active;
     }
   }
 }
 
 template struct ForwardCall<float>;
 template struct ForwardCall<double>;
-template bool fuses_input<float>(const LayerShape&, Index, bool, int);
-template bool fuses_input<double>(const LayerShape&, Index, bool, int);
+template bool fuses_input(const LayerShape&, Index, bool, const Kernels<float>&);
+template bool fuses_input(const LayerShape&, Index, bool, const Kernels<double>&);
 template void forward(const ForwardCall<float>&, const Share&);
 template void forward(const ForwardCall<double>&, const Share&);
 

@@ -1,7 +1,7 @@
 // The table of compiled kernels: one for each instruction set and element type, all behind these structs.
 //
-// A kernel handles one step (or, for the plain product, any list of rows) for `rows` rows and the panels
-// [first_panel, last_panel).  Rows are given by pointer, so that batch order, strides, lengths, resets and
+// A kernel handles one step (or, for the plain product, any list of rows) for `rows` rows and a range of
+// panels.  Rows are given by pointer, so that batch order, strides, lengths, resets and
 // directions are the caller's business alone: an ended row is not in the list, a row without a state points
 // to zeros.  Rows are independent: a row's result has the same bits whichever rows stand beside it.
 //
@@ -61,7 +61,7 @@ struct Gather {
 // One step forward.  For each row: pre (G*H) = W_ih x + b, or null and the step multiplies x itself (not the
 // GRU reset-before); h_prev, c_prev the state before the step.
 // `gates` (may be null, may be pre): where the activated gates are saved for backward.
-// h and c must not overlap h_prev; c may be c_prev.
+// h must overlap neither h_prev nor, without pre, x; c may be c_prev.
 template <class T>
 struct StepForward {
   Index units = 0;  // H
@@ -140,7 +140,10 @@ struct PackRows {
 template <class T>
 struct Kernels {
   int lanes;
-  int tile_rows;  // rows of the largest tile of the four-gate product; for explain() and choosing a split
+  int tile_rows[4];  // rows of the largest tile of a product with 1, 2, 3, 4 gates
+
+  int rows_of_tile(Index gates) const { return tile_rows[gates - 1]; }
+
   void (*product)(const Product<T>&);
   void (*gather)(const Gather<T>&);
   void (*pack_rows)(const PackRows<T>&);

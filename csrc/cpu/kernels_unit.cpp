@@ -11,7 +11,7 @@ extern const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels);
 
 const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
     Vec<FRNN_REAL>::lanes,
-    main_rows(4),
+    {main_rows(1), main_rows(2), main_rows(3), main_rows(4)},
     product<FRNN_REAL>,
     gather<FRNN_REAL>,
     pack_rows<FRNN_REAL>,

@@ -29,7 +29,7 @@ inline void pause() {
 #endif
 }
 
-// Polls until ready() or until some 10 to 50 us have gone (a pause is 10 to 140 cycles): longer than the
+// Polls until ready() or until some 3 to 50 us have gone (a pause is 10 to 140 cycles): longer than the
 // steps of a sequence differ between threads, and short beside the time slice that a sleeping thread's CPU is
 // worth. Returns the last ready().
 template <class Ready>

@@ -36,10 +36,10 @@ struct Sequence {
   }
 };
 
-// Does a step multiply x as well as h?  It saves a round trip of W_ih x + b by way of memory, and is worth it
-// once a step has the rows to make W_ih's way from memory pay.
+// Does a step with so many rows of one thread multiply x as well as h?  It saves a round trip of W_ih x + b
+// by way of memory, and is worth it once a step has the rows to make W_ih's way from memory pay.
 template <class T>
-bool fuses_input(const LayerShape& shape, Index batch, bool tokens, int tile_rows);
+bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Kernels<T>& kernels);
 
 // y may be any rows but must not overlap x; h_n and c_n may be h0 and c0.
 template <class T>
@@ -50,9 +50,8 @@ struct ForwardCall : Sequence<T> {
   T* h_n = nullptr;                   // [B,R], out
   T* c_n = nullptr;                   // [B,H], out; in inference also where c lives meanwhile
   // Memory, laid out by layout().
-  Index block = 1;     // steps whose input product is computed ahead
-  bool fused = false;  // no product ahead: the step's kernel multiplies x too
-  T* pre = nullptr;
+  Index block_rows = 1;  // most rows of one thread whose input product is computed ahead, over some steps
+  T* pre = nullptr;      // of a block: [threads][block_rows][G*H], by units one for all threads
   T* dropped = nullptr;
   T* hidden = nullptr;
   T* reset_h = nullptr;

@@ -129,6 +129,7 @@ class Stream {
   Index batch_;
   Buffer memory_;
   T *h_ = nullptr, *c_ = nullptr, *y_ = nullptr;
+  T* x_ = nullptr;  // a copy of an x that lies in y
   std::vector<std::uint8_t> seen_;
   Scratch scratch_;
   std::atomic<unsigned> user_{0};  // the process that has a thread inside, as stream.cpp numbers them

@@ -84,7 +84,7 @@ template <class T>
 Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, bool may_pair,
                   const cpu::Kernels<T>& kernels, int threads) {
   auto choose = [&](int n) {
-    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.tile_rows, n);
+    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n);
   };
   if (directions == 2 && may_pair && threads >= 2 && cpu::worth_threads(shape, steps, 2 * batch)) {
     return {true, choose(threads / 2)};
@@ -282,8 +282,9 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
     kernel += training ? "_fwd_train" : "_fwd_infer";
     const auto input_text = [&](Index layer) -> std::string {
       if (layer == 0 && tokens) return "columns of W_ih gathered, no input product";
-      const auto fuses = is_double ? cpu::fuses_input<double> : cpu::fuses_input<float>;
-      return fuses(network.shape(layer), batch, false, kernels.tile_rows)
+      const Split split = sharing_of(layer).split;
+      const Index rows = split.by_units ? batch : (batch + split.threads - 1) / split.threads;
+      return cpu::fuses_input(network.shape(layer), rows, false, kernels)
                  ? "input product in the step's own pass"
                  : "input product per block of steps";
     };
@@ -302,9 +303,10 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
         {"dtype", is_double ? "float64" : "float32"},
         {"input", of_layers(input_text)},
         {"products", products},
-        {"tile", std::to_string(kernels.tile_rows) + " rows; " + std::to_string(panels) + " panels of " +
-                     std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) + " of " +
-                     std::to_string(panels * kernels.lanes) + " used"},
+        {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows; " + std::to_string(panels) +
+                     " panels of " + std::to_string(kernels.lanes) + " units, " +
+                     std::to_string(first.hidden) + " of " + std::to_string(panels * kernels.lanes) +
+                     " used"},
         {"threads", of_layers(thread_count)},
         {"split", of_layers(split_text)},
     };

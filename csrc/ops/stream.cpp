@@ -1,6 +1,8 @@
 // Streams, and the scratch that calls borrow.
 #include <pthread.h>
 
+#include <algorithm>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -77,6 +79,12 @@ class Stream<T>::Entry {
 };
 
 template <class T>
+bool overlap(const T* a, Index a_count, const T* b, Index b_count) {
+  const std::less<const T*> before;  // of any two pointers
+  return before(a, b + b_count) && before(b, a + a_count);
+}
+
+template <class T>
 void Stream<T>::enter() {
   const unsigned own = process.load(std::memory_order_relaxed);
   unsigned user = user_.load(std::memory_order_relaxed);
@@ -102,6 +110,7 @@ Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
     h_ = arena.take_zeroed<T>(n.layers * batch * n.first.recurrent());
     c_ = n.first.cell == Cell::lstm ? arena.take_zeroed<T>(n.layers * batch * n.first.hidden) : nullptr;
     y_ = arena.take_zeroed<T>(batch * n.first.recurrent());
+    x_ = arena.take<T>(batch * n.first.input);
     return arena.used();
   };
   layout(Arena(memory_.reserve(layout(Arena()))));
@@ -131,6 +140,10 @@ void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, 
     if (twice)
       throw std::invalid_argument("rows holds " + std::to_string(*twice) +
                                   " twice; expected distinct indices");
+  }
+  const Index values = count * network().first.input;
+  if (x && overlap(x, values, y_, batch_ * network().first.recurrent())) {
+    x = std::copy_n(x, values, x_) - values;  // fed back: y is written while x is still read
   }
   ForwardArguments<T> args;
   args.steps = 1;

@@ -115,7 +115,7 @@ std::vector<T> run(const Kernels<T>& kernels, Problem<T>& problem, Index first_r
 // Calls test(problem) for every number of gates, and rows and units below, at and above the tile.
 template <class T, class F>
 void for_sizes(const Kernels<T>& kernels, F test) {
-  const Index lanes = kernels.lanes, tile = kernels.tile_rows;
+  const Index lanes = kernels.lanes, tile = kernels.rows_of_tile(4);
   for (Index gates = 1; gates <= 4; ++gates) {
     for (const Index units : {Index(1), lanes - 1, lanes, lanes + 1, 7 * lanes + 1}) {
       for (const Index rows : {Index(0), Index(1), tile - 1, tile, tile + 1, Index(17)}) {
