@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 
@@ -15,6 +16,13 @@ inline constexpr std::size_t kAlignment = 64;
 
 inline constexpr std::size_t align_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Do two arrays share memory?
+template <class T>
+bool overlap(const T* a, Index a_count, const T* b, Index b_count) {
+  const std::less<const T*> before;  // of any two pointers
+  return before(a, b + b_count) && before(b, a + a_count);
 }
 
 // Bytes that only ever grow; contents are not kept when they do.

@@ -100,7 +100,7 @@ class Streams {
   Memory memory_;
   T *h_ = nullptr, *y_ = nullptr;
   Compute<T>* c_ = nullptr;
-  T* between_[2] = {};  // [N,R] each: outputs of the layers below the last, in turn
+  T* between_[2] = {};  // [N,R] each: outputs of the layers below the last, in turn, or a copy of x
   std::uint32_t* ticket_ = nullptr;
 };
 

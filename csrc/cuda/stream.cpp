@@ -16,7 +16,7 @@ Streams<T>::Streams(Stream stream, const Network& network, std::vector<const T*>
     h_ = arena.take<T>(network.layers * batch * s.recurrent());
     c_ = s.cell == Cell::lstm ? arena.take<Compute<T>>(network.layers * batch * s.hidden) : nullptr;
     y_ = arena.take<T>(batch * s.recurrent());
-    for (T*& array : between_) array = network.layers > 1 ? arena.take<T>(batch * s.recurrent()) : nullptr;
+    for (T*& array : between_) array = arena.take<T>(batch * s.recurrent());
     ticket_ = arena.take<std::uint32_t>(1);
     return arena.used();
   };
@@ -50,6 +50,12 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
   if (make_plan(request, device_info(current_device()).limits).stream_kernel) {
     if (synchronous()) check_numbers(stream, network_, args);
     if (synchronous() && rows) check_rows(stream, rows, count, batch_);
+    const Index values = count * network_.first.input;
+    if (x && network_.layers == 1 && overlap<T>(x, values, y_, batch_ * network_.output())) {
+      // What the last step returned is fed back, and the kernel writes it while it reads x.
+      copy_on_device(between_[0], x, static_cast<std::size_t>(values) * sizeof(T), stream);
+      x = between_[0];
+    }
     step_kernels(stream, x, tokens, rows, count);
   } else {
     run_forward<T>(stream, network_, parameters_, args, c_, nullptr, options);

@@ -2,7 +2,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -77,12 +76,6 @@ class Stream<T>::Entry {
  private:
   Stream& stream_;
 };
-
-template <class T>
-bool overlap(const T* a, Index a_count, const T* b, Index b_count) {
-  const std::less<const T*> before;  // of any two pointers
-  return before(a, b + b_count) && before(b, a + a_count);
-}
 
 template <class T>
 void Stream<T>::enter() {

@@ -625,6 +625,38 @@ TEST(streams_of_many_rows) {
   check_streams<float>(n, 33);  // by the kernels of whole sequences
 }
 
+// The output of one step as the input of the next, where it lies and copied.
+TEST(streams_take_their_own_output) {
+  Network n;
+  n.first.cell = Cell::gru;
+  n.first.input = n.first.hidden = 37;
+  const Inputs in({n, 1, 3});
+  std::vector<DeviceArray<float>> parameters;
+  std::vector<const float*> pointers;
+  for (const Values& p : in.parameters) {
+    parameters.emplace_back(p);
+    pointers.push_back(parameters.back().data());
+  }
+  const DeviceArray<float> x(in.x);
+  for (const cuda::emulated::Schedule& schedule : cuda::emulated::all_schedules(5)) {
+    const cuda::emulated::ScheduleScope scope(schedule);
+    cuda::Streams<float> fed_back({}, n, pointers, 3), copied({}, n, pointers, 3);
+    const auto output = [](cuda::Streams<float>& streams) {
+      std::vector<float> values(3 * 37);
+      cuda::copy_to_host(values.data(), streams.y(), values.size() * sizeof(float), {});
+      return Values(values.begin(), values.end());
+    };
+    fed_back.step({}, x.data(), nullptr, nullptr, 3);
+    copied.step({}, x.data(), nullptr, nullptr, 3);
+    for (int i = 0; i < 3; ++i) {
+      const DeviceArray<float> copy(output(copied));
+      copied.step({}, copy.data(), nullptr, nullptr, 3);
+      fed_back.step({}, fed_back.y(), nullptr, nullptr, 3);
+      CHECK(output(fed_back) == output(copied));
+    }
+  }
+}
+
 TEST(streams_run_in_any_order) {
   Network n;
   n.first.cell = Cell::gru;
