@@ -1,6 +1,7 @@
 #include "emulator/machine.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -14,7 +15,7 @@ namespace {
 // Unwinds the threads that are left when another has failed.
 struct Cancelled {};
 
-thread_local Schedule schedule;
+thread_local Schedule schedule = {Policy::in_order, 0, std::getenv("FASTRNN_EMULATED_RACES") != nullptr};
 
 // Kept from launch to launch for the memory that they own.
 thread_local std::vector<std::unique_ptr<Cta>> spare_ctas;

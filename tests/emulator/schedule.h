@@ -20,7 +20,8 @@ struct Schedule {
   bool races = false;  // look for races in shared memory (clock.h): several times slower
 };
 
-// What launches of this thread follow from now on to the end of the scope.
+// What launches of this thread follow from now on to the end of the scope.  Without one: in order, and
+// without looking for races, unless the environment has FASTRNN_EMULATED_RACES.
 class ScheduleScope {
  public:
   explicit ScheduleScope(Schedule schedule);
