@@ -239,10 +239,11 @@ struct SoftmaxCrossEntropy {
       for (Index i = x.lane(); i < p.width; i += kWarp) sum += std::exp(widen(logits[i]) - most);
       for (int mask = kWarp / 2; mask > 0; mask /= 2) sum += x.shuffle_xor(sum, mask);
       const Index target = p.targets[row];
-      const A scale = static_cast<A>(p.scale);
+      // Divided once a row: a division of doubles within the loop is a call that costs registers.
+      const A scale = static_cast<A>(p.scale), weight = scale / sum;
       for (Index i = x.lane(); i < p.width; i += kWarp) {
-        const A probability = std::exp(widen(logits[i]) - most) / sum;
-        gradient[i] = narrow<T>((i == target ? probability - 1 : probability) * scale);
+        const A share = std::exp(widen(logits[i]) - most) * weight;
+        gradient[i] = narrow<T>(i == target ? share - scale : share);
       }
       if (x.lane() == 0) {
         p.losses[row] =
