@@ -13,6 +13,15 @@ if(FASTRNN_CUDA STREQUAL OFF)
   return()
 endif()
 
+# Ends this file: an error if CUDA was asked for by name.
+macro(without_cuda reason)
+  if(FASTRNN_CUDA STREQUAL ON)
+    message(FATAL_ERROR "FASTRNN_CUDA=ON, but ${reason}; FASTRNN_CUDA=AUTO builds without")
+  endif()
+  message(STATUS "CUDA: ${reason}; built without")
+  return()
+endmacro()
+
 # nvcc of the wheels nvidia-cuda-nvcc and its siblings, in the environment of the Python that builds.
 set(wheel_bins "")
 find_package(Python 3 QUIET COMPONENTS Interpreter OPTIONAL_COMPONENTS Development.Module)
@@ -30,18 +39,11 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     HINTS ENV CUDA_PATH ENV CUDA_HOME
     PATH_SUFFIXES bin
     PATHS ${wheel_bins} /usr/local/cuda/bin)
-  if(FASTRNN_NVCC)
-    set(CMAKE_CUDA_COMPILER "${FASTRNN_NVCC}")
+  if(NOT FASTRNN_NVCC)
+    without_cuda("there is no nvcc on PATH, in CUDACXX, among the wheels of this Python (pip install --group cuda), or in \
+/usr/local/cuda")
   endif()
-endif()
-
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-  if(FASTRNN_CUDA STREQUAL ON)
-    message(FATAL_ERROR "FASTRNN_CUDA=ON, but there is no nvcc on PATH, in CUDACXX, among the wheels of this "
-                        "Python (pip install --group cuda), or in /usr/local/cuda; FASTRNN_CUDA=AUTO builds without")
-  endif()
-  message(STATUS "CUDA: no nvcc found, built without")
-  return()
+  set(ENV{CUDACXX} "${FASTRNN_NVCC}")
 endif()
 
 # Two generations of hardware, and code that later ones can translate. make wheel-cuda names those of a release.
@@ -49,13 +51,17 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
 endif()
 # The wheels have lib where nvcc's profile says lib64: for CMake's trial of the compiler.
-if(CMAKE_CUDA_COMPILER MATCHES "^(.*/nvidia/cu1[0-9])/bin/nvcc$")
+if("${CMAKE_CUDA_COMPILER}$ENV{CUDACXX}" MATCHES "^(.*/nvidia/cu1[0-9])/bin/nvcc$")
   set(ENV{NVCC_APPEND_FLAGS} "-L${CMAKE_MATCH_1}/lib")
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  without_cuda("$ENV{CUDACXX} does not compile, by itself or with this C++ compiler")
 endif()
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
-  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} is version ${CMAKE_CUDA_COMPILER_VERSION}; expected 12.8 or later "
-                      "(FASTRNN_CUDA=OFF builds without)")
+  without_cuda("${CMAKE_CUDA_COMPILER} is version ${CMAKE_CUDA_COMPILER_VERSION}; 12.8 or later is needed")
 endif()
 # FindCUDAToolkit would want a shared cudart too, which the wheels have under its versioned name alone.
 find_library(FASTRNN_CUDART cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
