@@ -146,6 +146,8 @@ Tensor.__module__ = "torch"
 
 
 def test_torch_allocates_results_and_names_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    if _device.module().__name__ != "_cuda_emulated":
+        pytest.skip("the streams of this test are on an emulated device alone")
     made: list[Tensor] = []
 
     def empty(shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
@@ -192,11 +194,11 @@ def test_arrays_without_a_library_give_device_arrays(wrap: Any) -> None:
 def test_strided_input() -> None:
     layer = fastrnn.GRU(IN, H, device="cuda", seed=1).eval()
     wide = normal(T, B + 2, IN + 3)
-    x = device_array(wide)
-    expected = layer(np.ascontiguousarray(wide[:, 1:-1, :IN]))[0]
-    np.testing.assert_array_equal(layer(x[:, 1:-1, :IN])[0].numpy(), expected)
-    backwards = np.ascontiguousarray(wide[:, 1:-1, :IN][:, :, ::-1])
-    np.testing.assert_array_equal(layer(x[:, 1:-1, IN - 1 :: -1])[0].numpy(), layer(backwards)[0])
+    x, inner = device_array(wide), wide[:, 1:-1, :IN]
+    # To rounding: products may be done by another kernel where rows are further apart.
+    for given, same in (x[:, 1:-1, :IN], inner), (x[:, 1:-1, IN - 1 :: -1], inner[:, :, ::-1]):
+        expected, _ = layer(np.ascontiguousarray(same))
+        np.testing.assert_allclose(layer(given)[0].numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_lengths_resets_and_tokens_on_the_device() -> None:
