@@ -69,7 +69,11 @@ def ceiling() -> float | None:
 def commit() -> str:
     """Commit of the tree that is measured, with a mark if it has been changed."""
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    with contextlib.suppress(OSError):  # no git
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        )
+    return "unknown"
 
 
 # How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
@@ -92,12 +96,12 @@ def arrays(result: dict[str, Any]) -> dict[str, np.ndarray]:
 def check_equal(
     names: tuple[str, str], result: dict[str, np.ndarray], reference: dict[str, np.ndarray], limit: float
 ) -> None:
-    """Exit unless two peers computed the same."""
+    """Raise RuntimeError unless two peers computed the same."""
     for key in result.keys() & reference.keys():
         scale = float(np.abs(reference[key]).max()) or 1.0
         error = float(np.abs(result[key] - reference[key]).max()) / scale
         if not error < limit:
-            sys.exit(
+            raise RuntimeError(
                 f"{names[0]} and {names[1]} disagree on {key}: {error:.1e} of its size, "
                 f"at most {limit:.1e} allowed"
             )
@@ -147,17 +151,21 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
         try:
             run = peer.prepare(workload, weights, x, threads)
             result = arrays(run())
-        except RuntimeError as error:  # of a device: out of memory, a call that a graph cannot hold
-            row["failed"][name] = str(error).splitlines()[0]
+            if reference is None:
+                reference = name, result
+            limit = LIMITS["tf32" if "tf32" in name else workload.dtype]
+            check_equal((name, reference[0]), result, reference[1], limit)
+        except Exception as error:  # out of memory, nothing for a graph, a wrong result: the others go on
+            row["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
-        if reference is None:
-            reference = name, result
-        limit = LIMITS["tf32" if "tf32" in name else workload.dtype]
-        check_equal((name, reference[0]), result, reference[1], limit)
         runs[name] = peer, run
     if not runs:
         return row
-    times = measure(runs, seconds)
+    try:
+        times = measure(runs, seconds)
+    except Exception as error:
+        row["failed"]["all"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return row
     for name, values in times.items():
         median = statistics.median(values)
         entry: dict[str, Any] = {
@@ -267,8 +275,9 @@ def main() -> None:
         out.write_text(json.dumps(result, indent=1) + "\n")
         picture = draw(result, out.with_suffix(".png"))
         print(f"written to {out}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
-    if args.peers and absent:
-        sys.exit("not measured: " + "; ".join(absent))
+    failed = [f"{name}: {reason}" for row in rows for name, reason in row["failed"].items()]
+    if failed or (args.peers and absent):
+        sys.exit("not measured: " + "; ".join(failed + absent))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ build() {
 tests() {
     need_gpu
     rm -f "$out/tests.xml"
-    cuda_tests "$out/tests.xml" tests
+    # The kernels' tests once more with our own products, which cuBLAS otherwise does.
+    cuda_tests "$out/tests.xml" tests && FASTRNN_CUBLAS=0 cuda_tests build/gpu/own.xml tests/test_cuda_kernels.py
 }
 
 sanitize() {
@@ -72,9 +73,9 @@ sanitize() {
     # A write beyond the end and a race: a sanitizer that reports neither cannot see anything here.
     cat > build/gpu/canary.cu << 'CANARY'
 __global__ void canary(int* out) {
-  __shared__ int value;
-  value = static_cast<int>(threadIdx.x);
-  out[value + static_cast<int>(threadIdx.x)] = value;
+  __shared__ int values[64];
+  values[threadIdx.x] = static_cast<int>(threadIdx.x);
+  out[threadIdx.x] = values[63 - threadIdx.x];  // of the other warp, without a barrier
 }
 int main() {
   int* out = nullptr;
@@ -84,17 +85,21 @@ int main() {
 }
 CANARY
     nvcc "-arch=sm_$architecture" -o build/gpu/canary build/gpu/canary.cu || return
-    local tool failed=0 found=9
+    local tool failed=0 found=9 ran="" missing=""
     for tool in memcheck racecheck; do
         compute-sanitizer --tool "$tool" --error-exitcode "$found" build/gpu/canary > build/gpu/canary.log 2>&1
         if [ $? -ne "$found" ] || ! grep -q 'ERROR SUMMARY\|RACECHECK SUMMARY' build/gpu/canary.log; then
-            echo "$tool does not work here: $(grep . build/gpu/canary.log | tail -n 1)"
-            return "$UNAVAILABLE"
+            missing+="; $tool does not work here: $(grep . build/gpu/canary.log | tail -n 1)"
+            continue
         fi
-        cuda_tests build/gpu/sanitize.xml tests/test_cuda_small.py \
-            compute-sanitizer --tool "$tool" --error-exitcode "$found" || failed=1
+        ran+=" $tool"
+        # With our own products: cuBLAS is not ours to check, and slow under the tools.
+        FASTRNN_CUBLAS=0 cuda_tests build/gpu/sanitize.xml tests/test_cuda_small.py \
+            compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode "$found" || failed=1
     done
-    [ "$failed" -eq 0 ] && echo "memcheck and racecheck found nothing"
+    [ "$failed" -eq 0 ] || return
+    [ -n "$ran" ] || { echo "none works here$missing"; return "$UNAVAILABLE"; }
+    echo "found nothing:$ran$missing"
 }
 
 cudnn() {

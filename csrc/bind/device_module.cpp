@@ -37,7 +37,7 @@ void register_device(py::module_& m) {
         const cuda::DeviceScope scope(device);
         cuda::synchronize(fastrnn::bind::stream_of(stream));
       },
-      py::arg("device"), py::arg("stream"));
+      py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace

@@ -22,11 +22,13 @@ enum Operation { kAsItIs = 0, kTransposed = 1 };
 enum DataType { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBfloat16 = 14 };
 enum ComputeType { kCompute32 = 68, kCompute64 = 70, kComputeTf32 = 77 };
 constexpr int kDefaultAlgorithm = -1;
+constexpr int kNoReducedPrecision = 16;  // of math modes: partial sums of 16-bit products stay in float32
 
 struct Library {
   int (*create)(void** handle) = nullptr;
   int (*set_stream)(void* handle, void* stream) = nullptr;
   int (*set_memory)(void* handle, void* memory, std::size_t bytes) = nullptr;
+  int (*set_math)(void* handle, int mode) = nullptr;
   int (*version)(void* handle, int* version) = nullptr;
   int (*gemm)(void* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, const void* a,
               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type,
@@ -86,8 +88,9 @@ Library load(const std::vector<std::string>& folders) {
   }
   const bool complete =
       find(opened, "cublasCreate_v2", l.create) && find(opened, "cublasSetStream_v2", l.set_stream) &&
-      find(opened, "cublasSetWorkspace_v2", l.set_memory) && find(opened, "cublasGetVersion_v2", l.version) &&
-      find(opened, "cublasGemmEx", l.gemm) && find(opened, "cublasGetStatusName", l.status_name);
+      find(opened, "cublasSetWorkspace_v2", l.set_memory) && find(opened, "cublasSetMathMode", l.set_math) &&
+      find(opened, "cublasGetVersion_v2", l.version) && find(opened, "cublasGemmEx", l.gemm) &&
+      find(opened, "cublasGetStatusName", l.status_name);
   Dl_info info;
   if (complete && dladdr(reinterpret_cast<void*>(l.gemm), &info) && info.dli_fname) l.path = info.dli_fname;
   if (!complete) l.why_not = "the libcublas that was found lacks a function that is needed";
@@ -101,6 +104,11 @@ const Library& library(State& s) {
     s.searched = true;
   }
   return s.library;
+}
+
+void check(int status, const std::string& call) {
+  if (status == 0) return;
+  throw Error(call + " failed: " + state().library.status_name(status) + " [" + __FILE__ + "]");
 }
 
 // A handle of the current device; null without cuBLAS.
@@ -120,6 +128,7 @@ void* take_handle(int device) {
     s.library.why_not = l.path + " does not start: " + l.status_name(status);
     return nullptr;
   }
+  check(l.set_math(handle, kNoReducedPrecision), "cublasSetMathMode");
   return handle;
 }
 
@@ -127,11 +136,6 @@ void return_handle(int device, void* handle) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.spare[device].push_back(handle);
-}
-
-void check(int status, const std::string& call) {
-  if (status == 0) return;
-  throw Error(call + " failed: " + state().library.status_name(status) + " [" + __FILE__ + "]");
 }
 
 thread_local CublasScope* innermost = nullptr;

@@ -105,6 +105,8 @@ class Memory {
   // At least this many bytes; contents are kept only if there are as many already.
   void* reserve(std::size_t bytes, Stream stream) {
     if (bytes > capacity_) {
+      // Freed on the stream that comes after the last use; but what is not of a graph is not freed in one.
+      if (memory_ && !capturing(stream)) stream_ = stream;
       reset();
       memory_ = allocate(bytes, stream);
       capacity_ = bytes;

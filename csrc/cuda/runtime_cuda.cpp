@@ -247,8 +247,16 @@ int device_of(const void* memory) {
 
 // ---- copies
 
+// A graph would keep the host's address, and copy whatever lies there when it is replayed.
+static void refuse_in_graph(Stream stream) {
+  if (capturing(stream))
+    throw Error(
+        "a copy between host and device cannot be captured in a graph; have the array on the device before");
+}
+
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
+  refuse_in_graph(stream);
   FRNN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, native(stream)));
   // Pageable memory was staged when the call returned; memory that the device reads itself was not.
   cudaPointerAttributes attributes{};
@@ -258,6 +266,7 @@ void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream
 
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
+  refuse_in_graph(stream);
   FRNN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, native(stream)));
   synchronize(stream);
 }
