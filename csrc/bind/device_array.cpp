@@ -259,11 +259,12 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
   return a;
 }
 
-// The producer makes `stream` wait for what the array is made of, unless that is queued there already.
-DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, bool queued_there) {
+// `home` is the stream that the array's library works on, and frees its memory on; 0 if unknown. The producer
+// makes `stream` wait for what the array is made of, unless that is queued there already.
+DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, std::uintptr_t home) {
   py::object capsule;
   const py::object producer = value.attr("__dlpack__");
-  const py::int_ told = queued_there ? py::int_(-1) : py::int_(stream);
+  const py::int_ told = home == stream ? py::int_(-1) : py::int_(stream);
   try {
     capsule = producer(py::arg("stream") = told, py::arg("max_version") = py::make_tuple(1, 0));
   } catch (py::error_already_set& error) {
@@ -271,9 +272,11 @@ DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, bool que
     capsule = producer(py::arg("stream") = told);  // from before version 1
   }
   const auto plain = py::reinterpret_borrow<py::capsule>(capsule);
-  if (PyCapsule_IsValid(capsule.ptr(), dlpack::Versioned::kName))
-    return take_capsule<dlpack::Versioned>(plain, stream_of(stream));
-  return take_capsule<dlpack::Plain>(plain, stream_of(stream));
+  DeviceArray array = PyCapsule_IsValid(capsule.ptr(), dlpack::Versioned::kName)
+                          ? take_capsule<dlpack::Versioned>(plain, stream_of(stream))
+                          : take_capsule<dlpack::Plain>(plain, stream_of(stream));
+  if (home) array.storage->home = stream_of(home);
+  return array;
 }
 
 DeviceArray from_cuda_array_interface(const py::object& value, std::uintptr_t stream) {
@@ -492,8 +495,14 @@ void assign(const DeviceArray& array, const py::object& key, const py::object& v
   if (py::isinstance<DeviceArray>(value)) {
     from = value.cast<DeviceArray>();
   } else if (on_device(value)) {
-    from = py::hasattr(value, "__dlpack__") ? from_dlpack(value, handle_of(to.stream()), false)
-                                            : from_cuda_array_interface(value, handle_of(to.stream()));
+    const std::uintptr_t stream = handle_of(to.stream());
+    if (py::hasattr(value, "__dlpack__")) {
+      const py::object home =
+          py::module_::import("fastrnn._device").attr("current_stream")(value, to.device());
+      from = from_dlpack(value, stream, home.is_none() ? 0 : home.cast<std::uintptr_t>());
+    } else {
+      from = from_cuda_array_interface(value, stream);
+    }
   } else {
     const py::module_ numpy = py::module_::import("numpy");
     const py::array host =
@@ -594,7 +603,7 @@ void register_device_array(py::module_& m) {
         return from_host(array, ElementType::of_name(dtype), device, stream_of(stream));
       },
       py::arg("array"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
-  m.def("from_dlpack", &from_dlpack, py::arg("array"), py::arg("stream"), py::arg("queued_there") = false);
+  m.def("from_dlpack", &from_dlpack, py::arg("array"), py::arg("stream"), py::arg("home") = 0);
   m.def("from_cuda_array_interface", &from_cuda_array_interface, py::arg("array"), py::arg("stream"));
 }
 

@@ -111,7 +111,8 @@ void check(int status, const std::string& call) {
   throw Error(call + " failed: " + state().library.status_name(status) + " [" + __FILE__ + "]");
 }
 
-// A handle of the current device; null without cuBLAS.
+// A handle of the current device; null without cuBLAS. One that does not start is an error, not a reason to
+// go without: it may be for want of memory, or because a graph is captured, and the next call would differ.
 void* take_handle(int device) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
@@ -125,8 +126,8 @@ void* take_handle(int device) {
   }
   void* handle = nullptr;
   if (const int status = l.create(&handle)) {
-    s.library.why_not = l.path + " does not start: " + l.status_name(status);
-    return nullptr;
+    throw Error(l.path + " does not start: " + l.status_name(status) +
+                "; FASTRNN_CUBLAS=0 does without it (a graph can be captured after an equal call)");
   }
   check(l.set_math(handle, kNoReducedPrecision), "cublasSetMathMode");
   return handle;
@@ -214,7 +215,12 @@ void set_cublas_folders(std::vector<std::string> folders) {
 
 std::string describe_cublas() {
   int device = current_device();
-  void* handle = take_handle(device);
+  void* handle = nullptr;
+  try {
+    handle = take_handle(device);
+  } catch (const Error& error) {
+    return error.what();
+  }
   const Library& l = state().library;
   if (!handle) return l.why_not;
   int version = 0;

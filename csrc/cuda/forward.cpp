@@ -45,14 +45,11 @@ class ForwardPart {
     x_copy_ = copy_x ? arena.take<T>(T_B * shape.input) : nullptr;
     weight_ih_transposed_ =
         tokens && queue.plan().transpose_tokens ? arena.take<T>(GH * shape.input) : nullptr;
-    // In training without narrowing, the gates of the reserve are computed in place.
-    if (!kNarrow<T> && reserve.gates) {
-      pre_ = reinterpret_cast<A*>(reserve.gates);
-      pre_stride_ = saved_gates(shape) * H;
-    } else {
-      pre_ = arena.take<A>(T_B * GH);
-      pre_stride_ = GH;
-    }
+    // In training without narrowing, the gates of the reserve are computed in place. Inference has the same
+    // stride, by which a library may choose how to multiply: so that both have the same bits.
+    pre_stride_ = kNarrow<T> ? GH : std::max(GH, saved_gates(shape) * H);
+    pre_ =
+        !kNarrow<T> && reserve.gates ? reinterpret_cast<A*>(reserve.gates) : arena.take<A>(T_B * pre_stride_);
     recurrent_ = arena.take<A>(B * GH);
     h_ = h_n && !state_rows.rows ? h_n : arena.take<T>(B * R);
     if (lstm) {

@@ -81,8 +81,11 @@ def empty(shape: Sequence[int], dtype: str, device: int, stream: int) -> DeviceA
 def from_host(array: NDArray[Any], dtype: str, device: int, stream: int) -> DeviceArray:
     """Of the same dtype, or bfloat16 from float32."""
 
-def from_dlpack(array: Any, stream: int, queued_there: bool = False) -> DeviceArray:
-    """Share the memory of another library's array, ordered on `stream`, which waits for it if it must."""
+def from_dlpack(array: Any, stream: int, home: int = 0) -> DeviceArray:
+    """Share the memory of another library's array, ordered on `stream`, which waits for it if it must.
+
+    `home` is the stream that the library works on, 0 if unknown: the memory goes back in its order.
+    """
 
 def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
 

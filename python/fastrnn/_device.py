@@ -137,7 +137,7 @@ def _is_device_array(value: Any) -> bool:
 # ----------------------------------------------------------------------------------------- streams
 
 
-def _current_stream(value: Any, index: int) -> int | None:
+def current_stream(value: Any, index: int) -> int | None:
     """Return the stream that the array's library is working on, in DLPack's numbers; None if unknown."""
     if _is_device_array(value):
         return int(value.stream)
@@ -147,7 +147,7 @@ def _current_stream(value: Any, index: int) -> int | None:
         return int(library.cuda.current_stream(index).cuda_stream) or LEGACY_STREAM
     if package == "cupy" and library is not None:
         with library.cuda.Device(index):
-            return int(library.cuda.get_current_stream().ptr) or LEGACY_STREAM
+            return int(library.cuda.getcurrent_stream().ptr) or LEGACY_STREAM
     return None
 
 
@@ -191,8 +191,8 @@ class DeviceLibrary(Library):
             try:
                 if hasattr(value, "__dlpack__"):
                     stream = self._stream
-                    queued_there = _current_stream(value, self._backend.index) == stream
-                    array = self._core.from_dlpack(value, stream, queued_there)
+                    home = current_stream(value, self._backend.index)
+                    array = self._core.from_dlpack(value, stream, home or 0)
                 else:
                     array = self._core.from_cuda_array_interface(value, self._stream)
             except Exception as error:  # whatever another library may raise
@@ -332,7 +332,7 @@ class Cuda(Backend):
             _arrays.take(name, value)
             export = _arrays.exporter(name, value)
             return DeviceLibrary(self, give=lambda array: export(array.numpy()))
-        stream = _current_stream(value, self.index) or LEGACY_STREAM
+        stream = current_stream(value, self.index) or LEGACY_STREAM
         if isinstance(value, self.core.DeviceArray) or not hasattr(value, "__dlpack__"):
             return DeviceLibrary(self, stream)
         torch = sys.modules.get("torch")
@@ -340,7 +340,7 @@ class Cuda(Backend):
             # Results of torch's own memory: its allocator knows of streams and of graphs that are captured.
             def empty(shape: tuple[int, ...], dtype: str) -> Array:
                 tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.name)
-                return self.core.from_dlpack(tensor, stream, True)
+                return self.core.from_dlpack(tensor, stream, stream)
 
             return DeviceLibrary(self, stream, torch.from_dlpack, empty)
         return DeviceLibrary(self, stream, _arrays.exporter(name, value))
