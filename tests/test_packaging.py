@@ -57,7 +57,7 @@ def check_stub(stub_file: str, module: Any) -> None:
     for name, node in stub.items():
         if isinstance(node, ast.ClassDef):
             members = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-            members |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}  # type: ignore[union-attr]
+            members |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
             there = set(vars(getattr(module, name)))
             assert members <= there, name
             assert {member for member in there if not member.startswith("_")} <= members, name

@@ -302,24 +302,9 @@ class BackwardPart {
       p.gradient = gradients.weight_ih;
       queue.run_tiles<TokenGradient<T>>(TokenGradient<T>::tiles(GH, I), p);
     } else {
-      const T* from = x.data;
-      Index stride = 0;
-      is_flat(x, walk.steps, walk.batch, shape.input, stride);
-      if (x_copy_) {
-        typename GatherRows<T, T>::Params p;
-        p.walk = walk;
-        p.width = I;
-        p.from = x;
-        p.to = contiguous(x_copy_, walk.batch, I);
-        p.masked = dropout != nullptr;
-        if (dropout) p.dropout = *dropout;
-        p.key = dropout_key;
-        queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(I, p.dropout.directions),
-                                    p);
-        from = x_copy_;
-        stride = I;
-      }
-      outer_product(queue, dg_input(), width(), GH, from, stride, I, gradients.weight_ih);
+      const Operand input = input_operand(queue, walk, x, I, dropout, dropout_key, x_copy_);
+      queue.product<T>(GH, I, all_rows(), transposed(dg_input(), width()), input, gradients.weight_ih, I,
+                       split_);
     }
   }
 

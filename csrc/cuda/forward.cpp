@@ -110,25 +110,8 @@ class ForwardPart {
       queue.run<GatherTokens<T>>(walk.steps, walk.batch, GH, p);
       return;
     }
-    const T* from = x.data;
-    Index stride = 0;
-    is_flat(x, walk.steps, walk.batch, shape.input, stride);
-    if (x_copy_) {
-      typename GatherRows<T, T>::Params p;
-      p.walk = walk;
-      p.width = I;
-      p.from = x;
-      p.to = contiguous(x_copy_, walk.batch, I);
-      p.masked = dropout != nullptr;
-      if (dropout) p.dropout = *dropout;
-      p.key = dropout_key;
-      queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(I, p.dropout.directions),
-                                  p);
-      from = x_copy_;
-      stride = I;
-    }
-    queue.product<T>(rows, GH, I, plain(from, stride), transposed(weights.weight_ih, I), pre_, pre_stride_,
-                     split_);
+    queue.product<T>(rows, GH, I, input_operand(queue, walk, x, I, dropout, dropout_key, x_copy_),
+                     transposed(weights.weight_ih, I), pre_, pre_stride_, split_);
   }
 
   template <class From, class To>

@@ -150,6 +150,29 @@ template <class T>
 void check_numbers(Stream stream, const Network& network, const Arguments<T>& args);
 void check_rows(Stream stream, const Index* rows, Index count, Index batch);
 
+// x as the left operand of a product over all steps: where it lies, or, given memory for a copy, as flat rows
+// with its mask and zeros at padding.
+template <class T>
+Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>& x, Index width,
+                      const Dropout* dropout, const std::uint64_t* dropout_key, T* copy) {
+  if (!copy) {
+    Index stride = 0;
+    is_flat(x, walk.steps, walk.batch, width, stride);
+    return plain(x.data, stride);
+  }
+  typename GatherRows<T, T>::Params p;
+  p.walk = walk;
+  p.width = width;
+  p.from = x;
+  p.to = contiguous(copy, walk.batch, width);
+  p.masked = dropout != nullptr;
+  if (dropout) p.dropout = *dropout;
+  p.key = dropout_key;
+  queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(width, p.dropout.directions),
+                              p);
+  return plain(static_cast<const T*>(copy), width);
+}
+
 // Forward of a whole stack. With `cells` [parts, state_batch, H], c lives there in its compute type, before
 // and after, instead of in the arguments' c0 and c_n.
 template <class T>

@@ -65,9 +65,9 @@ class Library:
             raise TypeError(f"{name} is {array.dtype}; expected floats")
         return array.astype(dtype, copy=False)
 
-    def values(self, array: Array) -> NDArray[Any] | None:
-        """Return what can be checked of an array of integers, None where that would have to wait."""
-        return array  # type: ignore[no-any-return]
+    def values(self, array: Array) -> Array | None:
+        """Return an array of integers as NumPy's, to be checked; None where that would have to wait."""
+        return array
 
     def place(self, array: Array, dtype: str) -> Array:
         """Return the array itself if it is contiguous and on the device, else a copy that is."""
@@ -92,9 +92,9 @@ class Library:
             array.flags.writeable = False
         return array
 
-    def span(self, array: Array) -> NDArray[Any]:
-        """Return an array of the same addresses, to compare them."""
-        return array  # type: ignore[no-any-return]
+    def span(self, array: Array) -> Array:
+        """Return an array of NumPy's with the same addresses, to compare them."""
+        return array
 
 
 class Backend(ABC):

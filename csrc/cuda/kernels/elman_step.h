@@ -22,14 +22,12 @@ struct ElmanForward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        p.hidden.store(row, unit, p.units, cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
-      } else {
-        p.hidden.pad(row, unit);
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          p.hidden.store(row, unit, p.units, cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
+        },
+        [&](const RowAt& row, Index unit) { p.hidden.pad(row, unit); });
   }
 };
 
@@ -49,13 +47,14 @@ struct ElmanBackward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      p.dg.store(row, unit,
-                 row.active() ? cells::activate_backward(p.nonlinearity, p.incoming.at(row, unit, p.units),
-                                                         widen(p.y.at(row.time(), b)[unit]))
-                              : Compute<T>(0));
-    });
+    for_rows(
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          p.dg.store(row, unit,
+                     cells::activate_backward(p.nonlinearity, p.incoming.at(row, unit, p.units),
+                                              widen(p.y.at(row.time(), row.b)[unit])));
+        },
+        [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 };
 

@@ -36,14 +36,11 @@ struct GruForward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        compute(p, row, unit);
-      } else if (p.phase != GruPhase::reset) {
-        p.hidden.pad(row, unit);
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        [&](const RowAt& row, Index unit) {
+          if (p.phase != GruPhase::reset) p.hidden.pad(row, unit);
+        });
   }
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
@@ -97,14 +94,9 @@ struct GruBackward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        compute(p, row, unit);
-      } else {
-        for (Index column = unit; column < p.dg.width; column += p.units) p.dg.store(row, column, A(0));
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {

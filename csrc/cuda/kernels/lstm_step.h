@@ -44,14 +44,11 @@ struct LstmForward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        compute(p, row, unit);
-      } else if (p.hidden.y && p.phase != LstmPhase::cell) {
-        p.hidden.pad(row, unit);
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        [&](const RowAt& row, Index unit) {
+          if (p.hidden.y && p.phase != LstmPhase::cell) p.hidden.pad(row, unit);
+        });
   }
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
@@ -118,14 +115,12 @@ struct LstmProject {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        p.hidden.store(row, unit, p.units, p.product[b * p.units + unit]);
-      } else {
-        p.hidden.pad(row, unit);
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          p.hidden.store(row, unit, p.units, p.product[row.b * p.units + unit]);
+        },
+        [&](const RowAt& row, Index unit) { p.hidden.pad(row, unit); });
   }
 };
 
@@ -144,10 +139,10 @@ struct LstmProjectBackward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      p.dp.store(row, unit, row.active() ? p.incoming.at(row, unit, p.units) : Compute<T>(0));
-    });
+    for_rows(
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) { p.dp.store(row, unit, p.incoming.at(row, unit, p.units)); },
+        [&](const RowAt& row, Index unit) { p.dp.clear(row, unit, p.units); });
   }
 };
 
@@ -179,14 +174,9 @@ struct LstmBackward {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_units(x, p.walk.batch, p.units, [&](Index b, Index unit) {
-      const RowAt row(p.walk, b, p.step);
-      if (row.active()) {
-        compute(p, row, unit);
-      } else {
-        for (Index gate = 0; gate < 4; ++gate) p.dg.store(row, gate * p.units + unit, A(0));
-      }
-    });
+    for_rows(
+        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {

@@ -45,6 +45,19 @@ FRNN_DEVICE void for_units(X& x, Index rows, Index units, Body body) {
   for_times(x, 1, rows, units, [&](Index, Index row, Index unit) { body(row, unit); });
 }
 
+// The rows of one step: active(row, unit), or ended(row, unit) where the row's length is up.
+template <class X, class Active, class Ended>
+FRNN_DEVICE void for_rows(X& x, const Walk& walk, Index step, Index units, Active active, Ended ended) {
+  for_units(x, walk.batch, units, [&](Index b, Index unit) {
+    const RowAt row(walk, b, step);
+    if (row.active()) {
+      active(row, unit);
+    } else {
+      ended(row, unit);
+    }
+  });
+}
+
 // Both biases of one gate of one unit; null: none.
 template <class T>
 FRNN_DEVICE Compute<T> bias_at(const T* bias_ih, const T* bias_hh, Index i) {
@@ -116,6 +129,10 @@ struct GradientRows {
     const T rounded = narrow<T>(value);
     all[row.index() * width + column] = rounded;
     if (step) step[row.b * width + column] = rounded;
+  }
+  // All columns of one unit, of a row that has ended.
+  FRNN_DEVICE void clear(const RowAt& row, Index unit, Index units) const {
+    for (Index column = unit; column < width; column += units) store(row, column, Compute<T>(0));
   }
 };
 
