@@ -9,6 +9,7 @@
 #include "device_array.h"
 #include "emulator/runtime_emulated.h"
 #include "emulator/schedule.h"
+#include "networks.h"
 #include "ops/network.h"
 
 using namespace fastrnn;
@@ -328,35 +329,6 @@ void compare(const Case& c) {
                     " B=" + std::to_string(c.batch) + " L=" + std::to_string(c.network.layers) +
                     " D=" + std::to_string(c.network.directions) + " size of T " + std::to_string(sizeof(T)));
   }
-}
-
-std::vector<Network> networks() {
-  std::vector<Network> all;
-  const auto add = [&](Cell cell, auto change) {
-    Network n;
-    n.first.cell = cell;
-    n.first.input = 3;
-    n.first.hidden = 9;
-    change(n);
-    all.push_back(n);
-  };
-  add(Cell::lstm, [](Network&) {});
-  add(Cell::lstm, [](Network& n) { n.first.bias = false, n.first.projection = 4, n.layers = 2; });
-  add(Cell::lstm, [](Network& n) { n.first.peephole = Peephole::diagonal, n.directions = 2; });
-  add(Cell::lstm,
-      [](Network& n) { n.first.peephole = Peephole::full, n.first.projection = 5, n.directions = 2; });
-  add(Cell::lstm, [](Network& n) { n.first.peephole = Peephole::full, n.layers = 2; });
-  add(Cell::lstm, [](Network& n) { n.layers = 3, n.directions = 2, n.dropout = 0.4; });
-  add(Cell::gru, [](Network& n) { n.first.hidden = 1, n.first.input = 1; });
-  add(Cell::gru, [](Network& n) { n.layers = 2, n.directions = 2; });
-  add(Cell::gru, [](Network& n) { n.first.reset_after = false, n.layers = 2; });
-  add(Cell::gru, [](Network& n) { n.first.reset_after = false, n.first.bias = false, n.directions = 2; });
-  add(Cell::rnn, [](Network& n) { n.directions = 2; });
-  add(Cell::rnn,
-      [](Network& n) { n.first.nonlinearity = Nonlinearity::sigmoid, n.layers = 2, n.dropout = 0.5; });
-  add(Cell::rnn, [](Network& n) { n.first.nonlinearity = Nonlinearity::relu, n.first.bias = false; });
-  add(Cell::rnn, [](Network& n) { n.first.nonlinearity = Nonlinearity::identity, n.first.hidden = 17; });
-  return all;
 }
 
 Case ragged(const Network& n) {
