@@ -31,7 +31,7 @@ void lstm_forward(const StepForward<T>& p) {
         if (p.peephole) a_o = fma(load(p.peephole + 2 * H + unit, n), s.c, a_o);
         // With a full peephole o waits for all of c: its unfinished sum goes where o will stand.
         const V o = full ? a_o : cells::sigmoid(a_o);
-        if (!full) store(p.h[row] + unit, cells::lstm_hidden(o, s.c), n);
+        put(z, 3, o);
         if (p.gates) {
           T* gates = p.gates[row] + unit;
           store(gates, s.i, n);
@@ -39,6 +39,10 @@ void lstm_forward(const StepForward<T>& p) {
           store(gates + 2 * H, s.g, n);
           store(gates + 3 * H, o, n);
         }
+      },
+      // tanh(c) of all rows after c of all rows: one row's would wait for its own c.
+      [&](Index row, Index unit, auto n, T* z) {
+        if (!full) store(p.h[row] + unit, cells::lstm_hidden(at(z, 3), load<T>(p.c[row] + unit, n)), n);
       });
 }
 
