@@ -23,8 +23,13 @@ void gru_forward(const StepForward<T>& p) {
         if (!p.pre) multiply<3>(p.input, tile, z + V::lanes, 4);
         multiply<3>(p.recurrent, tile, z, 4);
       },
+      [](Index, Index, auto, T* z) {
+        put(z, 1, cells::sigmoid(at(z, 1)));
+        put(z, 2, cells::sigmoid(at(z, 2)));
+      },
+      // The candidates of all rows after the gates of all rows: one row's would wait for its own r.
       [&](Index row, Index unit, auto n, T* z) {
-        const V r = cells::sigmoid(at(z, 1)), update = cells::sigmoid(at(z, 2));
+        const V r = at(z, 1), update = at(z, 2);
         const V candidate = cells::gru_candidate_after(at(z, 3), r, at(z, 0));
         store(p.h[row] + unit, cells::gru_hidden(update, candidate, load(p.h_prev[row] + unit, n)), n);
         if (p.gates) {
