@@ -125,9 +125,9 @@ FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
                                                   panel_stride, op.depth, z, z_gates * Vec<T>::lanes);
 }
 
-// For every tile: start(row, unit, n, z) for each row and panel, products(at, z), then finish(row, unit, n, z)
-// for each, one `finish` after the other. unit is the panel's first unit and n how many of its lanes are real
-// (AllLanes or a number).  A tile has Gates sums for each row and unit, and z room for Entry of them.
+// For every tile: start(row, unit, n, z) for each row and panel, products(at, z), then finish(row, unit, n,
+// z) for each, one `finish` after the other. unit is the panel's first unit and n how many of its lanes are
+// real (AllLanes or a number).  A tile has Gates sums for each row and unit, and z room for Entry of them.
 template <int Gates, class T, int Entry = Gates, class Start, class Products, class... Finish>
 FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Products products,
                            Finish... finish) {
