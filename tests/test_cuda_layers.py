@@ -145,7 +145,14 @@ class Tensor(Library):
 Tensor.__module__ = "torch"
 
 
-def test_torch_allocates_results_and_names_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+class Subclass(Tensor):
+    """Of a class that a caller derived from torch's."""
+
+
+@pytest.mark.parametrize("kind", [Tensor, Subclass])
+def test_torch_allocates_results_and_names_the_stream(
+    kind: type[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if _device.module().__name__ != "_cuda_emulated":
         pytest.skip("the streams of this test are on an emulated device alone")
     made: list[Tensor] = []
@@ -164,7 +171,7 @@ def test_torch_allocates_results_and_names_the_stream(monkeypatch: pytest.Monkey
     expected, _ = layer(normal(B, T, IN))
     monkeypatch.setitem(sys.modules, "torch", torch)
     Tensor.told.clear()
-    y, h = layer(Tensor(device_array(normal(B, T, IN))))
+    y, h = layer(kind(device_array(normal(B, T, IN))))
     # The stream of the caller is where the work is queued, so that nobody is asked to wait ...
     assert set(Tensor.told) == {-1}
     assert y.stream == h.stream == layer.parameters["bias_hh_l0"].stream == 0x77
@@ -173,7 +180,7 @@ def test_torch_allocates_results_and_names_the_stream(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(y.numpy(), expected)
     # Another stream than that of the forward call has to be waited for.
     current.cuda_stream = 0x99
-    dx, _ = layer.backward(Tensor(device_array(np.ones_like(expected))))
+    dx, _ = layer.backward(kind(device_array(np.ones_like(expected))))
     assert Tensor.told[-3] == 0x77
     assert dx.shape == (B, T, IN)
     layer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from typing import Any
 
@@ -136,6 +137,26 @@ def test_export_rules() -> None:
     assert not taken.flags.writeable
     copied = _device.module().from_dlpack(_Copied(there), 1)
     assert copied.ptr != there.ptr
+
+
+def test_what_capsules_say_of_the_array() -> None:
+    there = device_array(numbers(4, 3))
+    assert flags_of(there.__dlpack__(max_version=(1, 0))) == 0
+    assert flags_of(there.__dlpack__(max_version=(1, 0), copy=True)) == 2  # DLPACK_FLAG_BITMASK_IS_COPIED
+    there.flags.writeable = False
+    assert flags_of(there.__dlpack__(max_version=(1, 0))) == 1  # DLPACK_FLAG_BITMASK_READ_ONLY
+    assert flags_of(there.__dlpack__(max_version=(1, 0), copy=True)) == 2
+    for versions in {}, {"max_version": (0, 8)}:
+        with pytest.raises(BufferError, match=r"the array is read-only, which DLPack before version 1"):
+            there.__dlpack__(**versions)
+        there.__dlpack__(**versions, copy=True)
+
+
+def flags_of(capsule: Any) -> int:
+    """Return DLManagedTensorVersioned::flags, behind its version and two pointers."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.c_uint64.from_address(get(capsule, b"dltensor_versioned") + 24).value
 
 
 class _Copied:

@@ -97,22 +97,36 @@ std::vector<Index> contiguous_strides(const std::vector<Index>& shape) {
 
 std::size_t bytes_of(const DeviceArray& a) { return static_cast<std::size_t>(a.size() * a.type.bytes()); }
 
+// `later` waits for `earlier`, unless one of them is being captured without the other: what is captured runs
+// when its graph is replayed, and whoever replays it sees to the order.
+void order(cuda::Stream later, cuda::Stream earlier) {
+  if (!(later == earlier) && cuda::capturing(later) == cuda::capturing(earlier))
+    cuda::wait_for(later, earlier);
+}
+
 }  // namespace
 
 Storage::~Storage() {
   if (memory.get() || stream == home) return;
   try {
     const cuda::DeviceScope scope(device);
-    cuda::wait_for(home, stream);
+    order(home, stream);
   } catch (const cuda::Error&) {  // at the end of the process the driver may be gone
   }
 }
 
 void Storage::follow(cuda::Stream next) {
+  captured |= cuda::capturing(next);
   if (next == stream) return;
-  if (!cuda::capturing(next)) cuda::wait_for(next, stream);
+  order(next, stream);
   stream = next;
   if (memory.get()) memory.reserve(0, next);  // where it will be released
+}
+
+void Storage::wait_for_replays() const {
+  if (!captured || cuda::capturing(stream)) return;  // in a capture the host cannot read at all
+  const cuda::DeviceScope scope(device);
+  cuda::synchronize_device();
 }
 
 DeviceArray DeviceArray::empty(std::vector<Index> shape, ElementType type, cuda::Stream stream) {
@@ -213,6 +227,10 @@ DeviceArray from_host(const py::array& array, ElementType type, int device, cuda
 }
 
 py::array to_host(const DeviceArray& array) {
+  {
+    const Unlocked unlocked;
+    array.storage->wait_for_replays();
+  }
   const DeviceArray from = array.contiguous() ? array : contiguous_copy(array);
   const cuda::DeviceScope scope(from.device());
   py::array to(host_type(from.type), std::vector<py::ssize_t>(from.shape.begin(), from.shape.end()));
@@ -260,11 +278,14 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
 }
 
 // `home` is the stream that the array's library works on, and frees its memory on; 0 if unknown. The producer
-// makes `stream` wait for what the array is made of, unless that is queued there already.
+// makes `stream` wait for what the array is made of, unless that is queued there already, or one of the two
+// is being captured without the other.
 DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, std::uintptr_t home) {
   py::object capsule;
   const py::object producer = value.attr("__dlpack__");
-  const py::int_ told = home == stream ? py::int_(-1) : py::int_(stream);
+  const bool unordered = home == stream || cuda::capturing(stream_of(stream)) !=
+                                               (home && cuda::capturing(stream_of(home)));  // as in order()
+  const py::int_ told = unordered ? py::int_(-1) : py::int_(stream);
   try {
     capsule = producer(py::arg("stream") = told, py::arg("max_version") = py::make_tuple(1, 0));
   } catch (py::error_already_set& error) {
@@ -302,8 +323,7 @@ DeviceArray from_cuda_array_interface(const py::object& value, std::uintptr_t st
   }
   if (interface.contains("stream") && !interface["stream"].is_none()) {
     const cuda::DeviceScope scope(device);
-    const auto theirs = interface["stream"].cast<std::uintptr_t>();
-    if (!(stream_of(theirs) == stream_of(stream))) cuda::wait_for(stream_of(stream), stream_of(theirs));
+    order(stream_of(stream), stream_of(interface["stream"].cast<std::uintptr_t>()));
   }
   return a;
 }
@@ -311,7 +331,7 @@ DeviceArray from_cuda_array_interface(const py::object& value, std::uintptr_t st
 // ---- to other libraries
 
 template <class Managed>
-py::capsule make_capsule(const DeviceArray& array) {
+py::capsule make_capsule(const DeviceArray& array, [[maybe_unused]] bool copied) {
   struct Context {
     Managed managed{};
     DeviceArray array;
@@ -331,7 +351,7 @@ py::capsule make_capsule(const DeviceArray& array) {
   if constexpr (std::is_same_v<Managed, dlpack::Versioned>) {
     m.major = 1;
     m.minor = 0;
-    m.flags = array.writeable ? 0 : dlpack::kReadOnly;
+    m.flags = (array.writeable ? 0 : dlpack::kReadOnly) | (copied ? dlpack::kIsCopied : 0);
   }
   return py::capsule(&m, Managed::kName, [](PyObject* capsule) {
     if (!PyCapsule_IsValid(capsule, Managed::kName)) return;  // someone took it
@@ -347,6 +367,11 @@ py::capsule to_dlpack(const DeviceArray& array, const py::object& stream, const 
                            "; numpy() copies it to the host");
   }
   const bool to_copy = !want_copy.is_none() && want_copy.cast<bool>();
+  const bool versioned = !max_version.is_none() && max_version.cast<std::pair<int, int>>().first >= 1;
+  if (!versioned && !array.writeable && !to_copy) {
+    throw py::buffer_error(
+        "the array is read-only, which DLPack before version 1 cannot say; copy() makes one that is not");
+  }
   const DeviceArray given = to_copy ? contiguous_copy(array) : array;
   const std::int64_t handle = stream.is_none() ? 1 : stream.cast<std::int64_t>();
   if (handle == 0 || handle < -1) {
@@ -357,8 +382,8 @@ py::capsule to_dlpack(const DeviceArray& array, const py::object& stream, const 
     const cuda::DeviceScope scope(given.device());
     given.storage->follow(stream_of(static_cast<std::uintptr_t>(handle)));
   }
-  const bool versioned = !max_version.is_none() && max_version.cast<std::pair<int, int>>().first >= 1;
-  return versioned ? make_capsule<dlpack::Versioned>(given) : make_capsule<dlpack::Plain>(given);
+  return versioned ? make_capsule<dlpack::Versioned>(given, to_copy)
+                   : make_capsule<dlpack::Plain>(given, to_copy);
 }
 
 py::dict cuda_array_interface(const DeviceArray& array) {

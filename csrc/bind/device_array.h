@@ -38,12 +38,15 @@ struct Storage {
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
-  // Before a use on another stream than the last one, that stream waits for the last use. Not in a graph
-  // that is being captured: it may only wait for what was captured with it.
+  // Before a use on another stream than the last one, that stream waits for the last use.
   void follow(cuda::Stream next);
+  // Before the host reads: a graph that was captured with this memory may be replayed on any stream, and all
+  // that can be waited for is everything.
+  void wait_for_replays() const;
 
   int device = 0;
   cuda::Stream stream;
+  bool captured = false;        // was it ever used in a capture?
   cuda::Memory memory;          // its own, or
   cuda::Stream home;            // the stream that
   std::shared_ptr<void> owner;  // whoever the memory belongs to releases it on

@@ -214,6 +214,8 @@ class DeviceReserve {
     std::uint64_t calls = 0;
     if (counter_) {
       const DeviceScope scope(counter_->device());
+      const Unlocked unlocked;
+      counter_->storage->wait_for_replays();
       cuda::copy_to_host(&calls, counter_->data, sizeof calls, counter_->stream());
     }
     return calls;
@@ -430,8 +432,9 @@ auto over_arrays(std::uintptr_t handle, const std::vector<const DeviceArray*>& a
       throw py::value_error("expected contiguous arrays of one size on one device");
     a->storage->follow(stream);
   }
-  return with_type(choose<DType>(first.type.name(), "dtype", kDTypes),
-                   [&](auto zero) { return body(zero, stream, first.size()); });
+  const DType dtype = choose<DType>(first.type.name(), "dtype", kDTypes);
+  const Unlocked unlocked;
+  return with_type(dtype, [&](auto zero) { return body(zero, stream, first.size()); });
 }
 
 // The memory of an array that should be of T, written or read.
@@ -519,6 +522,7 @@ void register_updates(py::module_& m) {
         const Index width = logits.ndim() ? logits.shape.back() : 0, rows = targets.size();
         if (rows * width != logits.size() || scored.size() != rows)
           throw py::value_error("the shapes of logits, targets and scored do not agree");
+        const DeviceScope scope(logits.device());
         for (const DeviceArray* x : {&targets, &scored}) x->storage->follow(stream_of(stream_handle));
         return over_arrays(stream_handle, {&logits, &gradient}, [&](auto zero, cuda::Stream stream, Index) {
           using T = decltype(zero);

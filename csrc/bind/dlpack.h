@@ -8,7 +8,7 @@ namespace fastrnn::bind::dlpack {
 
 enum DeviceType : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
 enum TypeCode : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
-inline constexpr std::uint64_t kReadOnly = 1;
+inline constexpr std::uint64_t kReadOnly = 1, kIsCopied = 2;
 
 struct Device {
   std::int32_t type;

@@ -282,6 +282,15 @@ void Reserve<T>::layout(Stream stream, const Network& network, Index steps, Inde
     return arena.used();
   };
   bytes_ = layout(Arena());
+  if (bytes_ > memory_.capacity()) {
+    refuse_in_graph(
+        stream,
+        "what a training call saves for backward has no memory of this size yet, and a graph cannot "
+        "make it; make an equal call before the capture");
+    if (captured_) captured_before_.push_back(std::move(memory_));
+    captured_ = false;
+  }
+  captured_ |= capturing(stream);
   layout(Arena(memory_.reserve(bytes_, stream)));
   network_ = network;
   steps_ = steps;

@@ -68,9 +68,19 @@ struct Stream {
   bool operator==(const Stream& other) const { return handle == other.handle; }
 };
 
-void synchronize(Stream stream);              // waits
-void wait_for(Stream later, Stream earlier);  // what is queued on `later` from now on waits for `earlier`
-bool capturing(Stream stream);                // whether its work goes into a graph instead of to the device
+void synchronize(Stream stream);  // waits
+void synchronize_device();        // waits for every stream
+// What is queued on `later` from now on waits for what is on `earlier`. Waiting for a stream that is being
+// captured takes `later` into the capture; one that is in a capture may not wait for one that is not.
+void wait_for(Stream later, Stream earlier);
+bool capturing(Stream stream);  // whether its work goes into a graph instead of to the device
+
+// Throws, with this message, if the stream is being captured.
+inline void refuse_in_graph(Stream stream, const char* message) {
+  if (capturing(stream)) throw Error(message);
+}
+inline constexpr const char* kNoCopyInGraph =
+    "a copy between host and device cannot be captured in a graph; have the array on the device before";
 
 // ---- launches
 
@@ -90,7 +100,8 @@ bool synchronous();
 void* allocate(std::size_t bytes, Stream stream);
 void release(void* memory, Stream stream) noexcept;  // null is fine
 
-// Memory of one owner, released on the stream it was last reserved on.
+// Memory of one owner, released on the stream it was last reserved on. What is allocated in a capture belongs
+// to the graph, and is there from each replay to its end, or until it is released after one.
 class Memory {
  public:
   Memory() = default;
@@ -103,34 +114,19 @@ class Memory {
   }
 
   // At least this many bytes; contents are kept only if there are as many already.
-  void* reserve(std::size_t bytes, Stream stream) {
-    if (bytes > capacity_) {
-      // Freed on the stream that comes after the last use; but what is not of a graph is not freed in one.
-      if (memory_ && !capturing(stream)) stream_ = stream;
-      reset();
-      memory_ = allocate(bytes, stream);
-      capacity_ = bytes;
-      device_ = current_device();
-    }
-    stream_ = stream;
-    return memory_;
-  }
+  void* reserve(std::size_t bytes, Stream stream);
   void reset() noexcept;
   void* get() const { return memory_; }
   std::size_t capacity() const { return capacity_; }
 
  private:
-  void swap(Memory& other) noexcept {
-    std::swap(memory_, other.memory_);
-    std::swap(capacity_, other.capacity_);
-    std::swap(device_, other.device_);
-    std::swap(stream_, other.stream_);
-  }
+  void swap(Memory& other) noexcept;
 
   void* memory_ = nullptr;
   std::size_t capacity_ = 0;
   int device_ = 0;
   Stream stream_;
+  bool of_graph_ = false;
 };
 
 // Which device a pointer of any library belongs to; -1 for host memory.
@@ -138,6 +134,7 @@ int device_of(const void* memory);
 
 // ---- copies
 
+// Not in a graph: it would keep the host's address, and copy whatever lies there when it is replayed.
 void copy_to_device(void* to, const void* from, std::size_t bytes,
                     Stream stream);  // waits until `from` was read
 void copy_to_host(void* to, const void* from, std::size_t bytes,

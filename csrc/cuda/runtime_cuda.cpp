@@ -173,6 +173,7 @@ DeviceScope::~DeviceScope() {
 // ---- streams
 
 void synchronize(Stream stream) { FRNN_CUDA(cudaStreamSynchronize(native(stream))); }
+void synchronize_device() { FRNN_CUDA(cudaDeviceSynchronize()); }
 
 void wait_for(Stream later, Stream earlier) {
   if (later == earlier) return;
@@ -189,7 +190,12 @@ void wait_for(Stream later, Stream earlier) {
 
 bool capturing(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  FRNN_CUDA(cudaStreamIsCapturing(native(stream), &status));
+  const cudaError_t asked = cudaStreamIsCapturing(native(stream), &status);
+  if (asked == cudaErrorStreamCaptureImplicit) {  // the legacy stream while another is captured: it never is
+    cudaGetLastError();
+    return false;
+  }
+  FRNN_CUDA(asked);
   return status != cudaStreamCaptureStatusNone;
 }
 
@@ -226,18 +232,6 @@ void release(void* memory, Stream stream) noexcept {
   if (cudaFreeAsync(memory, native(stream)) != cudaSuccess) cudaGetLastError();
 }
 
-void Memory::reset() noexcept {
-  if (memory_) {
-    try {
-      const DeviceScope scope(device_);
-      release(memory_, stream_);
-    } catch (const Error&) {  // as in release()
-    }
-  }
-  memory_ = nullptr;
-  capacity_ = 0;
-}
-
 int device_of(const void* memory) {
   cudaPointerAttributes attributes{};
   FRNN_CUDA(cudaPointerGetAttributes(&attributes, memory));
@@ -247,16 +241,9 @@ int device_of(const void* memory) {
 
 // ---- copies
 
-// A graph would keep the host's address, and copy whatever lies there when it is replayed.
-static void refuse_in_graph(Stream stream) {
-  if (capturing(stream))
-    throw Error(
-        "a copy between host and device cannot be captured in a graph; have the array on the device before");
-}
-
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
-  refuse_in_graph(stream);
+  refuse_in_graph(stream, kNoCopyInGraph);
   FRNN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, native(stream)));
   // Pageable memory was staged when the call returned; memory that the device reads itself was not.
   cudaPointerAttributes attributes{};
@@ -266,7 +253,7 @@ void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream
 
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
-  refuse_in_graph(stream);
+  refuse_in_graph(stream, kNoCopyInGraph);
   FRNN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, native(stream)));
   synchronize(stream);
 }

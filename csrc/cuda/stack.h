@@ -30,7 +30,8 @@ class Reserve {
     T* gates = nullptr;           // [T,B,saved_gates,H], activated
     Compute<T>* cells = nullptr;  // [T,B,H], LSTM
   };
-  // Called by forward.
+  // Called by forward. In a graph that is captured there has to be memory enough already, since other calls
+  // use it too; and where a graph has it, it stays.
   void layout(Stream stream, const Network& network, Index steps, Index batch);
 
   Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
@@ -49,6 +50,8 @@ class Reserve {
   Index steps_ = -1, batch_ = -1;
   std::size_t bytes_ = 0;
   Memory memory_;
+  bool captured_ = false;                // is memory_ part of a graph?
+  std::vector<Memory> captured_before_;  // what graphs had before it had to grow
 };
 
 // How a call may be computed.

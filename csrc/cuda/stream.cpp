@@ -11,6 +11,7 @@ Streams<T>::Streams(Stream stream, const Network& network, std::vector<const T*>
   FRNN_CHECK(network.directions == 1, "a stream has no future to run a reverse direction over");
   FRNN_CHECK(batch >= 1, "a stream needs at least one row");
   network.check_call(1, batch);
+  refuse_in_graph(stream, "a stream cannot be made in a graph that is captured; make it before");
   const LayerShape& s = network.first;
   const auto layout = [&](Arena arena) {
     h_ = arena.take<T>(network.layers * batch * s.recurrent());

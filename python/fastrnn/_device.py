@@ -141,14 +141,18 @@ def current_stream(value: Any, index: int) -> int | None:
     """Return the stream that the array's library is working on, in DLPack's numbers; None if unknown."""
     if _is_device_array(value):
         return int(value.stream)
-    package = type(value).__module__.partition(".")[0]
-    library = sys.modules.get(package)
-    if package == "torch" and library is not None:
-        return int(library.cuda.current_stream(index).cuda_stream) or LEGACY_STREAM
-    if package == "cupy" and library is not None:
-        with library.cuda.Device(index):
-            return int(library.cuda.getcurrent_stream().ptr) or LEGACY_STREAM
+    if _is_of("torch", "Tensor", value):
+        return int(sys.modules["torch"].cuda.current_stream(index).cuda_stream) or LEGACY_STREAM
+    if _is_of("cupy", "ndarray", value):
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(index):
+            return int(cupy.cuda.getcurrent_stream().ptr) or LEGACY_STREAM
     return None
+
+
+def _is_of(package: str, name: str, value: Any) -> bool:
+    """Whether a value is of this class of a package, or of a subclass from anywhere; imports nothing."""
+    return isinstance(value, getattr(sys.modules.get(package), name, ()))
 
 
 def _ambient_stream(index: int) -> int:
@@ -335,8 +339,9 @@ class Cuda(Backend):
         stream = current_stream(value, self.index) or LEGACY_STREAM
         if isinstance(value, self.core.DeviceArray) or not hasattr(value, "__dlpack__"):
             return DeviceLibrary(self, stream)
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor):
+        if _is_of("torch", "Tensor", value):
+            torch = sys.modules["torch"]
+
             # Results of torch's own memory: its allocator knows of streams and of graphs that are captured.
             def empty(shape: tuple[int, ...], dtype: str) -> Array:
                 tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.name)

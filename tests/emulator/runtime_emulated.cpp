@@ -2,11 +2,15 @@
 // fresh, and whose work is done when the call returns.
 #include "emulator/runtime_emulated.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <sstream>
+#include <vector>
 
 #include "cuda/cublas.h"
 #include "cuda/gemm.h"
@@ -19,6 +23,13 @@ namespace {
 struct Allocation {
   std::size_t bytes;
   int device;
+  bool of_graph;
+};
+
+// A capture: who takes part, and whether the stream that it began with waits for all they have done.
+struct Capture {
+  void* origin;
+  std::map<void*, bool> joined;
 };
 
 struct Machine {
@@ -26,6 +37,9 @@ struct Machine {
   std::map<const char*, Allocation, std::less<>> allocations;  // by address
   std::size_t live = 0;
   DeviceInfo info{"emulated device", {}};
+  std::vector<Capture> captures;
+  std::ostringstream waits;
+  int (*lock_held)() = nullptr;
 };
 
 Machine& machine() {
@@ -48,6 +62,26 @@ void check_held(const void* memory, std::size_t bytes, const char* call) {
   if (bytes && !emulated::holds(memory, bytes))
     throw Error(std::string(call) + " of " + std::to_string(bytes) +
                 " bytes that are not within one allocation on the current device");
+}
+
+// The capture that a stream takes part in, or null.
+Capture* capture_of(Stream stream) {
+  for (Capture& c : machine().captures) {
+    if (c.origin == stream.handle || c.joined.count(stream.handle)) return &c;
+  }
+  return nullptr;
+}
+
+std::string name_of(Stream stream) {
+  std::ostringstream name;
+  name << "0x" << std::hex << reinterpret_cast<std::uintptr_t>(stream.handle);
+  return name.str();
+}
+
+void host_waits(const std::string& earlier) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  const bool held = machine().lock_held && machine().lock_held() != 0;
+  machine().waits << "cuda:" << current << " host for " << earlier << (held ? " locked\n" : "\n");
 }
 
 void check_host(const void* memory, const char* call) {
@@ -74,6 +108,33 @@ bool holds(const void* memory, std::size_t bytes) {
          static_cast<const char*>(memory) + bytes <= found->first + found->second.bytes;
 }
 
+void begin_capture(Stream stream) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  machine().captures.push_back({stream.handle, {}});
+}
+
+void end_capture(Stream stream) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  auto& all = machine().captures;
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const Capture& c) { return c.origin == stream.handle; });
+  if (found == all.end()) throw Error(name_of(stream) + " is not being captured");
+  const Capture ended = *found;
+  all.erase(found);
+  for (const auto& [other, joined] : ended.joined) {
+    if (!joined) throw Error(name_of({other}) + " took part in a capture that ends without waiting for it");
+  }
+}
+
+std::string take_waits() {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  const std::string all = machine().waits.str();
+  machine().waits.str("");
+  return all;
+}
+
+void ask_lock(int (*held)()) { machine().lock_held = held; }
+
 }  // namespace emulated
 
 // ---- devices
@@ -93,42 +154,70 @@ DeviceScope::~DeviceScope() { current = before_; }
 
 // ---- streams and launches
 
-void synchronize(Stream) {}
-void wait_for(Stream, Stream) {}
-bool capturing(Stream) { return false; }
+void synchronize(Stream stream) {
+  refuse_in_graph(stream, "a stream that is being captured cannot be waited for");
+  host_waits(name_of(stream));
+}
+
+void synchronize_device() {
+  {
+    const std::lock_guard<std::mutex> lock(machine().mutex);
+    if (!machine().captures.empty())
+      throw Error("a device cannot be waited for while a stream is being captured");
+  }
+  host_waits("all");
+}
+
+void wait_for(Stream later, Stream earlier) {
+  if (later == earlier) return;
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  Capture *const of_later = capture_of(later), *const of_earlier = capture_of(earlier);
+  if (of_later && of_later != of_earlier)
+    throw Error(name_of(later) + " is being captured, and cannot wait for " + name_of(earlier) +
+                ", which is not");
+  if (of_earlier) {
+    if (later.handle == of_earlier->origin) {
+      of_earlier->joined[earlier.handle] = true;
+    } else {
+      of_earlier->joined[later.handle] = false;
+    }
+  }
+  machine().waits << "cuda:" << current << " " << name_of(later) << " for " << name_of(earlier) << "\n";
+}
+
+bool capturing(Stream stream) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  return capture_of(stream) != nullptr;
+}
+
 void check_launch(const char*, Stream) {}
 bool synchronous() { return true; }
 
 // ---- memory
 
-void* allocate(std::size_t bytes, Stream) {
+void* allocate(std::size_t bytes, Stream stream) {
   if (bytes == 0) return nullptr;
   void* memory = nullptr;
   if (posix_memalign(&memory, 256, bytes) != 0)
     throw OutOfMemory("allocate(" + std::to_string(bytes) + " bytes) failed");
   std::memset(memory, 0xff, bytes);  // NaN in every float type
   const std::lock_guard<std::mutex> lock(machine().mutex);
-  machine().allocations[static_cast<const char*>(memory)] = {bytes, current};
+  machine().allocations[static_cast<const char*>(memory)] = {bytes, current, capture_of(stream) != nullptr};
   machine().live += bytes;
   return memory;
 }
 
-void release(void* memory, Stream) noexcept {
+void release(void* memory, Stream stream) noexcept {
   if (!memory) return;
   {
     const std::lock_guard<std::mutex> lock(machine().mutex);
     const auto found = machine().allocations.find(static_cast<const char*>(memory));
-    if (found == machine().allocations.end()) std::abort();  // released twice, or never allocated
+    if (found == machine().allocations.end()) std::abort();           // released twice, or never allocated
+    if (capture_of(stream) && !found->second.of_graph) std::abort();  // a graph gives back its own alone
     machine().live -= found->second.bytes;
     machine().allocations.erase(found);
   }
   std::free(memory);
-}
-
-void Memory::reset() noexcept {
-  release(memory_, stream_);
-  memory_ = nullptr;
-  capacity_ = 0;
 }
 
 int device_of(const void* memory) {
@@ -147,13 +236,16 @@ std::string describe_cublas() { return "the emulated device has none"; }
 
 // ---- copies
 
-void copy_to_device(void* to, const void* from, std::size_t bytes, Stream) {
+void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
+  refuse_in_graph(stream, kNoCopyInGraph);
   check_held(to, bytes, "copy_to_device");
   check_host(from, "copy_to_device");
   if (bytes) std::memcpy(to, from, bytes);
 }
 
-void copy_to_host(void* to, const void* from, std::size_t bytes, Stream) {
+void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) {
+  refuse_in_graph(stream, kNoCopyInGraph);
+  host_waits(name_of(stream));
   check_held(from, bytes, "copy_to_host");
   check_host(to, "copy_to_host");
   if (bytes) std::memcpy(to, from, bytes);
@@ -171,3 +263,26 @@ void set_bytes(void* to, int value, std::size_t bytes, Stream) {
 }
 
 }  // namespace fastrnn::cuda
+
+// ---- the same for Python
+
+#define FRNN_EXPORT __attribute__((visibility("default")))
+
+namespace cuda = fastrnn::cuda;
+
+FRNN_EXPORT void fastrnn_emulated_begin_capture(void* stream) { cuda::emulated::begin_capture({stream}); }
+FRNN_EXPORT int fastrnn_emulated_end_capture(void* stream) {
+  try {
+    cuda::emulated::end_capture({stream});
+    return 0;
+  } catch (const cuda::Error&) {
+    return 1;
+  }
+}
+FRNN_EXPORT void fastrnn_emulated_wait_for(void* later, void* earlier) { cuda::wait_for({later}, {earlier}); }
+FRNN_EXPORT const char* fastrnn_emulated_take_waits() {
+  static std::string text;
+  text = cuda::emulated::take_waits();
+  return text.c_str();
+}
+FRNN_EXPORT void fastrnn_emulated_ask_lock(int (*held)()) { cuda::emulated::ask_lock(held); }

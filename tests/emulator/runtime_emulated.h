@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "cuda/limits.h"
+#include "cuda/runtime.h"
 
 namespace fastrnn::cuda::emulated {
 
@@ -15,4 +17,25 @@ std::size_t live_bytes();               // allocated and not released
 // Whether these bytes lie within one allocation, and on the current device.
 bool holds(const void* memory, std::size_t bytes);
 
+// Between the two the stream is being captured, as far as anyone who asks is told: its work is done at once
+// all the same. Streams that wait for it take part; end_capture throws if one of them was not waited for in
+// turn.
+void begin_capture(Stream stream);
+void end_capture(Stream stream);
+
+// Who was made to wait since this was last asked, a line each: "cuda:0 0x77 for 0x99" (the current device,
+// the later stream, the earlier), "cuda:0 host for 0x77", "cuda:0 host for all". Lines of the host end in "
+// locked" if ask_lock's function returned something else than 0 while it waited.
+std::string take_waits();
+void ask_lock(int (*held)());
+
 }  // namespace fastrnn::cuda::emulated
+
+// The same for Python, by ctypes.
+extern "C" {
+void fastrnn_emulated_begin_capture(void* stream);
+int fastrnn_emulated_end_capture(void* stream);  // 0, or 1 where end_capture throws
+void fastrnn_emulated_wait_for(void* later, void* earlier);
+const char* fastrnn_emulated_take_waits();  // until the next call
+void fastrnn_emulated_ask_lock(int (*held)());
+}

@@ -1,0 +1,82 @@
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "cuda/runtime.h"
+
+namespace fastrnn::cuda {
+namespace {
+
+// Memory let go on a stream in whose capture it has no part: until the capture has ended, that stream takes
+// back the graph's own alone.
+struct LetGo {
+  struct Piece {
+    void* memory;
+    int device;
+    Stream stream;
+  };
+  std::mutex mutex;
+  std::vector<Piece> pieces;
+};
+
+LetGo& let_go() {
+  static LetGo* const all = new LetGo;  // never destroyed: arrays may outlive everything that could order it
+  return *all;
+}
+
+void release_let_go() {
+  const std::lock_guard<std::mutex> lock(let_go().mutex);
+  std::vector<LetGo::Piece> still;
+  for (const LetGo::Piece& piece : let_go().pieces) {
+    const DeviceScope scope(piece.device);
+    if (capturing(piece.stream)) {
+      still.push_back(piece);
+    } else {
+      release(piece.memory, piece.stream);
+    }
+  }
+  let_go().pieces = std::move(still);
+}
+
+}  // namespace
+
+void* Memory::reserve(std::size_t bytes, Stream stream) {
+  if (bytes > capacity_) {
+    if (memory_) stream_ = stream;  // which comes after the last use
+    reset();
+    release_let_go();
+    memory_ = allocate(bytes, stream);
+    capacity_ = bytes;
+    device_ = current_device();
+    of_graph_ = capturing(stream);
+  }
+  stream_ = stream;
+  return memory_;
+}
+
+void Memory::reset() noexcept {
+  if (memory_) {
+    try {
+      const DeviceScope scope(device_);
+      if (!of_graph_ && capturing(stream_)) {
+        const std::lock_guard<std::mutex> lock(let_go().mutex);
+        let_go().pieces.push_back({memory_, device_, stream_});
+      } else {
+        release(memory_, stream_);
+      }
+    } catch (const Error&) {  // at the end of the process the driver may be gone, and the memory with it
+    }
+  }
+  memory_ = nullptr;
+  capacity_ = 0;
+}
+
+void Memory::swap(Memory& other) noexcept {
+  std::swap(memory_, other.memory_);
+  std::swap(capacity_, other.capacity_);
+  std::swap(device_, other.device_);
+  std::swap(stream_, other.stream_);
+  std::swap(of_graph_, other.of_graph_);
+}
+
+}  // namespace fastrnn::cuda

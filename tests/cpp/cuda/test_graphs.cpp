@@ -1,0 +1,70 @@
+// Memory while a graph is captured: what the graph has stays, and what it has no part in is released later.
+#include "check.h"
+#include "cuda/stack.h"
+#include "emulator/runtime_emulated.h"
+
+using namespace fastrnn;
+using namespace fastrnn::cuda;
+using emulated::begin_capture;
+using emulated::end_capture;
+using emulated::holds;
+
+namespace {
+
+const Stream captured{reinterpret_cast<void*>(0x77)}, other{reinterpret_cast<void*>(0x99)};
+
+}  // namespace
+
+TEST(a_reserve_stays_where_a_graph_has_it) {
+  Network n;
+  n.first.input = 3;
+  n.first.hidden = 5;
+  Reserve<float> reserve;
+  reserve.layout(captured, n, 2, 2);
+  const float* const gates = reserve.part(0).gates;
+  begin_capture(captured);
+  reserve.layout(captured, n, 2, 2);
+  CHECK(reserve.part(0).gates == gates);
+  CHECK_THROWS(reserve.layout(captured, n, 3, 2), Error, "make an equal call before the capture");
+  end_capture(captured);
+  for (const Index steps : {30, 60}) reserve.layout(captured, n, steps, 2);
+  CHECK(holds(gates, 1));
+  const float* const larger = reserve.part(0).gates;
+  reserve.layout(captured, n, 90, 2);
+  CHECK(!holds(larger, 1));  // which no graph has
+}
+
+TEST(memory_let_go_in_a_capture_is_released_after_it) {
+  const std::size_t live = emulated::live_bytes();
+  Memory before(100, captured);
+  const void* const place = before.get();
+  begin_capture(captured);
+  {
+    const Memory scratch(100, captured);
+  }
+  CHECK(emulated::live_bytes() == live + 100);
+  before.reset();
+  Memory of_graph(10, captured);
+  CHECK(holds(place, 100));
+  end_capture(captured);
+  const Memory after(10, other);
+  CHECK(!holds(place, 100));
+  of_graph.reset();
+  CHECK(emulated::live_bytes() == live + 10);
+}
+
+TEST(an_emulated_capture_has_the_rules_of_a_real_one) {
+  begin_capture(captured);
+  CHECK_THROWS(wait_for(captured, other), Error, "cannot wait for 0x99");
+  CHECK_THROWS(synchronize(captured), Error, "cannot be waited for");
+  CHECK_THROWS(synchronize_device(), Error, "cannot be waited for");
+  wait_for(other, captured);
+  CHECK(capturing(other));
+  wait_for(captured, other);
+  end_capture(captured);
+  CHECK(!capturing(captured) && !capturing(other));
+  begin_capture(captured);
+  wait_for(other, captured);
+  CHECK_THROWS(end_capture(captured), Error, "without waiting for it");
+  CHECK_THROWS(end_capture(captured), Error, "is not being captured");
+}

@@ -1,0 +1,242 @@
+"""While a graph is captured, does nothing wait, copy or free what a graph cannot, and is a replay waited for?
+
+On the emulated device alone: there a test says which stream is being captured, and sees who waits for whom.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _device
+from fastrnn.training import clip_by_global_norm, softmax_cross_entropy
+
+pytestmark = pytest.mark.cuda
+
+T, B, IN, H = 3, 2, 4, 5
+CAPTURED, OTHER = 0x77, 0x99
+
+
+class Emulated:
+    """The runtime of the emulated device: tests/emulator/runtime_emulated.h."""
+
+    def __init__(self, path: str) -> None:
+        self.library = ctypes.PyDLL(path)
+        for name in ("begin_capture", "end_capture"):
+            self.function(name).argtypes = [ctypes.c_void_p]
+        self.function("wait_for").argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        self.function("take_waits").restype = ctypes.c_char_p
+        self.function("ask_lock").argtypes = [ctypes.c_void_p]
+
+    def function(self, name: str) -> Any:
+        return getattr(self.library, f"fastrnn_emulated_{name}")
+
+    @contextmanager
+    def capture(self, stream: int = CAPTURED) -> Iterator[None]:
+        self.function("begin_capture")(stream)
+        try:
+            yield
+        finally:
+            unjoined = self.function("end_capture")(stream)
+        assert not unjoined, "a stream was taken into the capture"
+
+    def wait_for(self, later: int, earlier: int) -> None:
+        self.function("wait_for")(later, earlier)
+
+    def waits(self) -> list[str]:
+        """Who waited for whom since the last time."""
+        text: bytes = self.function("take_waits")()
+        return text.decode().splitlines()
+
+
+@pytest.fixture
+def emulated() -> Iterator[Emulated]:
+    module = _device.module()
+    if module.__name__ != "_cuda_emulated":
+        pytest.skip("the captures of this test are on an emulated device alone")
+    library = Emulated(module.__file__)
+    library.waits()
+    yield library
+    library.function("ask_lock")(None)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+def array_on(stream: int, array: np.ndarray, device: int = 0) -> Any:
+    return _device.module().from_host(array, array.dtype.name, device, stream)
+
+
+class Borrowed:
+    """An array of a library without DLPack, which works on a stream of its own."""
+
+    def __init__(self, array: Any, stream: int) -> None:
+        self.__cuda_array_interface__ = array.__cuda_array_interface__ | {"stream": stream}
+
+
+class Asked:
+    """An array of a library with DLPack; notes the stream that it was told to order itself before."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.told: list[int] = []
+
+    def __dlpack__(self, stream: int, **options: Any) -> Any:
+        self.told.append(stream)
+        return self.array.__dlpack__(stream=-1, **options)
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+def test_a_training_call_is_captured_after_an_equal_one(emulated: Emulated) -> None:
+    layer, longer = fastrnn.LSTM(IN, H, device="cuda", seed=1), array_on(CAPTURED, normal(T + 1, B, IN))
+    x = longer[:T]
+    with emulated.capture(), pytest.raises(RuntimeError, match="make an equal call before the capture"):
+        layer(x)
+    expected = layer(x)[0].numpy()
+    layer.backward(array_on(CAPTURED, np.ones_like(expected)))
+    gradients = {name: array.numpy() for name, array in layer.gradients.items()}
+    dy = array_on(CAPTURED, np.ones_like(expected))
+    with emulated.capture():
+        layer.zero_grad()
+        y, _ = layer(x)
+        layer.backward(dy)
+    np.testing.assert_array_equal(y.numpy(), expected)
+    for name, array in layer.gradients.items():
+        np.testing.assert_array_equal(array.numpy(), gradients[name])
+    with emulated.capture(), pytest.raises(RuntimeError, match="make an equal call before the capture"):
+        layer(longer)
+
+
+def test_a_stream_is_captured_after_it_was_made(emulated: Emulated) -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1).eval()
+    x = array_on(CAPTURED, normal(B, IN))
+    layer(x)  # a stream begins where its layer was last used
+    with emulated.capture(), pytest.raises(RuntimeError, match="a stream cannot be made in a graph"):
+        layer.stream(batch=B)
+    expected, stream = layer.stream(batch=B).step(x).numpy(), layer.stream(batch=B)
+    with emulated.capture():
+        h = stream.step(x)
+    np.testing.assert_array_equal(h.numpy(), expected)
+
+
+def test_the_host_is_not_copied_to_or_from(emulated: Emulated) -> None:
+    there = array_on(CAPTURED, normal(T, B))
+    with emulated.capture():
+        for use in there.numpy, lambda: array_on(CAPTURED, normal(T, B)), lambda: there.__setitem__(0, 1.5):
+            with pytest.raises(RuntimeError, match="a copy between host and device cannot be captured"):
+                use()
+        there[...] = 0  # needs nothing of the host
+    assert not there.numpy().any()
+
+
+# ----------------------------------------------------------------------------------------- order
+
+
+def test_memory_that_comes_back_waits_in_its_own_capture_alone(emulated: Emulated) -> None:
+    module = _device.module()
+    theirs = array_on(OTHER, normal(T, B))
+    borrowed = module.from_dlpack(theirs, CAPTURED, OTHER)
+    with emulated.capture():
+        borrowed.follow(CAPTURED)
+        del borrowed  # back to its library, whose stream has no part in the capture
+    with emulated.capture(OTHER):
+        borrowed = module.from_dlpack(theirs, CAPTURED, OTHER)
+        del borrowed
+    emulated.waits()
+    with emulated.capture():
+        emulated.wait_for(OTHER, CAPTURED)  # a fork, of which both streams are a part
+        borrowed = module.from_dlpack(theirs, OTHER, CAPTURED)
+        del borrowed
+    assert emulated.waits()[-1] == "cuda:0 0x77 for 0x99"
+    borrowed = module.from_dlpack(theirs, CAPTURED, OTHER)
+    del borrowed
+    assert emulated.waits()[-1] == "cuda:0 0x99 for 0x77"
+
+
+def test_arrays_change_streams_in_their_own_capture_alone(emulated: Emulated) -> None:
+    there = array_on(OTHER, normal(T, B))
+    with emulated.capture():
+        there.follow(CAPTURED)  # what came before the capture is not waited for,
+        there.follow(OTHER)  # nor does what is outside wait for what is inside
+        assert emulated.waits() == []
+        there.follow(CAPTURED)
+        emulated.wait_for(OTHER, CAPTURED)
+        there.follow(OTHER)
+        there.follow(CAPTURED)
+        assert emulated.waits()[-1] == "cuda:0 0x77 for 0x99"
+
+
+def test_arrays_come_in_while_a_graph_is_captured(emulated: Emulated) -> None:
+    module = _device.module()
+    there = array_on(OTHER, normal(T, B))
+    borrowed, asked = Borrowed(there, OTHER), Asked(there)
+    with emulated.capture():
+        module.from_cuda_array_interface(borrowed, CAPTURED)
+        for home in 0, OTHER:
+            module.from_dlpack(asked, CAPTURED, home)
+        module.from_dlpack(asked, OTHER, CAPTURED)
+    assert asked.told == [-1, -1, -1]
+    assert emulated.waits() == []
+    module.from_cuda_array_interface(borrowed, CAPTURED)
+    module.from_dlpack(asked, CAPTURED, OTHER)
+    assert asked.told[3:] == [CAPTURED]
+    assert emulated.waits()[0] == "cuda:0 0x77 for 0x99"
+
+
+def test_the_host_waits_for_replays_on_any_stream(emulated: Emulated) -> None:
+    layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, device="cuda", seed=1)
+    x, dy = array_on(CAPTURED, normal(T, B, IN)), array_on(CAPTURED, normal(T, B, H))
+    layer(x)
+    layer.backward(dy)
+    emulated.waits()
+    layer.gradients["bias_hh_l0"].numpy()
+    assert emulated.waits() == ["cuda:0 host for 0x77"]
+    with emulated.capture():
+        y, _ = layer(x)
+        layer.backward(dy)
+    emulated.waits()
+    for read in y[:, 1:].numpy, layer.gradients["bias_hh_l0"].numpy, lambda: layer._saved.calls:
+        read()
+        assert emulated.waits() == ["cuda:0 host for all", "cuda:0 host for 0x77"]
+
+
+# ------------------------------------------------------------------- the lock, and two devices
+
+
+def test_the_interpreter_goes_on_while_the_host_waits(emulated: Emulated) -> None:
+    layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, device="cuda", seed=1)
+    y, _ = layer(array_on(CAPTURED, normal(T, B, IN)))
+    layer.backward(y)
+    emulated.function("ask_lock")(ctypes.cast(ctypes.pythonapi.PyGILState_Check, ctypes.c_void_p))
+    emulated.wait_for(OTHER, CAPTURED)
+    for wait in (
+        lambda: layer._saved.calls,
+        lambda: clip_by_global_norm([layer], 1.0),
+        lambda: softmax_cross_entropy(y, np.zeros((T, B), int)),
+        y.numpy,
+    ):
+        emulated.waits()
+        wait()
+        waits = [line for line in emulated.waits() if " host for " in line]
+        assert waits
+        assert not any(line.endswith("locked") for line in waits)
+
+
+def test_work_on_the_second_device_waits_there(emulated: Emulated) -> None:
+    y = array_on(CAPTURED, normal(T, B, H), device=1)
+    targets = array_on(OTHER, np.zeros((T, B), int), device=1)
+    scored = array_on(OTHER, np.ones((T, B), bool), device=1)
+    gradient = array_on(OTHER, np.empty((T, B, H), "float32"), device=1)
+    emulated.waits()
+    _device.module().softmax_cross_entropy(y, targets, scored, gradient, 1.0, CAPTURED)
+    waits = emulated.waits()
+    assert waits[:-1] == ["cuda:1 0x77 for 0x99"] * 3
+    assert waits[-1].startswith("cuda:1 host for ")
