@@ -81,7 +81,7 @@ class Library:
         """Return new memory for a result."""
         return _arrays.empty(shape, np.dtype(dtype))
 
-    def give(self, array: Array, *, writeable: bool = True) -> Any:
+    def give(self, array: Array, writeable: bool = True) -> Any:
         """Hand a result over.
 
         Other libraries have no read-only arrays, so `writeable` is a matter of NumPy alone.
@@ -89,6 +89,7 @@ class Library:
         if self._importer is not None:
             return self._importer(array)
         if not writeable:
+            array = array[...]  # the caller's view, not the kernels' own
             array.flags.writeable = False
         return array
 

@@ -131,12 +131,12 @@ class Call:
 
     def give(self, sequence: Array, *, writeable: bool = True) -> Any:
         """Return a time-major result in the caller's layout and library."""
-        return self.library.give(self.layout.from_kernel(sequence)[...], writeable=writeable)
+        return self.library.give(self.layout.from_kernel(sequence), writeable)
 
     def give_state(self, state: State) -> Any:
         """Return state arrays in the caller's layout and library: h, or the pair (h, c)."""
-        arrays = tuple(self.library.give(self.layout.state_from_kernel(array)) for array in state)
-        return arrays if len(arrays) == 2 else arrays[0]
+        give, view = self.library.give, self.layout.state_from_kernel
+        return give(view(state[0])) if len(state) == 1 else (give(view(state[0])), give(view(state[1])))
 
 
 def check_spec(spec: object) -> None:
@@ -468,8 +468,8 @@ def run_forward(
 ) -> tuple[Array, State]:
     """Return time-major y and final state, in new memory unless given; `reserve` makes it training."""
     if y is None:
-        shape = (call.steps, call.batch, call.spec.output_size)
-        y = call.layout.empty(call.library, shape, call.spec.dtype)
+        spec = call.spec
+        y = call.layout.empty(call.library, (*call.x.shape[:2], spec.output_size), spec.dtype)
     if state_n is None:
         state_n = _empty_state(call)
     h_n, c_n = _pair(state_n)

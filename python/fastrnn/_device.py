@@ -285,7 +285,7 @@ class DeviceLibrary(Library):
             return self._empty(shape, dtype)
         return self._core.empty(shape, dtype, self._backend.index, self._stream)
 
-    def give(self, array: Array, *, writeable: bool = True) -> Any:
+    def give(self, array: Array, writeable: bool = True) -> Any:
         return array if self._importer is None else self._importer(array)
 
     def span(self, array: Array) -> NDArray[Any]:

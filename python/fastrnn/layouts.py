@@ -212,6 +212,6 @@ class Spec:
 
     def state_shapes(self, batch: int) -> tuple[tuple[int, int, int], ...]:
         """Shapes of the state arrays: (h,) or, for LSTM, (h, c); each (L*D, B, R or H)."""
-        n = self.num_layers * self.num_directions
-        h = (n, batch, self.recurrent_size)
-        return (h, (n, batch, self.hidden_size)) if self.cell == "lstm" else (h,)
+        n, H = self.num_layers * self.num_directions, self.hidden_size
+        h = (n, batch, self.proj_size or H)
+        return (h, (n, batch, H)) if self.cell == "lstm" else (h,)
