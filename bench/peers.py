@@ -1,17 +1,31 @@
-"""Who is measured: each implementation behind one interface, all given the same weights and data."""
+"""Who is measured: each implementation behind one interface, all given the same weights and data.
+
+fastrnn, PyTorch, and a loop in NumPy are here; onnx_peers.py and jax_peer.py have the others.
+"""
 
 from __future__ import annotations
 
 import importlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from workloads import Workload
 
-Run = Callable[[], dict[str, Any]]
-Weights = dict[str, np.ndarray]
+Run = Callable[[], Any]  # what it returns can be compared: arrays by name, or y alone
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every peer computes with."""
+
+    weights: dict[str, np.ndarray]  # named and laid out as torch.nn's
+    x: np.ndarray  # [T, B, I], or tokens [T, B]
+    vectors: np.ndarray  # [T, B, I]: x, tokens as one-hot vectors
+    reset: np.ndarray | None = None  # bool [T, B]: rows whose state is zero before the step
 
 
 class AbsentError(Exception):
@@ -19,14 +33,16 @@ class AbsentError(Exception):
 
 
 class Peer(Protocol):
-    """`prepare` returns a function that runs the workload once, and whose result can be compared."""
+    """`prepare` returns a function that runs the workload once; for streaming, that goes one step on."""
 
     version: str
     rival: str | None  # the peer that this one is compared with
 
-    def runs(self, workload: Workload) -> bool: ...
+    def unable(self, workload: Workload) -> str:
+        """Why this peer is left out, or nothing."""
+        ...
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run: ...
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run: ...
 
     def seconds(self, run: Run, repeat: int) -> float:
         """Time of one of `repeat` runs, one after the other."""
@@ -39,6 +55,22 @@ def as_array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         return (value.float() if value.itemsize == 2 else value).numpy()
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def first_reason(*reasons: tuple[bool, str]) -> str:
+    return next((reason for holds, reason in reasons if holds), "")
+
+
+def only_inference(workload: Workload) -> tuple[bool, str]:
+    return workload.run == "training", "no training"
+
+
+def no_resets(workload: Workload) -> tuple[bool, str]:
+    return workload.resets, "no resets inside a sequence"
+
+
+def only_32_or_64_bits(workload: Workload) -> tuple[bool, str]:
+    return workload.itemsize < 4, f"no {workload.dtype}"
 
 
 class OnHost:
@@ -66,7 +98,9 @@ class OnDevice:
         self.version = ", ".join(f"{name} {value}" for name, value in self.calls.versions().items())
 
     def on_device(self, array: np.ndarray, workload: Workload) -> Any:
-        return self.torch.from_numpy(array).to("cuda", getattr(self.torch, workload.dtype))
+        """Numbers in the workload's type; tokens as they are."""
+        tensor = self.torch.from_numpy(array).to("cuda")
+        return tensor.to(getattr(self.torch, workload.dtype)) if tensor.is_floating_point() else tensor
 
     def finish(self, run: Run) -> Run:
         return self.calls.captured(run) if self.graph else run
@@ -86,16 +120,20 @@ def layer_of(module: Any, workload: Workload, **options: Any) -> Any:
     )
 
 
-def fastrnn_run(layer: Any, workload: Workload, x: Any, dy: Any) -> Run:
+def fastrnn_run(layer: Any, workload: Workload, x: Any, reset: Any, dy: Any) -> Run:
+    if workload.run == "streaming":
+        return partial(layer.eval().stream(batch=workload.batch).step, x[0])
+    options = {} if reset is None else {"reset": reset}
     if workload.run == "forward":
         layer.eval()
-        return lambda: {"y": layer(x)[0]}
+        return lambda: layer(x, **options)[0]
 
     def train() -> dict[str, Any]:
         layer.zero_grad()
-        y, _ = layer(x)
+        y, _ = layer(x, **options)
         dx, _ = layer.backward(dy)
-        return {"y": y, "dx": dx, "dw": layer.gradients["weight_hh_l0"]}
+        result = {"y": y, "dw": layer.gradients["weight_hh_l0"]}
+        return result if dx is None else result | {"dx": dx}
 
     return train
 
@@ -107,14 +145,16 @@ class FastRNN(OnHost):
         self.library = importlib.import_module("fastrnn")
         self.version = self.library.__version__
 
-    def runs(self, workload: Workload) -> bool:
-        return workload.itemsize >= 4
+    def unable(self, workload: Workload) -> str:
+        return first_reason(only_32_or_64_bits(workload))
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         self.library.set_num_threads(threads)
         layer = layer_of(self.library, workload, dtype=workload.dtype)
-        layer.load_state_dict(weights)
-        return fastrnn_run(layer, workload, x, np.ones(workload.output_shape, x.dtype))
+        layer.load_state_dict(data.weights)
+        return fastrnn_run(
+            layer, workload, data.x, data.reset, np.ones(workload.output_shape, workload.dtype)
+        )
 
 
 class FastRNNCuda(OnDevice):
@@ -128,23 +168,27 @@ class FastRNNCuda(OnDevice):
         except (RuntimeError, TypeError) as error:  # TypeError: a version that has no such argument
             raise AbsentError(str(error)) from error
 
-    def runs(self, workload: Workload) -> bool:
-        return True
+    def unable(self, workload: Workload) -> str:
+        return ""
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         layer = layer_of(self.library, workload, dtype=workload.dtype, device="cuda")
-        layer.load_state_dict(weights)
-        dy = self.on_device(np.ones(workload.output_shape, x.dtype), workload)
-        return self.finish(fastrnn_run(layer, workload, self.on_device(x, workload), dy))
+        layer.load_state_dict(data.weights)
+        x = self.on_device(data.x, workload)
+        reset = None if data.reset is None else self.torch.from_numpy(data.reset).to("cuda")
+        dy = self.on_device(np.ones(workload.output_shape, np.float32), workload)
+        return self.finish(fastrnn_run(layer, workload, x, reset, dy))
 
 
-def torch_layer(torch: Any, workload: Workload, weights: Weights, device: str) -> Any:
+def torch_layer(torch: Any, workload: Workload, data: Data, device: str) -> Any:
     layer = layer_of(torch.nn, workload, dtype=getattr(torch, workload.dtype), device=device)
-    layer.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    layer.load_state_dict({name: torch.from_numpy(value) for name, value in data.weights.items()})
     return layer
 
 
 class Torch(OnHost):
+    """torch.nn's layers; for a streaming step its cells, which take half the time of a layer with T = 1."""
+
     rival = "fastrnn"
 
     def __init__(self) -> None:
@@ -152,13 +196,16 @@ class Torch(OnHost):
         self.calls = importlib.import_module("torch_calls")
         self.version = self.library.__version__
 
-    def runs(self, workload: Workload) -> bool:
-        return workload.itemsize >= 4
+    def unable(self, workload: Workload) -> str:
+        return first_reason(only_32_or_64_bits(workload), no_resets(workload))
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         self.library.set_num_threads(threads)
-        layer = torch_layer(self.library, workload, weights, "cpu")
-        return self.calls.layer_call(layer, self.library.from_numpy(x), workload.run == "training")
+        layer = torch_layer(self.library, workload, data, "cpu")
+        x = self.library.from_numpy(data.vectors)
+        if workload.run == "streaming":
+            return self.calls.cells_step(layer, x[0])
+        return self.calls.layer_call(layer, x, workload.run == "training", with_dx=not workload.tokens)
 
 
 class Cudnn(OnDevice):
@@ -169,13 +216,20 @@ class Cudnn(OnDevice):
         self.tf32 = tf32
         self.rival = "fastrnn-cuda-graph" if graph else "fastrnn-cuda"
 
-    def runs(self, workload: Workload) -> bool:
-        return workload.dtype == "float32" or not self.tf32
+    def unable(self, workload: Workload) -> str:
+        return first_reason(
+            (self.tf32 and workload.dtype != "float32", "TF32 is for float32"),
+            (self.graph and workload.run == "streaming", "a replay starts from the same state"),
+            no_resets(workload),
+        )
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
-        layer = torch_layer(self.torch, workload, weights, "cuda")
-        data = self.on_device(x, workload)
-        return self.finish(self.calls.layer_call(layer, data, workload.run == "training", self.tf32))
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
+        layer = torch_layer(self.torch, workload, data, "cuda")
+        x = self.on_device(data.vectors, workload)
+        if workload.run == "streaming":
+            return self.calls.layer_step(layer, x, self.tf32)
+        training = workload.run == "training"
+        return self.finish(self.calls.layer_call(layer, x, training, self.tf32, not workload.tokens))
 
 
 class NumpyLoop(OnHost):
@@ -188,54 +242,76 @@ class NumpyLoop(OnHost):
         self.threads = importlib.import_module("threadpoolctl")
         self.version = np.__version__
 
-    def runs(self, workload: Workload) -> bool:
-        simple = workload.num_layers == 1 and not workload.bidirectional and workload.itemsize >= 4
-        return simple and workload.run == "forward"
+    def unable(self, workload: Workload) -> str:
+        return first_reason(
+            only_32_or_64_bits(workload),
+            only_inference(workload),
+            (workload.num_layers > 1 or workload.bidirectional, "one layer, one direction"),
+        )
 
-    def prepare(self, workload: Workload, weights: Weights, x: np.ndarray, threads: int) -> Run:
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         self.threads.threadpool_limits(threads, user_api="blas")
+        weights, H = data.weights, workload.hidden_size
         w_ih, w_hh = weights["weight_ih_l0"].T.copy(), weights["weight_hh_l0"].T.copy()
         b_ih, b_hh = weights["bias_ih_l0"], weights["bias_hh_l0"]
-        H = workload.hidden_size
 
         def sigmoid(a: np.ndarray) -> np.ndarray:
             return 1 / (1 + np.exp(-a))
 
-        def lstm() -> dict[str, Any]:
-            h = c = np.zeros((workload.batch, H), x.dtype)
-            y = np.empty((*x.shape[:2], H), x.dtype)
-            for t, a in enumerate(x @ w_ih + (b_ih + b_hh)):
-                a = a + h @ w_hh
-                i, f, o = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 3 * H :])
-                c = f * c + i * np.tanh(a[:, 2 * H : 3 * H])
-                y[t] = h = o * np.tanh(c)
-            return {"y": y}
+        def lstm(a: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+            a = a + h @ w_hh
+            i, f, o = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 3 * H :])
+            c = f * c + i * np.tanh(a[:, 2 * H : 3 * H])
+            return o * np.tanh(c), c
 
-        def gru() -> dict[str, Any]:
-            h = np.zeros((workload.batch, H), x.dtype)
-            y = np.empty((*x.shape[:2], H), x.dtype)
-            for t, a in enumerate(x @ w_ih + b_ih):
-                b = h @ w_hh + b_hh
-                gates = sigmoid(a[:, : 2 * H] + b[:, : 2 * H])
-                z = gates[:, H:]
-                n = np.tanh(a[:, 2 * H :] + gates[:, :H] * b[:, 2 * H :])
-                y[t] = h = (1 - z) * n + z * h
-            return {"y": y}
+        def gru(a: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+            b = h @ w_hh + b_hh
+            gates = sigmoid(a[:, : 2 * H] + b[:, : 2 * H])
+            z = gates[:, H:]
+            n = np.tanh(a[:, 2 * H :] + gates[:, :H] * b[:, 2 * H :])
+            return ((1 - z) * n + z * h,)
 
-        def rnn() -> dict[str, Any]:
-            h = np.zeros((workload.batch, H), x.dtype)
-            y = np.empty((*x.shape[:2], H), x.dtype)
-            for t, a in enumerate(x @ w_ih + (b_ih + b_hh)):
-                y[t] = h = np.tanh(a + h @ w_hh)
-            return {"y": y}
+        def rnn(a: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+            return (np.tanh(a + h @ w_hh),)
 
-        return {"lstm": lstm, "gru": gru, "rnn": rnn}[workload.cell]
+        cell = {"lstm": lstm, "gru": gru, "rnn": rnn}[workload.cell]
+        bias = b_ih if workload.cell == "gru" else b_ih + b_hh
+        zero = np.zeros((workload.batch, H), workload.dtype)
+        start = (zero,) * (2 if workload.cell == "lstm" else 1)
+        state = start
+
+        def step() -> np.ndarray:
+            nonlocal state
+            state = cell(data.vectors[0] @ w_ih + bias, *state)
+            return state[0]
+
+        def sequence() -> np.ndarray:
+            state = start
+            y = np.empty(workload.output_shape, zero.dtype)
+            inputs = w_ih[data.x] if workload.tokens else data.x @ w_ih
+            for t, a in enumerate(inputs + bias):
+                if data.reset is not None:
+                    state = tuple(np.where(data.reset[t, :, None], 0, part) for part in state)
+                state = cell(a, *state)
+                y[t] = state[0]
+            return y
+
+        return step if workload.run == "streaming" else sequence
 
 
-ALL: dict[str, Callable[[], Peer]] = {
+def other(module: str, name: str, *arguments: Any) -> Callable[[], Peer]:
+    return lambda: getattr(importlib.import_module(module), name)(*arguments)
+
+
+ON_HOST: dict[str, Callable[[], Peer]] = {
     "fastrnn": FastRNN,
     "torch": Torch,
+    "onnxruntime": other("onnx_peers", "OnnxRuntime"),
+    "openvino": other("onnx_peers", "OpenVino"),
+    "jax": other("jax_peer", "Jax"),
     "numpy": NumpyLoop,
+}
+ON_DEVICE: dict[str, Callable[[], Peer]] = {
     "fastrnn-cuda": FastRNNCuda,
     "cudnn": Cudnn,
     "cudnn-tf32": lambda: Cudnn(tf32=True),
@@ -243,6 +319,7 @@ ALL: dict[str, Callable[[], Peer]] = {
     "cudnn-graph": lambda: Cudnn(graph=True),
     "cudnn-tf32-graph": lambda: Cudnn(tf32=True, graph=True),
 }
+ALL = ON_HOST | ON_DEVICE
 
 
 def available(names: list[str]) -> tuple[dict[str, Peer], list[str]]:

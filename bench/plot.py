@@ -23,7 +23,7 @@ def others(row: dict[str, Any], axis: str) -> dict[str, str]:
     """What a row has beside cell, pass and the size on the axis."""
     workload = row["workload"]
     sizes = {size: f"{name}={workload[size]}" for size, name in SIZES.items() if size != axis}
-    return sizes | {"dtype": workload["dtype"], "threads": f"CPU threads={row['threads']}"}
+    return sizes | {"dtype": workload.get("dtype", "float32"), "threads": f"CPU threads={row['threads']}"}
 
 
 def lines(
@@ -36,7 +36,7 @@ def lines(
         rest = " ".join(others(row, axis)[key] for key in several)
         for peer, entry in row["peers"].items():
             points = found.setdefault((workload["cell"], workload["run"], peer, rest), [])
-            points.append((workload[axis], entry["sequences_per_s"]))
+            points.append((workload[axis], workload["batch"] / entry["median_s"]))
     return {key: sorted(points) for key, points in found.items()}
 
 

@@ -2,10 +2,13 @@
 
     python bench/run.py            the sizes that a release must not be slow at, on one thread
     python bench/run.py --cells lstm gru --batch 1 16 --hidden 64 256 --steps 100 --threads 1 2
-    python bench/run.py --hidden 256 512 1024 --batch 16 64 --steps 512 --threads 8
+    python bench/run.py --passes streaming --batch 1 --hidden 64 --seconds 2
+    python bench/run.py --workloads wake-word rl
+    python bench/run.py --hidden 256 512 1024 --batch 16 64 --steps 512 --devices cuda
 
-CPU and GPU peers run side by side where there is a GPU. Prints tables, and writes them with machine, versions
-and commit to bench/results/, and a plot beside them.
+Every list is an axis, and all combinations are measured. CPU and GPU peers run side by side where there is a
+GPU. Prints tables, and writes them with machine, versions and commit to bench/results/, a row as soon as it
+is measured, and a plot beside them. Ctrl-C, or --total seconds, end it with what has been measured.
 """
 
 from __future__ import annotations
@@ -16,54 +19,96 @@ import datetime
 import json
 import math
 import os
-import platform
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import fastrnn
-import numpy as np
-import peers as peers_module
-from peers import Peer, Run, as_array, layer_of
+from peers import ALL, ON_DEVICE, ON_HOST
 from plot import draw
 from progress import within
-from workloads import DTYPES, GATES, PASSES, Workload, floor, grid
+from tables import compared, throughput
+from workloads import DTYPES, GATES, NAMED, PASSES, Workload, floor, grid
 
 HERE = Path(__file__).parent
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on beside the code."""
-    model = platform.processor()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = ("model name", "cpu family", "model")
-        found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        model = ", ".join(f"{name} {found[name]}" for name in names if name in found)
-    return {
-        "cpu": model,
-        "cpus": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "fastrnn": {str(k): str(v) for k, v in fastrnn.info().items()},
-    }
+class Worker:
+    """The process that measures with one number of threads (worker.py); another one if it dies."""
 
+    def __init__(self, threads: int, peers: list[str]) -> None:
+        self.threads, self.peers = threads, peers
+        self.start()
 
-def ceiling() -> float | None:
-    """GFLOP/s that one core can do (bench/ceiling.cpp), None without a compiler."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "ceiling"
-        command = ["g++", "-O2", "-march=native", str(HERE / "ceiling.cpp"), "-o", str(program)]
+    def start(self) -> None:
+        command = [sys.executable, str(HERE / "worker.py"), str(self.threads), *self.peers]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = self.read()
+
+    def read(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"the measuring process ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, question: str) -> Any:
+        assert self.process.stdin is not None
+        print(question, file=self.process.stdin, flush=True)
+        return self.read()
+
+    def row(self, workload: Workload, seconds: float) -> dict[str, Any]:
         try:
-            subprocess.run(command, check=True, capture_output=True)
-            return float(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
-        except (OSError, subprocess.CalledProcessError):
-            return None
+            return self.ask(json.dumps([seconds, workload.as_dict()]))
+        except (
+            ChildProcessError,
+            BrokenPipeError,
+        ) as error:  # killed for its memory, or a crash of a library
+            self.start()
+            row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}, "unable": {}}
+            return row | {"failed": {"all": str(error)}}
+
+    def ceiling(self) -> tuple[dict[str, Any] | None, str]:
+        return self.ask("")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Result:
+    """What is written: a JSON file that is whole after every row."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.head: dict[str, Any] = {"commit": commit(), "versions": {}, "absent": [], "ceilings": {}}
+        self.rows: list[dict[str, Any]] = []
+
+    def about(self, worker: Worker) -> None:
+        self.head |= {"machine": worker.about["machine"] | {"cpus": len(os.sched_getaffinity(0))}}
+        self.head["versions"] |= worker.about["versions"]
+        self.head["absent"] += [line for line in worker.about["absent"] if line not in self.head["absent"]]
+
+    def ceiling(self, worker: Worker) -> None:
+        """Measured before the rows and after them: the better one counts."""
+        found, reason = worker.ceiling()
+        if found is None:
+            print(reason)
+            return
+        before = self.head["ceilings"].setdefault(str(worker.threads), found)
+        for kind, rate in found["gflops"].items():
+            before["gflops"][kind] = max(rate, before["gflops"][kind])
+        for level, read in found["read"].items():
+            before["read"][level]["gb_s"] = max(read["gb_s"], before["read"][level]["gb_s"])
+
+    def write(self) -> None:
+        """A line for each row. The file is replaced at once, so that no moment finds half of it."""
+        head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in self.head.items())
+        rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.rows)
+        part = self.file.with_suffix(".part")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(f'{{{head}"rows": [\n{rows}\n]}}\n')
+        part.replace(self.file)
 
 
 def commit() -> str:
@@ -76,208 +121,112 @@ def commit() -> str:
     return "unknown"
 
 
-# How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
-# products (float64, float32), fifty times the rounding of the formats that round more.
-LIMITS = {"float64": 4e-12, "float32": 2.4e-3, "tf32": 2.4e-2, "float16": 2.4e-2, "bfloat16": 0.2}
+class Team:
+    """The workers of one number of threads: one for the peers on the CPU, one for those on a device."""
+
+    def __init__(self, threads: int, names: list[str], result: Result) -> None:
+        self.threads, self.result = threads, result
+        host, device = ([name for name in names if name in group] for group in (ON_HOST, ON_DEVICE))
+        self.host = Worker(threads, host) if host else None
+        self.workers = ([self.host] if self.host else []) + ([Worker(0, device)] if device else [])
+        for worker in self.workers:
+            result.about(worker)
+        self.probe()
+
+    def probe(self) -> None:
+        if self.host:
+            self.result.ceiling(self.host)
+
+    def measure(self, workload: Workload, seconds: float) -> None:
+        first, *others = (worker.row(workload, seconds) for worker in self.workers)
+        for other in others:
+            for key in ("peers", "failed", "unable"):
+                first[key] |= other[key]
+        self.result.rows.append(first | {"threads": self.threads})
+        self.result.write()
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
 
 
-def data(workload: Workload) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The same weights and input for every peer; for 16-bit formats, float32 numbers that they round."""
-    dtype = workload.dtype if workload.itemsize >= 4 else "float32"
-    weights = layer_of(fastrnn, workload, dtype=dtype, seed=0).state_dict()
-    shape = (workload.steps, workload.batch, workload.input_size)
-    return weights, np.random.default_rng(1).standard_normal(shape).astype(dtype)
-
-
-def arrays(result: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {key: np.array(as_array(value)) for key, value in result.items()}
-
-
-def check_equal(
-    names: tuple[str, str], result: dict[str, np.ndarray], reference: dict[str, np.ndarray], limit: float
+def measure_all(
+    pairs: list[tuple[int, Workload]], names: list[str], seconds: float, total: float, result: Result
 ) -> None:
-    """Raise RuntimeError unless two peers computed the same."""
-    for key in result.keys() & reference.keys():
-        scale = float(np.abs(reference[key]).max()) or 1.0
-        error = float(np.abs(result[key] - reference[key]).max()) / scale
-        if not error < limit:
-            raise RuntimeError(
-                f"{names[0]} and {names[1]} disagree on {key}: {error:.1e} of its size, "
-                f"at most {limit:.1e} allowed"
-            )
-
-
-def measure(runs: dict[str, tuple[Peer, Run]], seconds: float) -> dict[str, list[float]]:
-    """Times of each, taken in turn: whatever disturbs the machine disturbs all of them."""
-    # Short calls are timed several at once, so that the clock's own cost does not count.
-    repeat = {name: max(1, int(2e-3 / max(peer.seconds(run, 1), 1e-7))) for name, (peer, run) in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, (peer, run) in runs.items():
-            times[name].append(peer.seconds(run, repeat[name]))
-    return times
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """First and third quartile."""
-    low, _, high = statistics.quantiles(values, n=4)
-    return low, high
-
-
-def verdict(low: float, high: float) -> str:
-    """Of a ratio peer/fastrnn, by its quartiles."""
-    if low > 1.02:
-        return "FASTER"
-    if high < 0.98:
-        return "SLOWER"
-    return "SAME" if high - low < 0.1 else "UNCLEAR"
-
-
-def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, Any]:
-    weights, x = data(workload)
-    row: dict[str, Any] = {
-        "workload": workload.as_dict(),
-        "threads": threads,
-        "flop": workload.flop,
-        "peers": {},
-        "failed": {},
-    }
-    runs: dict[str, tuple[Peer, Run]] = {}
-    reference: tuple[str, dict[str, np.ndarray]] | None = None
-    for name, peer in all_peers.items():
-        if not peer.runs(workload):
-            continue
-        try:
-            run = peer.prepare(workload, weights, x, threads)
-            result = arrays(run())
-            if reference is None:
-                reference = name, result
-            limit = LIMITS["tf32" if "tf32" in name else workload.dtype]
-            check_equal((name, reference[0]), result, reference[1], limit)
-        except Exception as error:  # out of memory, nothing for a graph, a wrong result: the others go on
-            row["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
-            continue
-        runs[name] = peer, run
-    if not runs:
-        return row
+    team = None
     try:
-        times = measure(runs, seconds)
-    except Exception as error:
-        row["failed"]["all"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        return row
-    for name, values in times.items():
-        median = statistics.median(values)
-        entry: dict[str, Any] = {
-            "median_s": median,
-            "quartiles_s": spread(values),
-            "best_s": min(values),
-            "runs": len(values),
-            "sequences_per_s": workload.batch / median,
-            "gflops": workload.flop / median / 1e9,
-        }
-        rival = runs[name][0].rival
-        if rival in times:
-            ratios = [peer / own for peer, own in zip(values, times[rival], strict=True)]
-            entry["rival"] = rival
-            entry["ratio"] = statistics.median(ratios)
-            entry["ratio_quartiles"] = spread(ratios)
-            entry["verdict"] = verdict(*spread(ratios))
-        row["peers"][name] = entry
-    return row
+        for threads, workload in within(total, pairs):
+            if team is None or team.threads != threads:
+                if team is not None:
+                    team.probe()
+                    team.stop()
+                team = Team(threads, names, result)
+            team.measure(workload, seconds)
+        if team is not None:
+            team.probe()
+    finally:
+        if team is not None:
+            team.stop()
 
 
-def compared(rows: list[dict[str, Any]], peak: float | None) -> str:
-    """Time and rate of fastrnn, on the CPU and on the GPU, each with its peers' times divided by it."""
-    head = f"{'':38}threads  {'':18}{'ms':>10}  GFLOP/s  of peak   time of a peer / this (quartiles)"
-    lines = [head]
-    for row in rows:
-        for own, entry in row["peers"].items():
-            if "rival" in entry:
-                continue
-            share = f"{entry['gflops'] / (peak * row['threads']):.0%}" if peak and own == "fastrnn" else ""
-            others = []
-            for name, other in row["peers"].items():
-                if other.get("rival") == own:
-                    low, high = other["ratio_quartiles"]
-                    others.append(f"{name} {other['ratio']:.2f} ({low:.2f}-{high:.2f}) {other['verdict']}")
-            head = f"{Workload(**row['workload'])!s:38}{row['threads']:>7}  {own:18}"
-            speed = f"{entry['median_s'] * 1e3:>10.3f}  {entry['gflops']:>7.1f}  {share:>7}"
-            lines.append(f"{head}{speed}   {'   '.join(others)}".rstrip())
-        for name, reason in row["failed"].items():
-            lines.append(f"{Workload(**row['workload'])!s:38} {name} failed: {reason}")
-    return "\n".join(lines)
-
-
-def throughput(rows: list[dict[str, Any]]) -> str:
-    """Sequences per second, a column for each peer."""
-    names = list(dict.fromkeys(name for row in rows for name in row["peers"]))
-    width = max([12, *(len(name) + 2 for name in names)])
-    lines = [f"{'sequences per second':38}threads" + "".join(f"{name:>{width}}" for name in names)]
-    for row in rows:
-        values = (row["peers"][name]["sequences_per_s"] if name in row["peers"] else None for name in names)
-        cells = "".join(f"{'' if value is None else format(value, ',.0f'):>{width}}" for value in values)
-        lines.append(f"{Workload(**row['workload'])!s:38}{row['threads']:>7}{cells}")
-    return "\n".join(lines)
-
-
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES))
-    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
-    parser.add_argument("--steps", nargs="+", type=int, default=[100], help="T")
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=["forward", "training"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[100], help="T; of a stream it is 1")
     parser.add_argument("--batch", nargs="+", type=int, help="B; without it and --hidden: the floor sizes")
-    parser.add_argument("--hidden", nargs="+", type=int, help="H (and I)")
+    parser.add_argument("--hidden", nargs="+", type=int, help="H")
+    parser.add_argument("--input", nargs="+", type=int, default=[None], help="I; default: as H")
+    parser.add_argument("--layers", nargs="+", type=int, default=[1])
+    parser.add_argument("--directions", nargs="+", type=int, choices=(1, 2), default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1], help="of the CPU peers")
-    parser.add_argument("--peers", nargs="+", choices=peers_module.ALL, help="default: all that can run here")
+    parser.add_argument("--workloads", nargs="+", choices=NAMED, help="in place of all of these")
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=[1], help="of the CPU peers, a core for each"
+    )
+    parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
+    parser.add_argument("--peers", nargs="+", choices=ALL, help="default: all that can run here")
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
         "--out", type=Path, help="JSON file, the plot beside it; default bench/results/<date>.json"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    if args.batch or args.hidden:
-        sizes = (args.steps, args.batch or [1, 64], args.hidden or [64, 256])
-        workloads = grid(args.cells, args.passes, args.dtypes, *sizes)
-    else:
-        workloads = floor()
-    found, absent = peers_module.available(args.peers or list(peers_module.ALL))
-    for line in absent:
-        print(line)
-    if not any(isinstance(peer, peers_module.OnDevice) for peer in found.values()):
-        print("no peer can use a GPU here: these are the figures of the CPU")
-    if not found:
-        sys.exit("nothing to measure")
-    rows: list[dict[str, Any]] = []
-    pairs = [(workload, threads) for threads in args.threads for workload in workloads]
+
+def wanted(args: argparse.Namespace) -> list[Workload]:
+    if args.workloads:
+        return [load for name in args.workloads for load in NAMED[name]]
+    if not (args.batch or args.hidden):
+        return floor()
+    sizes = (args.steps, args.batch or [1, 64], args.hidden or [64, 256], args.input, args.layers)
+    return grid(args.cells, args.passes, args.dtypes, *sizes, args.directions)
+
+
+def main() -> None:
+    args = parsed()
+    groups = {"cpu": ON_HOST, "cuda": ON_DEVICE}
+    names = args.peers or [name for device in args.devices for name in groups[device]]
+    workloads = wanted(args)
+    pairs = [(threads, workload) for threads in args.threads for workload in workloads]
+    result = Result(args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json")
     try:
-        for workload, threads in within(args.total, pairs):
-            rows.append(run_one(workload, threads, found, args.seconds))
+        measure_all(pairs, names, args.seconds, args.total, result)
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
-    peak = ceiling()
-    print(compared(rows, peak))
-    print(throughput(rows))
-    if rows:
-        out = args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json"
-        out.parent.mkdir(exist_ok=True)
-        result = {
-            "machine": machine(),
-            "peak_gflops_of_a_core": peak,
-            "commit": commit(),
-            "versions": {name: peer.version for name, peer in found.items()},
-            "absent": absent,
-            "left_out": len(pairs) - len(rows),
-            "rows": rows,
-        }
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        picture = draw(result, out.with_suffix(".png"))
-        print(f"written to {out}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
-    failed = [f"{name}: {reason}" for row in rows for name, reason in row["failed"].items()]
-    if failed or (args.peers and absent):
-        sys.exit("not measured: " + "; ".join(failed + absent))
+    for line in result.head["absent"]:
+        print(line)
+    if not result.rows:
+        sys.exit("nothing was measured")
+    result.head["left_out"] = len(pairs) - len(result.rows)
+    result.write()
+    print(compared(result.rows, result.head["ceilings"]))
+    print(throughput(result.rows))
+    picture = draw(result.head | {"rows": result.rows}, result.file.with_suffix(".png"))
+    print(f"written to {result.file}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
+    failed = [f"{name}: {reason}" for row in result.rows for name, reason in row["failed"].items()]
+    if failed or (args.peers and result.head["absent"]):
+        sys.exit("not measured: " + "; ".join(failed + result.head["absent"]))
 
 
 if __name__ == "__main__":

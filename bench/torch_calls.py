@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-Call = Callable[[], dict[str, torch.Tensor]]
+Call = Callable[[], Any]
 
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
 
-def layer_call(layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: bool = False) -> Call:
-    """Forward, or forward and backward from dy = 1 to the input and all weights."""
+def layer_call(
+    layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: bool = False, with_dx: bool = True
+) -> Call:
+    """Forward, or forward and backward from dy = 1 to all weights and, `with_dx`, to the input."""
     if not training:
         layer.eval()
 
@@ -23,17 +25,58 @@ def layer_call(layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: b
                 return {"y": layer(x)[0]}
 
         return infer
-    x = x.clone().requires_grad_()
-    names, weights = zip(*layer.named_parameters(), strict=True)
+    x = x.clone().requires_grad_(with_dx)
+    wanted = {"dx": x} if with_dx else {}
+    wanted |= {"dw" if name == "weight_hh_l0" else name: value for name, value in layer.named_parameters()}
     dy = torch.ones_like(layer(x)[0])
 
     def train() -> dict[str, torch.Tensor]:
         torch.backends.cudnn.allow_tf32 = tf32
         y, _ = layer(x)
-        dx, *dw = torch.autograd.grad(y, [x, *weights], dy)
-        return {"y": y.detach(), "dx": dx, "dw": dw[names.index("weight_hh_l0")]}
+        gradients = dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), dy), strict=True))
+        return {"y": y.detach()} | gradients
 
     return train
+
+
+def layer_step(layer: torch.nn.RNNBase, x: torch.Tensor, tf32: bool = False) -> Call:
+    """One more step of a layer, x [1, B, I], the state carried."""
+    layer.eval().requires_grad_(False)
+    state = None
+
+    def step() -> torch.Tensor:
+        nonlocal state
+        torch.backends.cudnn.allow_tf32 = tf32
+        y, state = layer(x, state)
+        return y[0]
+
+    return step
+
+
+CELLS = {"LSTM": torch.nn.LSTMCell, "GRU": torch.nn.GRUCell, "RNN": torch.nn.RNNCell}
+
+
+def cells_step(layer: torch.nn.RNNBase, x: torch.Tensor) -> Call:
+    """The same with a cell of torch.nn for each layer, x [B, I]."""
+    kind = type(layer).__name__
+    cells = []
+    for k in range(layer.num_layers):
+        inputs = layer.input_size if k == 0 else layer.hidden_size
+        cell = CELLS[kind](inputs, layer.hidden_size, dtype=x.dtype).requires_grad_(False)
+        cell.load_state_dict(
+            {name: getattr(layer, f"{name}_l{k}").data for name, _ in cell.named_parameters()}
+        )
+        cells.append(cell)
+    states: list[Any] = [None] * len(cells)
+
+    def step() -> torch.Tensor:
+        h = x
+        for k, cell in enumerate(cells):
+            states[k] = cell(h, states[k])
+            h = states[k][0] if kind == "LSTM" else states[k]
+        return h
+
+    return step
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:

@@ -1,17 +1,24 @@
-"""What is measured: sizes, and the work each of them is."""
+"""What is measured: sizes, the work each of them is, and how fast a machine could do it at best."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-PASSES = ("forward", "training")
+PASSES = ("forward", "training", "streaming")
 DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}  # bytes
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One layer of one size, run forward (inference) or forward and backward (training)."""
+    """A layer, or a stack, and what is done with it.
+
+    forward: inference over T steps. training: forward and backward. streaming: one step from Python, T = 1,
+    the state carried from call to call.
+    """
 
     cell: str
     run: str  # one of PASSES
@@ -22,20 +29,41 @@ class Workload:
     num_layers: int = 1
     bidirectional: bool = False
     dtype: str = "float32"  # one of DTYPES
+    tokens: bool = False  # x is integers; who takes only vectors gets them as one-hot vectors, made before
+    resets: bool = False  # a few rows start anew at every step
+    name: str = ""  # one of NAMED
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
 
     @property
     def flop(self) -> float:
-        """Multiplications and additions of the products; backward counts as two forwards."""
-        directions = 2 if self.bidirectional else 1
+        """Multiplications and additions of the products; backward counts as two forwards.
+
+        Tokens are gathered, so that their layer has no input product.
+        """
         total = 0.0
         for layer in range(self.num_layers):
-            inputs = self.input_size if layer == 0 else directions * self.hidden_size
-            total += directions * 2.0 * GATES[self.cell] * self.hidden_size * (inputs + self.hidden_size)
+            inputs = self.input_size if layer == 0 else self.directions * self.hidden_size
+            inputs *= not (self.tokens and layer == 0)
+            total += self.directions * 2.0 * GATES[self.cell] * self.hidden_size * (inputs + self.hidden_size)
         return total * self.steps * self.batch * (3 if self.run == "training" else 1)
 
     @property
+    def recurrent_bytes(self) -> int:
+        """Size of one W_hh, which every step needs whole before the next can begin."""
+        return GATES[self.cell] * self.hidden_size**2 * self.itemsize
+
+    @property
+    def recurrent_reads(self) -> int:
+        """How often a W_hh is read in a run: once a step, in training once more on the way back."""
+        passes = 2 if self.run == "training" else 1
+        return self.num_layers * self.directions * self.steps * passes
+
+    @property
     def output_shape(self) -> tuple[int, int, int]:
-        return self.steps, self.batch, self.hidden_size * (2 if self.bidirectional else 1)
+        return self.steps, self.batch, self.hidden_size * self.directions
 
     @property
     def itemsize(self) -> int:
@@ -43,12 +71,32 @@ class Workload:
 
     def __str__(self) -> str:
         extra = f" L{self.num_layers}" * (self.num_layers > 1) + " bi" * self.bidirectional
-        extra += f" {self.dtype}" * (self.dtype != "float32")
+        extra += " tokens" * self.tokens + " resets" * self.resets
+        extra += f" {self.dtype}" * (self.dtype != "float32") + f" ({self.name})" * bool(self.name)
         size = f"T{self.steps} B{self.batch} I{self.input_size} H{self.hidden_size}"
-        return f"{self.cell.upper():4} {self.run:8} {size}{extra}"
+        return f"{self.cell.upper():4} {self.run:9} {size}{extra}"
 
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """Without what is as by default."""
+        defaults = {key: field.default for key, field in self.__dataclass_fields__.items()}
+        return {key: value for key, value in asdict(self).items() if value != defaults[key]}
+
+
+def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
+    """The least time that a run can take on this machine, in seconds, and what sets it: a simple roofline.
+
+    The larger of two times. Arithmetic: `flop` at the peak rate of multiply-adds. Reading: every step needs
+    all of W_hh, at the read rate of the smallest cache that holds it (each thread has an L1 and an L2 of its
+    own, so n threads hold n times as much). What is left out (activations, x, y, W_ih, gates that training
+    saves, waiting for other threads) can only add to it. One thing can take from it: of a matrix that does
+    not fit a cache a part may still be there from the step before, so that small sizes may reach a little
+    over 100 %.
+    """
+    arithmetic = workload.flop / (ceiling["gflops"][workload.dtype] * 1e9)
+    size = workload.recurrent_bytes
+    level = next(name for name, rate in ceiling["read"].items() if size <= (rate["bytes"] or size))
+    reading = size * workload.recurrent_reads / (ceiling["read"][level]["gb_s"] * 1e9)
+    return (arithmetic, "FMA") if arithmetic >= reading else (reading, level)
 
 
 def floor() -> list[Workload]:
@@ -64,21 +112,54 @@ def floor() -> list[Workload]:
     return [Workload(cell, run, 100, batch, hidden, hidden) for cell, run, batch, hidden in sizes]
 
 
+# What people use such layers for: sizes of the kind that the sources have, not their models.
+USES = {
+    # A GRU that listens all the time, one second of 40 mel bands every 10 ms (the recurrent models of "Hello
+    # Edge: Keyword Spotting on Microcontrollers", Zhang et al. 2017, are of this kind).
+    "wake-word": [Workload("gru", run, 100, 1, 40, 128) for run in ("forward", "streaming")],
+    # Acoustic model: 5 layers of 512, 80 mel bands, 3 s (stacked LSTMs as in "Speech Recognition with Deep
+    # Recurrent Neural Networks", Graves et al. 2013).
+    "speech": [
+        Workload("lstm", run, 300, batch, 80, 512, num_layers=5)
+        for run, batch in (("forward", 1), ("forward", 16), ("training", 16), ("streaming", 1))
+    ],
+    # Next character from tokens: what `python -m fastrnn train` trains, with 96 printable characters.
+    "character": [
+        Workload("lstm", run, 64, batch, 96, 256, tokens=True)
+        for run, batch in (("training", 16), ("forward", 16), ("streaming", 1))
+    ],
+    # On-policy reinforcement learning: 256 environments, 32 steps each, episodes that end anywhere.
+    "rl": [Workload("lstm", run, 32, 256, 64, 128, resets=True) for run in ("forward", "training")],
+    # One long multivariate series, as in forecasting and the monitoring of sensors.
+    "time-series": [Workload("lstm", run, 1000, 1, 8, 64) for run in ("forward", "training")],
+    # A stream of letters: "Finding Structure in Time", Elman 1990, has 5 inputs and 20 hidden units for them.
+    "elman": [Workload("rnn", run, 100, 1, 5, 20) for run in ("forward", "training", "streaming")],
+}
+
+
 def grid(
-    cells: list[str],
-    runs: list[str],
-    dtypes: list[str],
-    steps: list[int],
-    batches: list[int],
-    hidden: list[int],
+    cells: Iterable[str],
+    runs: Iterable[str],
+    dtypes: Iterable[str],
+    steps: Iterable[int],
+    batches: Iterable[int],
+    hidden: Iterable[int],
+    inputs: Iterable[int | None] = (None,),
+    layers: Iterable[int] = (1,),
+    directions: Iterable[int] = (1,),
 ) -> list[Workload]:
-    """Every combination, with I = H: all that is asked of one size before the next."""
-    return [
-        Workload(cell, run, T, B, H, H, dtype=dtype)
-        for T in steps
-        for H in hidden
-        for B in batches
-        for cell in cells
-        for run in runs
-        for dtype in dtypes
-    ]
+    """Every combination, I = H where `inputs` has None: all that is asked of one size before the next."""
+    sizes = product(steps, hidden, batches, inputs, layers, directions, cells, runs, dtypes)
+    return one_step_streams(
+        Workload(cell, run, T, B, inputs or H, H, L, D == 2, dtype)
+        for T, H, B, inputs, L, D, cell, run, dtype in sizes
+    )
+
+
+def one_step_streams(workloads: Iterable[Workload]) -> list[Workload]:
+    """Streaming with T = 1, whatever was asked, each once, and in one direction."""
+    one = (replace(load, steps=1) if load.run == "streaming" else load for load in workloads)
+    return list(dict.fromkeys(load for load in one if load.run != "streaming" or not load.bidirectional))
+
+
+NAMED = {name: one_step_streams(replace(load, name=name) for load in loads) for name, loads in USES.items()}

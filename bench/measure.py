@@ -1,0 +1,187 @@
+"""One row: every peer's result compared first, then all of them timed in turn, then judged."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import fastrnn
+import numpy as np
+from peers import Data, OnHost, Peer, Run, as_array, layer_of
+from workloads import Workload
+
+# How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
+# products (float64, float32), fifty times the rounding of the formats that round more.
+LIMITS = {"float64": 4e-12, "float32": 2.4e-3, "tf32": 2.4e-2, "float16": 2.4e-2, "bfloat16": 0.2}
+CHECKED_STEPS = 3  # of a stream, so that a state that is not carried shows
+SHORT = 0.01  # seconds: a run below is repeated, so that the clock's own cost does not count
+TURN = 0.002  # seconds that a peer takes in its turn, at the least
+CLOCKED = 100  # steps of a stream that are clocked one by one in each turn
+BINS_PER_DECADE = 40  # of the histogram of their times
+
+
+def data(workload: Workload) -> Data:
+    """The same weights and input for every peer; for 16-bit formats, float32 numbers that they round."""
+    dtype = workload.dtype if workload.itemsize >= 4 else "float32"
+    weights = layer_of(fastrnn, workload, dtype=dtype, seed=0).state_dict()
+    rng = np.random.default_rng(1)
+    T, B, features = workload.steps, workload.batch, workload.input_size
+    reset = rng.random((T, B)) < 0.02 if workload.resets else None
+    if workload.tokens:
+        tokens = rng.integers(features, size=(T, B))
+        return Data(weights, tokens, np.eye(features, dtype=dtype)[tokens], reset)
+    x = rng.standard_normal((T, B, features)).astype(dtype)
+    return Data(weights, x, x, reset)
+
+
+def arrays(result: Any) -> dict[str, np.ndarray]:
+    named = result if isinstance(result, dict) else {"y": result}
+    return {key: np.array(as_array(value)) for key, value in named.items()}
+
+
+def check_equal(
+    names: tuple[str, str], result: dict[str, np.ndarray], reference: dict[str, np.ndarray], limit: float
+) -> None:
+    """Raise RuntimeError unless two peers computed the same."""
+    for key in result.keys() & reference.keys():
+        scale = float(np.abs(reference[key]).max()) or 1.0
+        error = float(np.abs(result[key].ravel() - reference[key].ravel()).max()) / scale
+        if not error < limit:
+            raise RuntimeError(
+                f"{names[0]} and {names[1]} disagree on {key}: {error:.1e} of its size, "
+                f"at most {limit:.1e} allowed"
+            )
+
+
+def prepared(
+    workload: Workload, threads: int, all_peers: dict[str, Peer], row: dict[str, Any]
+) -> dict[str, tuple[Peer, Run]]:
+    """The runs of the peers that compute the same as the first; the row receives why others are not there."""
+    given = data(workload)
+    runs: dict[str, tuple[Peer, Run]] = {}
+    reference: tuple[str, dict[str, np.ndarray]] | None = None
+    for name, peer in all_peers.items():
+        if reason := peer.unable(workload):
+            row["unable"][name] = reason
+            continue
+        try:
+            run = peer.prepare(workload, given, threads)
+            for _ in range(CHECKED_STEPS if workload.run == "streaming" else 1):
+                result = arrays(run())
+            if reference is None:
+                reference = name, result
+            limit = LIMITS["tf32" if "tf32" in name else workload.dtype]
+            check_equal((name, reference[0]), result, reference[1], limit)
+        except Exception as error:  # out of memory, nothing for a graph, a wrong result: the others go on
+            row["failed"][name] = one_line(error)
+            continue
+        runs[name] = peer, run
+    return runs
+
+
+def one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def clocked(run: Run) -> list[float]:
+    """Times of single steps, each with the cost of two looks at the clock in it (0.05 us)."""
+    times = [time.perf_counter()]
+    for _ in range(CLOCKED):
+        run()
+        times.append(time.perf_counter())
+    return [after - before for before, after in pairwise(times)]
+
+
+def measure(
+    runs: dict[str, tuple[Peer, Run]], seconds: float, steps: dict[str, list[float]]
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Times of each, taken in turn: whatever disturbs the machine disturbs all of them.
+
+    At least 3 turns, however long they take. Before the turn of a short run comes a pause, in which the
+    threads of the peer before stop waiting for more work, and a run that is not timed and fills the caches.
+    `steps` receives the times of single runs for the peers it names. Also returns how many runs a turn has.
+    """
+    repeat: dict[str, int] = {}
+    for name, (peer, run) in runs.items():
+        estimate = max(peer.seconds(run, 1), 1e-7)
+        repeat[name] = max(1, round(TURN / estimate)) if estimate < SHORT else 0
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
+        for name, (peer, run) in runs.items():
+            if repeat[name]:
+                time.sleep(0.001)
+                run()
+            times[name].append(peer.seconds(run, max(1, repeat[name])))
+            if name in steps:
+                steps[name] += clocked(run)
+    return times, repeat
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """First and third quartile."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high
+
+
+def verdict(low: float, high: float) -> str:
+    """Of a ratio peer/fastrnn, by its quartiles."""
+    if low > 1.02:
+        return "FASTER"
+    if high < 0.98:
+        return "SLOWER"
+    return "SAME" if high - low < 0.1 else "UNCLEAR"
+
+
+def latencies(times: list[float]) -> dict[str, Any]:
+    """Of single steps: percentiles, and a histogram with bins of the same ratio, bin 0 from 1e-7 s."""
+    percents = (1, 25, 50, 75, 95, 99, 99.9)
+    values = np.percentile(times, percents)
+    bins = Counter(math.floor(BINS_PER_DECADE * math.log10(value / 1e-7)) for value in times)
+    return {
+        "percentiles_s": {str(p): rounded(v) for p, v in zip(percents, values, strict=True)},
+        "first_bin": min(bins),
+        "counts": [bins[k] for k in range(min(bins), max(bins) + 1)],
+    }
+
+
+def rounded(value: float) -> float:
+    """To what a time can be trusted, so that files stay small."""
+    return float(f"{value:.4g}")
+
+
+def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"workload": workload.as_dict(), "threads": threads}
+    row |= {"peers": {}, "failed": {}, "unable": {}}
+    runs = prepared(workload, threads, all_peers, row)
+    if not runs:
+        return row
+    on_host = [name for name, (peer, _) in runs.items() if isinstance(peer, OnHost)]
+    steps: dict[str, list[float]] = {name: [] for name in on_host if workload.run == "streaming"}
+    try:
+        times, repeat = measure(runs, seconds, steps)
+    except Exception as error:
+        row["failed"]["all"] = one_line(error)
+        return row
+    for name, values in times.items():
+        entry: dict[str, Any] = {
+            "median_s": rounded(statistics.median(values)),
+            "quartiles_s": [rounded(value) for value in spread(values)],
+            "turns": len(values),
+            "runs_a_turn": max(1, repeat[name]),
+        }
+        rival = runs[name][0].rival
+        if rival in times:
+            ratios = [peer / own for peer, own in zip(values, times[rival], strict=True)]
+            entry["rival"] = rival
+            entry["ratio"] = rounded(statistics.median(ratios))
+            entry["ratio_quartiles"] = [rounded(value) for value in spread(ratios)]
+            entry["verdict"] = verdict(*spread(ratios))
+        if name in steps:
+            entry["steps"] = latencies(steps[name])
+        row["peers"][name] = entry
+    return row

@@ -1,0 +1,96 @@
+"""A process that measures with one number of threads: run.py starts one for each, and writes to it.
+
+    python bench/worker.py THREADS PEER ...
+
+A number of threads is a property of a process: some libraries take theirs once, from the CPUs that the
+process may use when they are loaded. So this one first gives itself as many cores as it has threads (THREADS
+0: leaves all to it, for peers on a device), and loads the libraries after that. Each line on its standard
+input it answers with a line of JSON: seconds and a workload with a row, an empty line with the machine's
+ceiling. At the start it says what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def cores() -> list[int]:
+    """The CPUs that this process may use, one of each core before the second of any."""
+    seen: dict[str, int] = {}
+    order = []
+    for cpu in sorted(os.sched_getaffinity(0)):
+        siblings = str(cpu)
+        with contextlib.suppress(OSError):
+            path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+            siblings = Path(path).read_text().strip()
+        seen[siblings] = seen.get(siblings, -1) + 1
+        order.append((seen[siblings], cpu))
+    return [cpu for _, cpu in sorted(order)]
+
+
+def keep_to(threads: int) -> None:
+    """Leave this process that many cores, and tell the libraries that ask the environment."""
+    available = cores()
+    if threads > len(available):
+        raise SystemExit(f"{threads} threads need as many CPUs; this process may use {len(available)}")
+    os.sched_setaffinity(0, available[:threads])
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on beside the code."""
+    import fastrnn
+    import numpy as np
+
+    model = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = ("model name", "cpu family", "model")
+        found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+        model = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+    return {
+        "cpu": model,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "fastrnn": {str(k): str(v) for k, v in fastrnn.info().items() if k != "threads"},
+    }
+
+
+def main() -> None:
+    threads, names = int(sys.argv[1]), sys.argv[2:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # run.py decides when to stop
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print does not belong between the answers
+
+    def answer(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    if threads:
+        keep_to(threads)
+    import ceiling  # from here on, libraries
+    import measure
+    from peers import available
+    from workloads import Workload
+
+    found, absent = available(names)
+    versions = {name: peer.version for name, peer in found.items()}
+    answer({"machine": machine(), "versions": versions, "absent": absent})
+    for line in sys.stdin:
+        if not line.strip():
+            answer(ceiling.measure(threads))
+            continue
+        seconds, workload = json.loads(line)
+        answer(measure.run_one(Workload(**workload), threads, found, seconds))
+
+
+if __name__ == "__main__":
+    main()
