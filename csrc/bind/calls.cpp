@@ -92,7 +92,7 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
 
 void register_calls(py::module_& m) {
   py::class_<PyReserve>(m, "Reserve")
-      .def(py::init<>())
+      .def(py::init<Index>(), py::arg("checkpoint") = 0)
       .def_property_readonly("nbytes", [](const PyReserve& r) { return r.single.bytes() + r.wide.bytes(); });
 
   m.def(

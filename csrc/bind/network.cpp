@@ -21,10 +21,11 @@ void register_network(py::module_& m) {
            py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"))
       .def(
           "explain",
-          [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens) {
-            return explain(n.network, steps, batch, training, tokens, n.is_double);
+          [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens, Index checkpoint) {
+            return explain(n.network, steps, batch, training, tokens, n.is_double, checkpoint);
           },
-          py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"));
+          py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"),
+          py::arg("checkpoint") = 0);
 
   py::class_<PyWeights>(m, "Weights")
       .def(py::init([](const PyNetwork& n) {

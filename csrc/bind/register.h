@@ -28,6 +28,7 @@ inline void check_same(const PyNetwork& n, const PyWeights& w) {
 }
 
 struct PyReserve {
+  explicit PyReserve(Index checkpoint) : single(checkpoint), wide(checkpoint) {}
   Reserve<float> single;
   Reserve<double> wide;
 

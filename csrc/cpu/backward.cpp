@@ -22,7 +22,7 @@ template <class T>
 struct Lists {
   const T **x, **h_prev, **c_prev, **c, **gates, **in;
   std::int64_t* tokens;
-  T **out, **dx;
+  T **out, **dx, **gates_again, **c_again, **h_again;
   const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **projected_read, **step_gates,
       **step_h_prev, **step_c, **step_c_prev;
   T **dg, **dc, **carry, **projected;
@@ -33,7 +33,7 @@ struct Lists {
   Lists(Arena arena, Index rows, Index B, Index gradient_rows) {
     for (const T*** list : {&x, &h_prev, &c_prev, &c, &gates, &in}) *list = arena.take<const T*>(rows);
     tokens = arena.take<std::int64_t>(rows);
-    for (T*** list : {&out, &dx}) *list = arena.take<T*>(rows);
+    for (T*** list : {&out, &dx, &gates_again, &c_again, &h_again}) *list = arena.take<T*>(rows);
     for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &projected_read,
                             &step_gates, &step_h_prev, &step_c, &step_c_prev})
       *list = arena.take<const T*>(B);
@@ -69,8 +69,13 @@ class Walk {
         reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after) {}
 
   void run() {
-    for (Index last = schedule_.steps(); last > 0;) {
-      const Index first = std::max<Index>(last - call_.block, 0);
+    Index begin = schedule_.steps();  // of the segment; without them there is one
+    for (Index last = begin; last > 0;) {
+      if (last == begin) {
+        begin = call_.segment ? (last - 1) / call_.segment * call_.segment : 0;
+        if (call_.segment) recompute_gates(begin, last);
+      }
+      const Index first = std::max<Index>(last - call_.block, begin);
       list_block(first, last);
       recompute();
       Index row = 0;
@@ -96,8 +101,138 @@ class Walk {
   const T* previous_cell(Index step, Index j) const {
     const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
     if (call_.starts_piece(step, j)) return call_.zeros;
-    if (step > 0) return call_.cells + call_.cell_index(call_.reverse ? t + 1 : t - 1, b);
+    if (step > 0) {
+      if (const T* kept = call_.kept_cell(step - 1, b)) return kept;
+      return cell(step - 1, call_.reverse ? t + 1 : t - 1, b);
+    }
     return call_.c0 ? call_.c0 + b * H_ : call_.zeros;
+  }
+
+  T* gates(Index step, Index t, Index b) const {
+    return call_.gates + call_.saved_at(step, t, b) * shape_.reserved_gates() * H_;
+  }
+  T* cell(Index step, Index t, Index b) const { return call_.cells + call_.saved_at(step, t, b) * H_; }
+
+  // Gates and c of the steps [begin, end), to the bit as forward computed them.  y has every h, so that the
+  // rows of a block of steps are one call of a kernel, by which each panel meets them in order; only a full
+  // peephole, where each unit needs all of c, goes step by step.
+  void recompute_gates(Index begin, Index end) {
+    for (Index first = begin, last; first < end; first = last) {
+      last = std::min(first + call_.block, end);
+      const Index rows = list_again(first, last);
+      if (call_.dropout) share_.wait_units();
+      const bool fused = fuses_input(shape_, rows, call_.tokens, kernels_);
+      if (!fused) input_again(rows);
+      if (full_) {
+        for (Index step = first, row = 0; step < last; ++step) {
+          const Index active = share_.rows_of(schedule_.active(step));
+          gates_again(row, active, false);
+          row += active;
+        }
+      } else {
+        gates_again(0, rows, fused);
+      }
+      share_.wait_units();  // before another thread drops from the next block's x
+    }
+    share_.wait_all();
+  }
+
+  // This thread's rows of the steps [first, last), first step first; returns how many.
+  Index list_again(Index first, Index last) {
+    Index rows = 0;
+    for (Index step = first; step < last; ++step) {
+      const Index active = share_.rows_of(schedule_.active(step));
+      for (Index i = 0; i < active; ++i, ++rows) {
+        const Index j = share_.first_row() + i * share_.row_step();
+        const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
+        const Index place = (step - first) * call_.batch + j;  // in what all threads share
+        list_input(rows, t, b, place, !share_.by_units || rows % share_.threads == share_.tid);
+        list_.h_prev[rows] = previous_hidden(step, j);
+        list_.gates_again[rows] = gates(step, t, b);
+        list_.h_again[rows] = call_.unused_h + share_.tid * H_;
+        if (reset_before_) list_.out[rows] = call_.candidate + place * H_;
+        if (shape_.cell == Cell::lstm) {
+          list_.c_prev[rows] = previous_cell(step, j);
+          list_.c_again[rows] = cell(step, t, b);
+        }
+      }
+    }
+    return rows;
+  }
+
+  // W_ih x + b of the listed rows, where their gates will stand.
+  void input_again(Index rows) {
+    const PackedLayer<T>& weights = *call_.forward_weights;
+    const int count = static_cast<int>(shape_.gates());
+    const Range panels = share_.panels(H_, kernels_.lanes);
+    if (call_.tokens) {
+      kernels_.gather({list_.tokens, weights.input, shape_.input, count, H_, rows, panels, weights.bias,
+                       list_.gates_again});
+      return;
+    }
+    Product<T> product;
+    product.operand = {list_.x, 1, weights.input, shape_.input};
+    product.gates = count;
+    product.units = H_;
+    product.rows = rows;
+    product.panels = panels;
+    product.bias = weights.bias;
+    product.out = list_.gates_again;
+    kernels_.product(product);
+  }
+
+  // Of the listed rows from `row` on.
+  void gates_again(Index row, Index rows, bool fused) {
+    const PackedLayer<T>& weights = *call_.forward_weights;
+    StepForward<T> args;
+    args.units = H_;
+    args.rows = rows;
+    args.panels = share_.panels(H_, kernels_.lanes);
+    args.recurrent = {list_.h_prev + row, 1, weights.recurrent, R_};
+    if (fused) {
+      args.input = {list_.x + row, 1, weights.input, shape_.input};
+      args.bias = weights.bias;
+    } else {
+      args.pre = list_.gates_again + row;
+    }
+    args.gates = list_.gates_again + row;
+    args.h_prev = list_.h_prev + row;
+    args.h = list_.h_again + row;
+    if (shape_.cell == Cell::lstm) {
+      args.c_prev = list_.c_prev + row;
+      args.c = list_.c_again + row;
+      args.peephole = weights.peephole;
+      if (full_) args.peephole_full = {args.c_prev, 1, weights.peephole_cell, H_};
+      kernels_.lstm_forward(args);
+      if (full_) {
+        share_.wait_units();
+        args.peephole_full = {args.c, 1, weights.peephole_output, H_};
+        kernels_.lstm_forward_output(args);
+      }
+    } else if (reset_after_) {
+      args.candidate_bias = weights.candidate_bias;
+      kernels_.gru_forward(args);
+    } else {
+      args.reset_h = list_.out + row;
+      kernels_.gru_forward_reset(args);
+      share_.wait_units();
+      args.recurrent = {args.reset_h, 1, weights.candidate, H_};
+      kernels_.gru_forward_candidate(args);
+    }
+  }
+
+  // A row's x, or its token; with dropout its `place` among the block's masked rows, masked here if `mine`.
+  void list_input(Index row, Index t, Index b, Index place, bool mine) {
+    if (call_.tokens) {
+      list_.tokens[row] = call_.tokens[t * call_.batch + b];
+    } else if (call_.dropout) {
+      T* dropped = call_.dropped + place * shape_.input;
+      if (mine)
+        call_.dropout->apply(call_.x.at(t, b), dropped, t, b, shape_.input / call_.dropout->directions);
+      list_.x[row] = dropped;
+    } else {
+      list_.x[row] = call_.x.at(t, b);
+    }
   }
 
   // The block's rows, last step first.
@@ -106,24 +241,13 @@ class Walk {
     for (Index step = last; step-- > first;) {
       for (Index j = 0; j < schedule_.active(step); ++j, ++rows_) {
         const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
-        if (call_.tokens) {
-          list_.tokens[rows_] = call_.tokens[t * call_.batch + b];
-        } else if (call_.dropout) {
-          T* dropped = call_.dropped + rows_ * shape_.input;
-          if (rows_ % share_.threads == share_.tid) {
-            call_.dropout->apply(call_.x.at(t, b), dropped, t, b, shape_.input / call_.dropout->directions);
-          }
-          list_.x[rows_] = dropped;
-        } else {
-          list_.x[rows_] = call_.x.at(t, b);
-        }
+        list_input(rows_, t, b, rows_, rows_ % share_.threads == share_.tid);
         list_.h_prev[rows_] = previous_hidden(step, j);
         // The Elman layer's only gate is its output.
-        list_.gates[rows_] =
-            call_.gates ? call_.gates + call_.cell_index(t, b) * shape_.reserved_gates() : call_.y.at(t, b);
+        list_.gates[rows_] = call_.gates ? gates(step, t, b) : call_.y.at(t, b);
         if (shape_.cell == Cell::lstm) {
           list_.c_prev[rows_] = previous_cell(step, j);
-          list_.c[rows_] = call_.cells + call_.cell_index(t, b);
+          list_.c[rows_] = cell(step, t, b);
         }
         if (call_.dx) list_.dx[rows_] = call_.dx.at(t, b);
       }
@@ -440,17 +564,28 @@ class Walk {
 }  // namespace
 
 template <class T>
+Index gradient_block(const LayerShape& shape, Index steps, Index batch) {
+  const Index fitting = kBlockBytes / (shape.gradient_columns() * static_cast<Index>(sizeof(T)));
+  const Index wanted = std::clamp(fitting, kFewestRows, kMostRows);
+  return std::clamp<Index>(wanted / std::max<Index>(batch, 1), 1, std::max<Index>(steps, 1));
+}
+
+template <class T>
 void BackwardCall<T>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const int lanes = this->kernels->lanes;
   const Index B = this->batch, H = s.hidden, R = s.recurrent(), width = s.gradient_columns();
-  const Index fitting = kBlockBytes / (width * static_cast<Index>(sizeof(T)));
-  const Index wanted = std::clamp(fitting, kFewestRows, kMostRows);
-  block = std::clamp<Index>(wanted / std::max<Index>(B, 1), 1, std::max<Index>(this->schedule->steps(), 1));
+  block = gradient_block<T>(s, this->schedule->steps(), B);
   const Index rows = block * B;
   const bool full = s.peephole == Peephole::full;
   auto take_panels = [&](Index units) { return arena.take<T>(panel_count(units, lanes) * rows * lanes); };
 
+  if (this->segment) {
+    const Index units = this->segment * B * H;
+    this->gates = arena.take<T>(units * s.reserved_gates());
+    this->cells = s.cell == Cell::lstm ? arena.take<T>(units) : nullptr;
+    unused_h = arena.take<T>(threads * H);
+  }
   dg = arena.take<T>(rows * width);
   dg_next = arena.take<T>(B * width);
   dc = s.cell == Cell::lstm ? arena.take<T>(B * H) : nullptr;
@@ -474,6 +609,8 @@ void backward(const BackwardCall<T>& call, const Share& share) {
   Walk<T>(call, share).run();
 }
 
+template Index gradient_block<float>(const LayerShape&, Index, Index);
+template Index gradient_block<double>(const LayerShape&, Index, Index);
 template struct BackwardCall<float>;
 template struct BackwardCall<double>;
 template void backward(const BackwardCall<float>&, const Share&);

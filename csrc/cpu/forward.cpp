@@ -161,7 +161,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
                                     : call.zeros;
         if (lstm) {
           auto cell = [&](Index at_step, Index at_time) {
-            if (call.cells) return call.cells + call.cell_index(at_time, b);
+            if (call.cells) return call.cells + call.saved_at(at_step, at_time, b) * H;
+            if (T* kept = call.kept_cell(at_step, b)) return kept;
             if (call.cell_pair) return call.cell_pair + (at_step % 2 * B + j) * H;
             return call.c_n + state * H;
           };

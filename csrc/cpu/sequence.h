@@ -23,10 +23,20 @@ struct Sequence {
   const std::uint8_t* reset = nullptr;   // [T,B], true where not 0, or null
   const T* h0 = nullptr;                 // [B,R], null = zeros
   const T* c0 = nullptr;                 // [B,H], null = zeros
-  T* gates = nullptr;                    // reserve [T,B,reserved_gates,H], null in inference
-  T* cells = nullptr;                    // reserve [T,B,H] (LSTM), null in inference
+  // Saved by a training forward, null in inference.  With segments, forward saves c at the end of each one
+  // and nothing else; backward has gates and cells for one segment, in scratch.
+  T* gates = nullptr;       // [T,B,reserved_gates,H]; with segments [segment,B,reserved_gates,H]
+  T* cells = nullptr;       // [T,B,H]; with segments [segment,B,H] (LSTM)
+  Index segment = 0;        // steps; 0 = none
+  T* kept_cells = nullptr;  // [T / segment,B,H] (LSTM): c after `segment` steps, after twice as many, ...
 
-  Index cell_index(Index t, Index b) const { return (t * batch + b) * shape.hidden; }
+  // Where gates and cells hold the step of row b at time t, in units of H.
+  Index saved_at(Index step, Index t, Index b) const { return (segment ? step % segment : t) * batch + b; }
+  // Where c of such a step is kept, null if it is not.
+  T* kept_cell(Index step, Index b) const {
+    if (!kept_cells || (step + 1) % segment != 0) return nullptr;
+    return kept_cells + (step / segment * batch + b) * shape.hidden;
+  }
   // Is there a boundary between row j's steps s - 1 and s (in processing order)?
   bool starts_piece(Index step, Index j) const {
     if (!reset) return false;
@@ -40,6 +50,10 @@ struct Sequence {
 // by way of memory, and is worth it once a step has the rows to make W_ih's way from memory pay.
 template <class T>
 bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Kernels<T>& kernels);
+
+// Steps whose weight gradients are computed together.
+template <class T>
+Index gradient_block(const LayerShape& shape, Index steps, Index batch);
 
 // y may be any rows but must not overlap x; h_n and c_n may be h0 and c0.
 template <class T>
@@ -75,6 +89,7 @@ struct LayerGradients : LayerArrays<T> {
 template <class T>
 struct BackwardCall : Sequence<T> {
   const TransposedLayer<T>* weights = nullptr;
+  const PackedLayer<T>* forward_weights = nullptr;  // with segments
   LayerParameters<T> parameters;
   Rows<const T> y;          // as forward left it
   Rows<const T> dy;         // [T,B,R] or null
@@ -86,7 +101,7 @@ struct BackwardCall : Sequence<T> {
   T* dc0 = nullptr;         // [B,H], out
   LayerGradients<T> gradients;
   // Memory, laid out by layout().
-  Index block = 1;         // steps whose weight gradients are computed together
+  Index block = 1;         // gradient_block()
   T* dg = nullptr;         // [active rows of a block][gradient_columns]
   T* dg_next = nullptr;    // [B][gradient_columns]: the step after the block
   T* dc = nullptr;         // [B,H]
@@ -95,6 +110,7 @@ struct BackwardCall : Sequence<T> {
   T* projected = nullptr;  // [rows of a block][P]: gradient of the projected h
   T* hidden = nullptr;     // [rows of a block][H]: o tanh(c)
   T* dropped = nullptr;    // [rows of a block][I]
+  T* unused_h = nullptr;   // with segments, [threads][H]: h computed again, which y has
   struct {
     T *x = nullptr, *h_prev = nullptr, *inner = nullptr, *c_prev = nullptr, *c = nullptr;
   } panels;  // a block's rows as panels; inner: r h, or o tanh(c)

@@ -1,5 +1,7 @@
 #include "ops/network.h"
 
+#include <algorithm>
+
 #include "cpu/isa.h"
 
 namespace fastrnn {
@@ -52,16 +54,29 @@ void Weights<T>::pack(const std::vector<const T*>& parameters) {
 }
 
 template <class T>
+Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index checkpoint) {
+  if (!checkpoint || !shape.reserved_gates()) return 0;
+  const Index block = cpu::gradient_block<T>(shape, steps, batch);
+  if (shape.cell != Cell::lstm) return block;
+  return std::min((std::min(checkpoint, steps) + block - 1) / block * block, steps);
+}
+
+template <class T>
 void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
   steps_ = -1;  // belongs to no call, should memory run out on the way
+  segment_ = segment_steps<T>(network.first, steps, batch, checkpoint_);
   const auto layout = [&](Arena arena) {
     parts_.assign(static_cast<std::size_t>(network.parts()), Part{});
     outputs_.clear();
     const LayerShape& s = network.first;
-    const Index units = steps * batch * s.hidden;
+    const Index units = batch * s.hidden;
     for (Part& part : parts_) {
-      if (s.reserved_gates()) part.gates = arena.take<T>(units * s.reserved_gates());
-      if (s.cell == Cell::lstm) part.cells = arena.take<T>(units);
+      if (segment_) {
+        if (s.cell == Cell::lstm) part.kept_cells = arena.take<T>(steps / segment_ * units);
+        continue;
+      }
+      if (s.reserved_gates()) part.gates = arena.take<T>(steps * units * s.reserved_gates());
+      if (s.cell == Cell::lstm) part.cells = arena.take<T>(steps * units);
     }
     for (Index layer = 0; layer + 1 < network.layers; ++layer)
       outputs_.push_back(arena.take<T>(steps * batch * network.output()));
@@ -79,6 +94,8 @@ bool Reserve<T>::belongs_to(const Network& network, Index steps, Index batch) co
   return steps == steps_ && batch == batch_ && network == network_;
 }
 
+template Index segment_steps<float>(const LayerShape&, Index, Index, Index);
+template Index segment_steps<double>(const LayerShape&, Index, Index, Index);
 template class Weights<float>;
 template class Weights<double>;
 template class Reserve<float>;

@@ -42,13 +42,22 @@ class Weights {
   Buffer memory_;
 };
 
+// Steps of a segment when c is kept every `checkpoint` steps: that many rounded up to whole blocks of
+// backward.  A GRU keeps nothing, its segment is one block; 0 for what saves no gates and needs no segments.
+template <class T>
+Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index checkpoint);
+
 // What a training forward saves beside x and y.
 template <class T>
 class Reserve {
  public:
+  // With a checkpoint, gates are not saved but computed again in backward, from c every so many steps.
+  explicit Reserve(Index checkpoint = 0) : checkpoint_(checkpoint) {}
+
   struct Part {
-    T* gates = nullptr;  // [T,B,reserved_gates,H]
-    T* cells = nullptr;  // [T,B,H], LSTM
+    T* gates = nullptr;       // [T,B,reserved_gates,H]; null with segments
+    T* cells = nullptr;       // [T,B,H], LSTM; null with segments
+    T* kept_cells = nullptr;  // with segments, [T / segment,B,H], LSTM
   };
   void layout(const Network& network, Index steps, Index batch);
 
@@ -56,6 +65,7 @@ class Reserve {
   T* output(Index layer) const {
     return outputs_[static_cast<std::size_t>(layer)];
   }  // [T,B,D*R], all but the last layer
+  Index segment() const { return segment_; }
   bool belongs_to(const Network& network, Index steps, Index batch) const;
   std::size_t bytes() const { return bytes_; }
 
@@ -63,6 +73,7 @@ class Reserve {
   std::vector<Part> parts_;
   std::vector<T*> outputs_;
   Network network_;
+  Index checkpoint_, segment_ = 0;
   Index steps_ = -1, batch_ = -1;
   std::size_t bytes_ = 0;
   Buffer memory_;
@@ -83,9 +94,9 @@ template <class T>
 void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
               Scratch& scratch);
 
-// Which kernels such a call runs, and why.
+// Which kernels such a call runs, and why; `checkpoint` as a Reserve has it.
 std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
-                                           bool tokens, bool is_double);
+                                           bool tokens, bool is_double, Index checkpoint);
 
 // A Scratch from the process's spare ones, returned at the end of the scope.
 class BorrowedScratch {

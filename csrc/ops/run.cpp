@@ -36,6 +36,16 @@ void describe(cpu::Sequence<T>& call, const Network& network, Index part, const 
   call.reset = args.reset;
 }
 
+// What forward saves and backward reads.
+template <class T>
+void attach(cpu::Sequence<T>& call, const Reserve<T>& reserve, Index part) {
+  const typename Reserve<T>::Part saved = reserve.part(part);
+  call.gates = saved.gates;
+  call.cells = saved.cells;
+  call.segment = reserve.segment();
+  call.kept_cells = saved.kept_cells;
+}
+
 // Dropout of a layer's input, that is of the outputs of the layer below; layer 0 has none.
 template <class T>
 Dropout input_mask(const Network& network, Index layer, const Arguments<T>& args) {
@@ -152,10 +162,7 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
       call.h_n = offset(args.h_n, part * state_batch * R);
       call.c_n = offset(args.c_n, part * state_batch * H);
       call.y = columns_from(y, d * R);
-      if (reserve) {
-        call.gates = reserve->part(part).gates;
-        call.cells = reserve->part(part).cells;
-      }
+      if (reserve) attach(call, *reserve, part);
       call.layout(arena, sharing.split.threads);
     }
     return arena.used();
@@ -186,6 +193,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   Dropout mask;
   cpu::BackwardCall<T> calls[2];
   cpu::TransposedLayer<T> transposed[2];
+  cpu::PackedLayer<T> again[2];  // with segments, whose gates are computed again
   Sharing sharing;
   Rows<const T> dy = args.dy;
   Rows<T> dx;
@@ -205,6 +213,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       describe<T>(call, network, part, args, kernels, scratch.schedule);
       transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
       call.weights = &transposed[d];
+      if (reserve.segment()) again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
+      call.forward_weights = &again[d];
       call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
       call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
       if (call.tokens)
@@ -215,8 +225,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       call.dropout = layer > 0 && network.dropout > 0 ? &mask : nullptr;
       call.y = columns_from(
           layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
-      call.gates = reserve.part(part).gates;
-      call.cells = reserve.part(part).cells;
+      attach(call, reserve, part);
       call.h0 = offset(args.h0, part * B * R);
       call.c0 = offset(args.c0, part * B * H);
       call.dy = columns_from(dy, d * R);
@@ -235,8 +244,10 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = network.layers; layer-- > 0;) {
     prepare(layer, Arena(memory));
-    for (Index d = 0; d < network.directions; ++d)
+    for (Index d = 0; d < network.directions; ++d) {
       transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
+      if (reserve.segment()) again[d].pack(calls[d].shape, kernels.lanes, calls[d].parameters);
+    }
     run_directions(calls, network.directions, sharing, team,
                    [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
     for (cpu::BackwardCall<T>& call : calls) {
@@ -255,10 +266,25 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
 
 // ---- explain
 
+namespace {
+
+// What a training call keeps for backward beside x and y.
+template <class T>
+std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index checkpoint) {
+  const bool lstm = shape.cell == Cell::lstm;
+  const Index segment = segment_steps<T>(shape, steps, batch, checkpoint);
+  if (!segment && shape.reserved_gates()) return lstm ? "gates and c of every step" : "gates of every step";
+  const std::string count = std::to_string(segment);
+  const std::string kept = lstm ? "c every " + count + " steps" : "nothing beside y";
+  return segment ? kept + "; backward computes the gates again, " + count + " steps at a time" : kept;
+}
+
+}  // namespace
+
 std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
-                                           bool tokens, bool is_double) {
+                                           bool tokens, bool is_double, Index checkpoint) {
   const LayerShape& first = network.first;
-  const auto with = [&](const auto& kernels) {
+  const auto with = [&]<class T>(const cpu::Kernels<T>& kernels) {
     const auto sharing_of = [&](Index layer) {
       return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
                        cpu::num_threads());
@@ -294,7 +320,7 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
     if (first.peephole == Peephole::full)
       products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
     if (first.projection) products += "; 1 more for the projection";
-    return std::map<std::string, std::string>{
+    std::map<std::string, std::string> report{
         {"kernel", kernel},
         {"isa", std::string(cpu::name(cpu::current_isa())) + ", " + std::to_string(kernels.lanes) + " lanes"},
         {"isa_reason", cpu::current_isa() == cpu::available_isas().back()
@@ -310,6 +336,8 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
         {"threads", of_layers(thread_count)},
         {"split", of_layers(split_text)},
     };
+    if (training) report.emplace("saved", saved_text<T>(first, steps, batch, checkpoint));
+    return report;
   };
   return is_double ? with(current_kernels<double>()) : with(current_kernels<float>());
 }

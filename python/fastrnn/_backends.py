@@ -146,9 +146,13 @@ class Backend(ABC):
         """Return what may be packed so that later changes of the arrays do not reach it."""
         return arrays
 
-    def reserve(self, spec: Spec) -> Any:
-        """Return the memory of a layer's training calls."""
-        return self.core.Reserve()
+    @abstractmethod
+    def reserve(self, checkpoint: int | None) -> Any:
+        """Return memory for training calls; NotImplementedError for a checkpoint that cannot be had here."""
+
+    def layer_reserve(self, spec: Spec, checkpoint: int | None) -> Any:
+        """Return memory for the training calls of a layer, which it may count."""
+        return self.reserve(checkpoint)
 
     def next_call(self, reserve: Any, number: int) -> int:
         """Return the number of the training call after the one with this number."""
@@ -189,6 +193,9 @@ class Cpu(Backend):
 
     def clear(self, array: Array) -> None:
         array[...] = 0
+
+    def reserve(self, checkpoint: int | None) -> Any:
+        return _core.Reserve(checkpoint or 0)
 
     def clear_rows(self, state: Array, rows: Any) -> None:
         state[:, rows] = 0

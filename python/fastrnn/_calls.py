@@ -15,7 +15,7 @@ import numpy as np
 
 from ._arrays import BOOLS, INTEGERS, describe_axes, expect_shape
 from ._backends import CPU, Array, Backend, Library, is_integer
-from .layouts import DTYPES, Spec
+from .layouts import DTYPES, Spec, integer
 
 NATIVE = {name: np.dtype(name) for name in DTYPES}
 """The dtypes of the CPU's kernels; NumPy has one object for each."""
@@ -363,6 +363,11 @@ def check_num_layers(spec: Spec, arrays: Mapping[str, Array]) -> None:
         raise ValueError(f"num_layers is {spec.num_layers}, but there are {len(arrays)} arrays in all")
 
 
+def check_checkpoint(checkpoint: Any) -> int | None:
+    """Take the steps between kept states, which may be more than any sequence has; None keeps every step."""
+    return None if checkpoint is None else integer("checkpoint", checkpoint, 1, 2**63 - 1)
+
+
 class KernelMemory:
     """What holds memory of the kernels: it can be neither copied nor pickled."""
 
@@ -419,7 +424,8 @@ class Reserve(KernelMemory):
         That of the call.
     nbytes : int
         Memory of the kernels' part.  Beside x and y, one layer keeps at most G values per (t, b, unit) and
-        direction, LSTM G+1, an Elman network none.  In a stack the outputs of all layers but the last, which
+        direction, LSTM G+1, an Elman network none; with a checkpoint of k steps LSTM keeps one value per k
+        steps (and b, unit, direction), GRU none.  In a stack the outputs of all layers but the last, which
         are the x of the layers above, are kept too and counted.
     """
 

@@ -31,7 +31,9 @@ class Network:
         nonlinearity: str,
         dropout: float,
     ) -> None: ...
-    def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]:
+    def explain(
+        self, steps: int, batch: int, training: bool, tokens: bool, checkpoint: int = 0
+    ) -> dict[str, str]:
         """Which kernel would run for a call of this size, and why: kernel, isa, threads, split, ..."""
 
 class Weights:
@@ -44,9 +46,13 @@ class Weights:
     def nbytes(self) -> int: ...
 
 class Reserve:
-    """What a training forward saves for backward; reused by the next forward it is given to."""
+    """What a training forward saves for backward; reused by the next forward it is given to.
 
-    def __init__(self) -> None: ...
+    With `checkpoint`, an LSTM saves c every so many steps, rounded up to whole blocks of backward, and no
+    gates; a GRU saves nothing.  0 is without.
+    """
+
+    def __init__(self, checkpoint: int = 0) -> None: ...
     @property
     def nbytes(self) -> int: ...
 

@@ -392,9 +392,17 @@ class Cuda(Backend):
     def fixed(self, arrays: list[Array]) -> list[Array]:
         return [array.copy() for array in arrays]  # weights are read where they lie
 
-    def reserve(self, spec: Spec) -> Any:
+    def reserve(self, checkpoint: int | None) -> Any:
+        if checkpoint is not None:
+            raise NotImplementedError(
+                f"checkpoint is {checkpoint}, which device {self.name!r} does not have; expected None, or "
+                f"device 'cpu'"
+            )
+        return self.core.Reserve()
+
+    def layer_reserve(self, spec: Spec, checkpoint: int | None) -> Any:
         # Calls with dropout are counted on the device, so that a graph draws new masks at every replay.
-        reserve = self.core.Reserve()
+        reserve = self.reserve(checkpoint)
         if spec.dropout and spec.num_layers > 1:
             reserve.count_calls(self.index)
         return reserve

@@ -39,6 +39,7 @@ from ._calls import (
     Reserve,
     State,
     check_call,
+    check_checkpoint,
     check_incoming,
     check_parameters,
     check_spec,
@@ -154,6 +155,7 @@ def forward_train(
     out: Any = None,
     seed: int = 0,
     call: int = 0,
+    checkpoint: int | None = None,
 ) -> tuple[Any, Any, Reserve]:
     """`forward` with dropout, saving what `backward` needs.
 
@@ -163,6 +165,8 @@ def forward_train(
         As for `forward`.
     seed, call : int, optional
         64-bit keys of the dropout masks: the same pair gives the same masks.
+    checkpoint : int, optional
+        Keep c every so many steps and no gates, as ``layer.train(checkpoint=...)`` says.
 
     Returns
     -------
@@ -176,15 +180,18 @@ def forward_train(
     ------
     TypeError, ValueError
         As `forward`.
+    NotImplementedError
+        For a checkpoint on a CUDA device.
     """
     check_spec(spec)
+    checkpoint = check_checkpoint(checkpoint)
     seed = integer("seed", seed, 0, SEED_END - 1)
     number = integer("call", call, 0, SEED_END - 1)
     packed = _packed(spec, weights)
     checked = check_call(packed.backend, spec, (TIME_MAJOR,), x, state, lengths, reset)
     y_out, state_out = _split_out(out)
     y, state_n = _check_forward_out(checked, weights, y_out, state_out)
-    reserve = Reserve(checked, packed.backend.core.Reserve(), seed, number)
+    reserve = Reserve(checked, packed.backend.reserve(checkpoint), seed, number)
     y, state_n = run_forward(packed, checked, y, state_n, reserve)
     return (
         checked.give(y, writeable=False) if y_out is None else y_out,

@@ -30,6 +30,7 @@ from ._calls import (
     Reserve,
     State,
     check_call,
+    check_checkpoint,
     check_incoming,
     check_num_layers,
     check_parameters,
@@ -105,6 +106,7 @@ class _Recurrent(ABC):
         "_backend",
         "_batch_first",
         "_calls",
+        "_checkpoint",
         "_gradients",
         "_lock",
         "_packed",
@@ -141,6 +143,7 @@ class _Recurrent(ABC):
         calls: int,
         parameters: Mapping[str, Array],
         gradients: Mapping[str, Array],
+        checkpoint: int | None = None,
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
         # All that may fail comes before the first attribute, since to() changes a layer that is in use.
@@ -149,13 +152,14 @@ class _Recurrent(ABC):
         sums = {name: backend.zeros(array.shape, spec.dtype) for name, array in own.items()}
         for name, gradient in gradients.items():
             sums[name][...] = gradient
-        saved = backend.reserve(spec)
+        saved = backend.layer_reserve(spec, checkpoint)
 
         self._backend = backend
         self._spec = spec
         self._batch_first = batch_first
         self._seed = seed
         self._calls = calls
+        self._checkpoint = checkpoint
         self._parameters = NamedArrays(own)
         self._gradients = NamedArrays(sums)
         # The weights of eval mode, None in training mode: which mode it is, calls learn by reading this once.
@@ -234,14 +238,50 @@ class _Recurrent(ABC):
 
     # ------------------------------------------------------------------------------------ modes
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True, checkpoint: int | None = None) -> Self:
         """Switch to training mode (or with False to eval mode); returns the layer itself.
 
         Parameters are writable again, and streams made in eval mode stop working.
+
+        Parameters
+        ----------
+        mode : bool, optional
+            False is `eval`.
+        checkpoint : int, optional
+            Save memory for time: calls do not keep the activated gates, backward computes them again from y
+            and, for LSTM, from c kept every `checkpoint` steps, rounded up to the steps that backward takes
+            together (`explain` tells how many).  It may exceed T.  The gradients have the same bits.  None
+            keeps the gates of every step.  An RNN keeps none in any case.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `checkpoint` is no positive integer, or one for eval mode.
+        NotImplementedError
+            For a checkpoint on a CUDA device.
+
+        Notes
+        -----
+        Gradient checkpointing with one level: Chen et al., "Training deep nets with sublinear memory cost",
+        2016.  A call made before can still be gone back through.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastrnn
+        >>> layer = fastrnn.LSTM(3, 4).train(checkpoint=100)
+        >>> y, state = layer(np.zeros((10_000, 2, 3), "float32"))
+        >>> dx, dstate = layer.backward(np.ones_like(y))
         """
-        if not boolean("mode", mode):
+        mode, checkpoint = boolean("mode", mode), check_checkpoint(checkpoint)
+        if not mode:
+            if checkpoint is not None:
+                raise ValueError(f"checkpoint is {checkpoint} with mode=False; expected None in eval mode")
             return self.eval()
         with self._alone():
+            if checkpoint != self._checkpoint:
+                self._saved = self._backend.layer_reserve(self._spec, checkpoint)
+                self._checkpoint = checkpoint
             for array in self._parameters.values():
                 array.flags.writeable = True
             self._packed = None
@@ -353,7 +393,8 @@ class _Recurrent(ABC):
         """
         call = check_call(self._backend, self._spec, self._layouts(), x)
         network = self._backend.network(self._spec)
-        return Report(network.explain(call.steps, call.batch, self.training, call.tokens))
+        options = {"checkpoint": self._checkpoint} if self._checkpoint else {}
+        return Report(network.explain(call.steps, call.batch, self.training, call.tokens, **options))
 
     # -------------------------------------------------------------------------- copies and files
 
@@ -425,6 +466,7 @@ class _Recurrent(ABC):
             "calls": self._backend.calls_made(self._saved, self._calls),
             "parameters": {name: on_host(array) for name, array in self._parameters.items()},
             "gradients": {name: on_host(array) for name, array in self._gradients.items()},
+            "checkpoint": self._checkpoint,
             "training": self.training,
         }
 
@@ -432,7 +474,8 @@ class _Recurrent(ABC):
         # copy.copy comes here too: every copy owns its parameters, none has a call to go back through.
         training = state.pop("training")
         self._set_up(backend_of_device(state.pop("device")), **state)
-        self.train(training)
+        if not training:
+            self.eval()
 
     def to(self, device: str, dtype: Any = None) -> Self:
         """Move the layer to another device, in place; returns the layer itself.
@@ -470,7 +513,8 @@ class _Recurrent(ABC):
                 training = state.pop("training")
                 del state["device"]
                 self._set_up(backend, **state)
-            self.train(training)
+            if not training:
+                self.eval()
         return self
 
 
