@@ -61,7 +61,8 @@ struct Gather {
 // One step forward.  For each row: pre (G*H) = W_ih x + b, or null and the step multiplies x itself (not the
 // GRU reset-before); h_prev, c_prev the state before the step.
 // `gates` (may be null, may be pre): where the activated gates are saved for backward.
-// h must overlap neither h_prev nor, without pre, x; c may be c_prev.
+// h must overlap neither h_prev nor, without pre, x; c may be c_prev.  A panel's rows are finished in the
+// order of the list: without a full peephole, c_prev of a row may be the c of one before it.
 template <class T>
 struct StepForward {
   Index units = 0;  // H
