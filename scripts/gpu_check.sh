@@ -11,7 +11,8 @@
 #     cudnn     bench/cudnn.py: torch's layers, which are cuDNN's
 #     bench     bench/run.py: fastrnn beside them, and beside the CPU
 #
-# OUT (build/gpu_check) receives check.json, a JSON file of every measurement, and log.txt. A table comes last.
+# OUT (build/gpu_check) receives check.json, log.txt, and a JSON file of every measurement with its plot, eight files
+# at most. A table comes last.
 # No network is needed: nvcc, and a Python ($PYTHON, or python3) with numpy, safetensors, cmake, ninja, pybind11,
 # scikit-build-core, pytest, hypothesis and torch. A part that fails or is out of time leaves the others alone;
 # all limits together are below 9 minutes. The exit status is 0 if no part failed.
@@ -62,9 +63,8 @@ build() {
 
 tests() {
     need_gpu
-    rm -f "$out/tests.xml"
     # The kernels' tests once more with our own products, which cuBLAS otherwise does.
-    if cuda_tests "$out/tests.xml" tests; then
+    if cuda_tests build/gpu/tests.xml tests; then
         FASTRNN_CUBLAS=0 cuda_tests build/gpu/own.xml tests/test_cuda_kernels.py
     else # after a fault in one kernel every later call fails: this names the first
         FASTRNN_CUDA_SYNC=1 "$PYTHON" -m pytest -q -m cuda -x -p no:cacheprovider -W default tests
@@ -139,19 +139,43 @@ need_gpu() {
 
 export -f probe build tests sanitize cudnn bench cuda_tests need_gpu
 
-# What there is. Without a GPU the code is at least compiled, for the first with clusters.
-capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)
-has_gpu=$([ -n "$capability" ] && echo yes || echo no)
-architecture=${capability:-90}
+# What there is, told by the driver, which the kernels have to ask too: a container may have it without nvidia-smi, or
+# that alone. Without a GPU the code is at least compiled, for the first with clusters.
+driver=$("$PYTHON" - << 'DRIVER' 2> /dev/null
+import ctypes
+
+cuda = ctypes.CDLL("libcuda.so.1")
+count, major, minor, version = (ctypes.c_int() for _ in range(4))
+name = ctypes.create_string_buffer(100)
+for status in (
+    cuda.cuInit(0),
+    cuda.cuDeviceGetCount(ctypes.byref(count)),
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, 0),  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0),
+    cuda.cuDeviceGetName(name, len(name), 0),
+    cuda.cuDriverGetVersion(ctypes.byref(version)),
+):
+    if status:
+        raise SystemExit
+print(f"{10 * major.value + minor.value} {name.value.decode()}", end=", ")
+print(f"driver of CUDA {version.value // 1000}.{version.value % 1000 // 10}")
+DRIVER
+)
+has_gpu=$([ -n "$driver" ] && echo yes || echo no)
+architecture=$([ -n "$driver" ] && echo "${driver%% *}" || echo 90)
 export has_gpu architecture
 
 mkdir -p "$out" build/gpu || exit
 log=$out/log.txt
 : > "$log"
+# From a cold disk this may take as long as a part has: it is read while the first parts compile.
+timeout 60 "$PYTHON" -c "import torch" > /dev/null 2>&1 &
+torch=$!
 results=()
 status=0
 for part in "${parts[@]}"; do
     echo "== $part" | tee -a "$log"
+    case $part in probe | build) ;; *) wait "$torch" ;; esac
     before=$(date +%s.%N)
     start=$(wc -l < "$log")
     timeout --kill-after=5 "${limit[$part]}" bash -c "set -uo pipefail; $part" >> "$log" 2>&1
@@ -173,7 +197,7 @@ for part in "${parts[@]}"; do
 done
 
 "$PYTHON" - "$out/check.json" "$(git describe --always --dirty --abbrev=12 2> /dev/null)" \
-    "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null)" "${results[@]}" << 'SUMMARY'
+    "${driver#* }" "${results[@]}" << 'SUMMARY'
 import json
 import sys
 
