@@ -71,6 +71,8 @@ class BackwardPart {
       output_product_ = arena.take<A>(B * H);
       next_product_ = arena.take<A>(B * H);
     }
+    token_keys_ = tokens ? arena.take<std::uint64_t>(2 * T_B) : nullptr;
+    token_starts_ = tokens ? arena.take<Index>(I + 1) : nullptr;
     rows_ = shape.projection || shape.peephole != Peephole::none ? arena.take<T>(T_B * H) : nullptr;
     partial_ = arena.take<A>(chunks(queue) * std::max(width, H));
     Index split = 0;
@@ -292,15 +294,8 @@ class BackwardPart {
   void input_weights(const Queue& queue) const {
     const Index I = shape.input, GH = shape.gate_rows();
     if (tokens) {
-      typename TokenGradient<T>::Params p;
-      p.tokens = tokens;
-      p.rows = all_rows();
-      p.columns = GH;
-      p.vocabulary = I;
-      p.dg = dg_input();
-      p.dg_stride = width();
-      p.gradient = gradients.weight_ih;
-      queue.run_tiles<TokenGradient<T>>(TokenGradient<T>::tiles(GH, I), p);
+      token_gradient(queue, tokens, all_rows(), I, dg_input(), width(), GH, gradients.weight_ih, token_keys_,
+                     token_starts_);
     } else {
       const Operand input = input_operand(queue, walk, x, I, dropout, dropout_key, x_copy_);
       queue.product<T>(GH, I, all_rows(), transposed(dg_input(), width()), input, gradients.weight_ih, I,
@@ -379,6 +374,8 @@ class BackwardPart {
   A* new_dc_ = nullptr;   // full peephole, [B,H] each
   A* output_product_ = nullptr;
   A* next_product_ = nullptr;
+  std::uint64_t* token_keys_ = nullptr;  // what token_gradient wants
+  Index* token_starts_ = nullptr;
   T* rows_ = nullptr;     // [T,B,H]: h before its projection, or c
   A* partial_ = nullptr;  // [chunks, widest sum]
   void* split_ = nullptr;

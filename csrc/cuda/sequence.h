@@ -173,6 +173,28 @@ Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>&
   return plain(static_cast<const T*>(copy), width);
 }
 
+// Gradient of W_ih (columns, vocabulary) for tokens [rows], from dG's rows. `keys` has memory for 2*rows of
+// them, `starts` for vocabulary + 1.
+template <class T>
+void token_gradient(const Queue& queue, const std::int64_t* tokens, Index rows, Index vocabulary, const T* dg,
+                    Index dg_stride, Index columns, T* gradient, std::uint64_t* keys, Index* starts) {
+  FRNN_CHECK(rows < Index{1} << 32 && vocabulary < Index{1} << 31, "T*B or I exceeds what a key can hold");
+  SortTokens::Params sort;
+  sort.rows = rows;
+  sort.tokens = tokens;
+  sort.vocabulary = vocabulary;
+  sort.to = keys;
+  do {
+    queue.run<SortTokens>(1, rows, sort);
+    sort.from = sort.to;
+    sort.to = sort.from == keys ? keys + rows : keys;
+    ++sort.shift;
+  } while (Index{1} << sort.shift < rows);
+  queue.run<TokenStarts>(1, vocabulary + 1, {rows, vocabulary, sort.from, starts});
+  queue.run<TokenGradient<T>>(vocabulary, columns,
+                              {columns, vocabulary, sort.from, starts, dg, dg_stride, gradient});
+}
+
 // Forward of a whole stack. With `cells` [parts, state_batch, H], c lives there in its compute type, before
 // and after, instead of in the arguments' c0 and c_n.
 template <class T>

@@ -22,5 +22,7 @@ namespace fastrnn::cuda {
 #include "cuda/kernels/stack.inc"
 FRNN_KERNEL(BeginDropout)
 FRNN_KERNEL(SplitFloat)
+FRNN_KERNEL(SortTokens)
+FRNN_KERNEL(TokenStarts)
 
 }  // namespace fastrnn::cuda

@@ -178,19 +178,9 @@ TEST(masks_are_those_of_the_cpu) {
 }
 
 TEST(sums_are_in_a_fixed_order) {
-  const Index rows = 70, columns = 300, vocabulary = 5;
+  const Index rows = 70, columns = 300;
   const Values dg = random<float>(rows * columns, 1);
-  std::vector<std::int64_t> tokens;
-  for (Index i = 0; i < rows; ++i) tokens.push_back(i * i % vocabulary);  // 0, 1 and 4
   const DeviceArray<float> on_dg(dg);
-  const DeviceList<std::int64_t> on_tokens(tokens);
-  std::vector<float> expected(static_cast<std::size_t>(columns * vocabulary));
-  for (Index i = 0; i < rows; ++i) {
-    for (Index j = 0; j < columns; ++j) {
-      expected[static_cast<std::size_t>(j * vocabulary + tokens[static_cast<std::size_t>(i)])] +=
-          static_cast<float>(dg[static_cast<std::size_t>(i * columns + j)]);
-    }
-  }
   std::vector<float> sums(static_cast<std::size_t>(columns));
   for (Index chunk = 0; chunk < rows; chunk += 32) {
     for (Index j = 0; j < columns; ++j) {
@@ -202,21 +192,7 @@ TEST(sums_are_in_a_fixed_order) {
   }
   for (const Schedule& schedule : all_schedules(1)) {
     const ScheduleScope scope(schedule);
-    const DeviceArray<float> by_token(columns * vocabulary), partial(3 * columns), sum(columns),
-        also(columns);
-    TokenGradient<float>::Params p;
-    p.tokens = on_tokens.data();
-    p.rows = rows;
-    p.columns = p.dg_stride = columns;
-    p.vocabulary = vocabulary;
-    p.dg = on_dg.data();
-    p.gradient = by_token.data();
-    Grid grid;
-    grid.blocks = 3;
-    grid.shared = TokenGradient<float>::Layout().shared.bytes();
-    launch<TokenGradient<float>>({}, grid, p);
-    CHECK(by_token.values() == Values(expected.begin(), expected.end()));
-
+    const DeviceArray<float> partial(3 * columns), sum(columns), also(columns);
     ColumnSum<float>::Params q;
     q.rows = rows;
     q.columns = q.a_stride = columns;
@@ -227,6 +203,67 @@ TEST(sums_are_in_a_fixed_order) {
     launch<FinishSum<float>>({}, {1}, {3, columns, partial.data(), sum.data(), also.data()});
     CHECK(sum.values() == Values(sums.begin(), sums.end()));
     CHECK(also.values() == sum.values());
+  }
+}
+
+namespace {
+
+// Against the rows of each token, added one after the other; between the columns of dG's rows, and where
+// padding is, stands what must not count.
+template <class T>
+void check_token_gradient(Index rows, Index columns, Index vocabulary) {
+  const Index stride = columns + 3;
+  Values dg = random<T>(rows * stride, 1);
+  std::vector<std::int64_t> tokens;
+  std::vector<Compute<T>> sums(static_cast<std::size_t>(columns * vocabulary));
+  for (Index i = 0; i < rows; ++i) {
+    const bool padding = i % 7 == 3;
+    // Some tokens are frequent, others absent; at padding stands anything.
+    const Index token = padding ? (i % 2 ? INT64_MAX : INT64_MIN) : i * i % vocabulary;
+    tokens.push_back(token);
+    for (Index j = 0; j < columns; ++j) {
+      double& value = dg[static_cast<std::size_t>(i * stride + j)];
+      if (padding) {
+        value = 0;
+      } else {
+        sums[static_cast<std::size_t>(j * vocabulary + token)] += static_cast<Compute<T>>(value);
+      }
+    }
+  }
+  Values expected;
+  for (const Compute<T> sum : sums) expected.push_back(static_cast<double>(widen(narrow<T>(sum))));
+  const DeviceArray<T> on_dg(dg), gradient(columns * vocabulary);
+  const DeviceList<std::int64_t> on_tokens(tokens);
+  const Memory keys(2 * static_cast<std::size_t>(rows) * sizeof(std::uint64_t), {}),
+      starts(static_cast<std::size_t>(vocabulary + 1) * sizeof(Index), {});
+  Plan plan;
+  plan.most_blocks = 5;
+  token_gradient<T>(Queue({}, plan), on_tokens.data(), rows, vocabulary, on_dg.data(), stride, columns,
+                    gradient.data(), static_cast<std::uint64_t*>(keys.get()),
+                    static_cast<Index*>(starts.get()));
+  CHECK(gradient.values() == expected);
+}
+
+}  // namespace
+
+TEST(token_gradients_at_every_size) {
+  // Around runs of 2^k rows, pieces of 256 rows, columns or tokens, and 8 rows of a token at once.
+  for (const Index rows : {0, 1, 2, 3, 4, 5, 31, 33, 255, 256, 257, 513}) {
+    for (const Index vocabulary : {1, 2, 5, 300}) check_token_gradient<float>(rows, 3, vocabulary);
+  }
+  for (const Index columns : {1, 127, 128, 129, 255, 256, 257, 513}) {
+    check_token_gradient<double>(33, columns, 3);
+    check_token_gradient<half_t>(70, columns, 5);
+    check_token_gradient<bfloat16_t>(17, columns, 2);
+  }
+  check_token_gradient<float>(40, 2, 50000);
+}
+
+TEST(token_gradients_in_any_order) {
+  for (const Schedule& schedule : all_schedules(10)) {
+    const ScheduleScope scope(schedule);
+    check_token_gradient<float>(261, 33, 7);
+    check_token_gradient<bfloat16_t>(70, 257, 3);
   }
 }
 
