@@ -11,7 +11,8 @@ from typing import Any
 
 import fastrnn
 import numpy as np
-from peers import Data, OnHost, Peer, Run, as_array, layer_of
+from peers import Data, Peer, Run, as_array, layer_of
+from results import on_device, verdict
 from workloads import Workload
 
 # How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
@@ -128,15 +129,6 @@ def spread(values: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def verdict(low: float, high: float) -> str:
-    """Of a ratio peer/fastrnn, by its quartiles."""
-    if low > 1.02:
-        return "FASTER"
-    if high < 0.98:
-        return "SLOWER"
-    return "SAME" if high - low < 0.1 else "UNCLEAR"
-
-
 def latencies(times: list[float]) -> dict[str, Any]:
     """Of single steps: percentiles, and a histogram with bins of the same ratio, bin 0 from 1e-7 s."""
     percents = (1, 25, 50, 75, 95, 99, 99.9)
@@ -160,8 +152,8 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
     runs = prepared(workload, threads, all_peers, row)
     if not runs:
         return row
-    on_host = [name for name, (peer, _) in runs.items() if isinstance(peer, OnHost)]
-    steps: dict[str, list[float]] = {name: [] for name in on_host if workload.run == "streaming"}
+    streaming = workload.run == "streaming"
+    steps: dict[str, list[float]] = {name: [] for name in runs if streaming and not on_device(name)}
     try:
         times, repeat = measure(runs, seconds, steps)
     except Exception as error:

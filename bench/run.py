@@ -8,7 +8,7 @@
 
 Every list is an axis, and all combinations are measured. CPU and GPU peers run side by side where there is a
 GPU. Prints tables, and writes them with machine, versions and commit to bench/results/, a row as soon as it
-is measured, and a plot beside them. Ctrl-C, or --total seconds, end it with what has been measured.
+is measured, and plots beside them. Ctrl-C, or --total seconds, end it with what has been measured.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 from peers import ALL, ON_DEVICE, ON_HOST
 from plot import draw
 from progress import within
+from results import rows_of
 from tables import compared, throughput
 from workloads import DTYPES, GATES, NAMED, PASSES, Workload, floor, grid
 
@@ -189,7 +190,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
-        "--out", type=Path, help="JSON file, the plot beside it; default bench/results/<date>.json"
+        "--out", type=Path, help="JSON file, plots beside it; default bench/results/<date>.json"
     )
     return parser.parse_args()
 
@@ -220,10 +221,11 @@ def main() -> None:
         sys.exit("nothing was measured")
     result.head["left_out"] = len(pairs) - len(result.rows)
     result.write()
-    print(compared(result.rows, result.head["ceilings"]))
-    print(throughput(result.rows))
-    picture = draw(result.head | {"rows": result.rows}, result.file.with_suffix(".png"))
-    print(f"written to {result.file}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
+    rows = list(rows_of(result.head | {"rows": result.rows}))
+    print(compared(rows))
+    print(throughput(rows))
+    pictures = draw([result.head], rows, result.file.with_suffix(""))
+    print("written to", result.file, *pictures)
     failed = [f"{name}: {reason}" for row in result.rows for name, reason in row["failed"].items()]
     if failed or (args.peers and result.head["absent"]):
         sys.exit("not measured: " + "; ".join(failed + result.head["absent"]))

@@ -1,62 +1,284 @@
-"""Tables of what run.py measured, in text."""
+"""Tables of what run.py measured.
+
+python bench/tables.py bench/results/NAME.json ...     in Markdown, as docs/performance.md has them
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-from workloads import Workload, bound
+from results import Row, geometric_mean, on_device, read
+from workloads import PASSES, Workload
 
-Result = dict[str, Any]
-Row = dict[str, Any]
+WORST = 10  # rows of each kind that are listed one by one
+
+Key = TypeVar("Key")
 
 
-def share(row: Row, peer: str, ceilings: dict[str, Any]) -> tuple[float, str] | None:
-    """Part of the bound that a peer on the CPU reaches, and what sets it; None where there is no ceiling."""
-    ceiling = ceilings.get(str(row["threads"]))
-    workload = Workload(**row["workload"])
-    if "cud" in peer or not ceiling or workload.dtype not in ceiling["gflops"]:
-        return None
-    seconds, by = bound(workload, ceiling)
-    return seconds / row["peers"][peer]["median_s"], by
+# In text, at the end of a run.
 
 
 def title(row: Row) -> str:
-    return f"{Workload(**row['workload'])!s:42}{row['threads']:>3}"
+    return f"{row.load!s:42}{row.threads:>3}"
 
 
-def compared(rows: list[Row], ceilings: dict[str, Any]) -> str:
+def compared(rows: list[Row]) -> str:
     """Time and rate of fastrnn, on the CPU and on the GPU, each with its peers' times divided by it."""
-    head = f"{'':38}threads{'':20}{'ms':>10}  GFLOP/s    of bound   time of a peer / this (quartiles)"
-    lines = [head]
+    lines = [f"{'':38}threads{'':20}{'ms':>10}  GFLOP/s    of bound   time of a peer / this (quartiles)"]
     for row in rows:
-        for own, entry in row["peers"].items():
-            if "rival" in entry:
-                continue
-            reached = share(row, own, ceilings)
+        alone = [name for name, entry in row.peers.items() if entry.get("rival") not in row.peers]
+        for own in alone:
+            reached = row.share(own)
             part = f"{reached[0]:.0%} {reached[1]}" if reached else ""
-            others = []
-            for name, other in row["peers"].items():
-                if other.get("rival") == own:
-                    low, high = other["ratio_quartiles"]
-                    others.append(f"{name} {other['ratio']:.2f} ({low:.2f}-{high:.2f}) {other['verdict']}")
-            gflops = Workload(**row["workload"]).flop / entry["median_s"] / 1e9
-            speed = f"{entry['median_s'] * 1e3:>10.4g}  {gflops:>7.1f}  {part:>10}"
+            others = [
+                f"{name} {entry['ratio']:.2f} ({low:.2f}-{high:.2f}) {entry['verdict']}"
+                for name, entry in row.rivals(own).items()
+                for low, high in [entry["ratio_quartiles"]]
+            ]
+            speed = f"{row.seconds(own) * 1e3:>10.4g}  {row.gflops(own):>7.1f}  {part:>10}"
             lines.append(f"{title(row)}  {own:18}{speed}   {'   '.join(others)}".rstrip())
-        for name, reason in row["failed"].items():
-            lines.append(f"{title(row)}  {name} failed: {reason}")
-    unable = {(name, reason): None for row in rows for name, reason in row["unable"].items()}
+        lines += [f"{title(row)}  {name} failed: {reason}" for name, reason in row.failed.items()]
+    unable = {(name, reason): None for row in rows for name, reason in row.unable.items()}
     lines += [f"{name} is left out where there is {reason}" for name, reason in unable]
     return "\n".join(lines)
 
 
 def throughput(rows: list[Row]) -> str:
     """Sequences per second (steps for streaming), a column for each peer."""
-    names = list(dict.fromkeys(name for row in rows for name in row["peers"]))
+    names = list(dict.fromkeys(name for row in rows for name in row.peers))
     width = max([12, *(len(name) + 2 for name in names)])
     lines = [f"{'sequences per second':38}threads" + "".join(f"{name:>{width}}" for name in names)]
     for row in rows:
-        batch = row["workload"]["batch"]
-        values = (batch / row["peers"][name]["median_s"] if name in row["peers"] else None for name in names)
-        cells = "".join(f"{'' if value is None else format(value, ',.0f'):>{width}}" for value in values)
-        lines.append(f"{title(row)}{cells}")
+        values = (f"{row.throughput(name):,.0f}" if name in row.peers else "" for name in names)
+        lines.append(title(row) + "".join(f"{value:>{width}}" for value in values))
     return "\n".join(lines)
+
+
+# In Markdown.
+
+
+def markdown(head: list[str], lines: Iterable[Iterable[Any]]) -> str:
+    table = [head, ["---"] * len(head), *([str(cell) for cell in line] for line in lines)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """In the order of the keys."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return dict(sorted(groups.items()))  # type: ignore[type-var]
+
+
+def machines(results: list[dict[str, Any]]) -> str:
+    lines = []
+    for result in results:
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
+        lines.append(f"{result['machine']['cpu']}; commit {result['commit']}; {versions}.")
+        for threads, ceiling in result.get("ceilings", {}).items():
+            peaks = ", ".join(f"{kind} {rate:.0f}" for kind, rate in ceiling["gflops"].items())
+            reads = ", ".join(f"{level} {read['gb_s']:.0f}" for level, read in ceiling["read"].items())
+            lines.append(f"{threads} thread(s): GFLOP/s at most {peaks}; GB/s read from {reads}.")
+        lines += [f"{absent}." for absent in result["absent"]]
+    return "\n".join(f"- {line}" for line in dict.fromkeys(lines)) + "\n"
+
+
+def kind(row: Row) -> tuple[int, int, str, str]:
+    """What a line of the summary holds."""
+    load = row.load
+    return PASSES.index(load.run), row.threads, load.dtype, load.cell
+
+
+def summary(rows: list[Row], own: str) -> str:
+    """Over all sizes of a pass and cell: means against the best peer of each row and against PyTorch."""
+    reference = "cudnn" if on_device(own) else "torch"
+    lines = []
+    for (run, threads, dtype, cell), some in grouped(rows, kind).items():
+        best = [row.peers[name] for row in some if (name := row.best(own))]
+        if not best:
+            continue
+        judged = [entry["verdict"] for entry in best]
+        torch = geometric_mean(row.peers[reference]["ratio"] for row in some if reference in row.rivals(own))
+        shares = [reached[0] for row in some if (reached := row.share(own))]
+        lines.append(
+            [
+                f"{cell.upper()} {PASSES[run]}" + f", {dtype}" * (dtype != "float32"),
+                threads,
+                len(best),
+                f"{geometric_mean(entry['ratio'] for entry in best):.2f}",
+                f"{torch:.2f}",
+                f"{min(entry['ratio'] for entry in best):.2f}",
+                *(judged.count(word) for word in ("FASTER", "SAME", "UNCLEAR", "SLOWER")),
+                f"{statistics.median(shares):.0%} (to {max(shares):.0%})" if shares else "",
+            ]
+        )
+    head = [
+        "",
+        "threads",
+        "sizes",
+        "x best peer",
+        f"x {reference}",
+        "worst",
+        "faster",
+        "same",
+        "unclear",
+        "slower",
+    ]
+    return markdown([*head, "median of bound"], lines)
+
+
+def grids(rows: list[Row], own: str) -> str:
+    """For each kind, T and shape a table over H and B: the best peer's time / ours, and who that is."""
+    text = []
+
+    def table(row: Row) -> tuple[Any, ...]:
+        load = row.load
+        return (
+            *kind(row),
+            load.steps,
+            load.num_layers,
+            load.bidirectional,
+            load.input_size != load.hidden_size,
+        )
+
+    for key, some in grouped(rows, table).items():
+        run, threads, dtype, cell, T, layers, both, other_input = key
+        batches = sorted({row.load.batch for row in some})
+        if len(some) < 4 or any(row.load.name for row in some):
+            continue
+        lines = []
+        for (H, inputs), line in grouped(
+            some, lambda row: (row.load.hidden_size, row.load.input_size)
+        ).items():
+            cells = {row.load.batch: row for row in line}
+            marks = []
+            for B in batches:
+                name = cells[B].best(own) if B in cells else None
+                marks.append(f"{cells[B].peers[name]['ratio']:.2f} {name}" if name else "")
+            lines.append([f"H={H}" + f" I={inputs}" * other_input, *marks])
+        parts = [f"{cell.upper()} {PASSES[run]}", f"T={T}" * (PASSES[run] != "streaming")]
+        parts += [f"{layers} layers" * (layers > 1), "both directions" * both, dtype * (dtype != "float32")]
+        parts += [f"{threads} thread" + "s" * (threads > 1)]
+        text.append(f"**{', '.join(part for part in parts if part)}**\n")
+        text.append(markdown(["", *(f"B={B}" for B in batches)], lines))
+    return "\n".join(text)
+
+
+def losses(rows: list[Row], own: str) -> str:
+    """The rows in which a peer's median is better, worst first."""
+    best = {row: row.peers[name] | {"name": name} for row in rows if (name := row.best(own))}
+    lost = sorted((row for row in best if best[row]["ratio"] < 1), key=lambda row: best[row]["ratio"])
+    clear = sum(best[row]["verdict"] == "SLOWER" for row in lost)
+    lines = []
+    for row in lost[:WORST]:
+        low, high = best[row]["ratio_quartiles"]
+        ratio = f"{best[row]['ratio']:.2f} ({low:.2f}-{high:.2f})"
+        reached = row.share(own)
+        part = f"{reached[0]:.0%} {reached[1]}" if reached else ""
+        lines.append([row.load, row.threads, ratio, best[row]["name"], best[row]["verdict"], part])
+    text = f"{len(lost)} of {len(best)} rows, {clear} of them beyond the spread; the worst first.\n"
+    head = ["", "threads", "ratio", "peer", "verdict", "of bound"]
+    return text + "\n" * bool(lines) + (markdown(head, lines) if lines else "")
+
+
+def one_by_one(rows: list[Row], own: str) -> str:
+    """A line for each row: the named workloads."""
+    names = list(dict.fromkeys(name for row in rows for name in row.rivals(own)))
+    lines = []
+    for row in rows:
+        reached = row.share(own)
+        line = [row.load, row.threads, f"{row.seconds(own) * 1e3:.4g}", f"{row.gflops(own):.0f}"]
+        line.append(f"{reached[0]:.0%} {reached[1]}" if reached else "")
+        lines.append(
+            [*line, *(f"{row.peers[name]['ratio']:.2f}" if name in row.peers else "" for name in names)]
+        )
+    return markdown(
+        ["", "threads", f"{own} ms", "GFLOP/s", "of bound", *(f"x {name}" for name in names)], lines
+    )
+
+
+def steps(rows: list[Row]) -> str:
+    """Microseconds of single streaming steps, median and 99th percentile."""
+    names = list(dict.fromkeys(name for row in rows for name in row.peers if "steps" in row.peers[name]))
+    lines = []
+    for row in rows:
+        percentiles = (
+            row.peers[name]["steps"]["percentiles_s"] if name in row.peers else None for name in names
+        )
+        cells = (f"{1e6 * p['50']:.2f} / {1e6 * p['99']:.2f}" if p else "" for p in percentiles)
+        lines.append([row.load, row.threads, *cells])
+    return markdown(["us, median / 99 %", "threads", *names], lines)
+
+
+def gains(rows: list[Row], own: str) -> str:
+    """Time on one thread / time on n, for what was measured with both."""
+    alone = {row.load: row for row in rows if row.threads == 1}
+    several = [row for row in rows if row.threads > 1 and row.load in alone]
+
+    def stack(row: Row) -> tuple[Any, ...]:
+        return *kind(row), row.load.num_layers, row.load.bidirectional
+
+    lines = []
+    for (run, threads, dtype, cell, layers, both), some in grouped(several, stack).items():
+        ratios = [alone[row.load].seconds(own) / row.seconds(own) for row in some]
+        what = f"{cell.upper()} {PASSES[run]}" + f", {dtype}" * (dtype != "float32")
+        what += f", {layers} layers" * (layers > 1) + ", both directions" * both
+        mean = f"{geometric_mean(ratios):.2f}"
+        lines.append([what, threads, len(some), mean, f"{min(ratios):.2f}", f"{max(ratios):.2f}"])
+    return markdown(["", "threads", "sizes", "x one thread", "least", "most"], lines) if lines else ""
+
+
+def growth(rows: list[Row], own: str, axis: str) -> str:
+    """Milliseconds against T or layers, where there are three or more of them and all else is the same."""
+
+    def others(row: Row) -> tuple[Workload, int]:
+        return replace(row.load, **{axis: 0}), row.threads
+
+    groups: dict[tuple[Workload, int], dict[int, Row]] = {}
+    for row in rows:
+        groups.setdefault(others(row), {})[getattr(row.load, axis)] = row
+    groups = {key: line for key, line in groups.items() if len(line) > 2}
+    values = sorted({value for line in groups.values() for value in line})
+    name = {"steps": "T", "num_layers": "L"}[axis]
+    lines = [
+        [str(load).replace("T0 ", ""), threads]
+        + [f"{line[value].seconds(own) * 1e3:.4g}" if value in line else "" for value in values]
+        for (load, threads), line in groups.items()
+    ]
+    return (
+        markdown([f"{own}, ms", "threads", *(f"{name}={value}" for value in values)], lines) if lines else ""
+    )
+
+
+def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
+    parts = [("What was measured", machines(results))]
+    for own in dict.fromkeys(own for row in rows for own in row.owns):
+        mine = [row for row in rows if own in row.peers]
+        named = [row for row in mine if row.load.name]
+        sizes = [row for row in mine if not row.load.name]
+        if judged := [row for row in sizes if row.best(own)]:
+            parts.append((f"Time of a peer / {own}, geometric means over all sizes", summary(judged, own)))
+            parts.append((f"Where a peer is faster than {own}", losses(judged, own)))
+            parts.append((f"Time of the best peer / {own}", grids(judged, own)))
+        parts.append((f"More threads: {own}", gains(sizes, own)))
+        parts.append((f"Time against T: {own}", growth(sizes, own, "steps")))
+        parts.append((f"Time against layers: {own}", growth(sizes, own, "num_layers")))
+        parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
+        streams = [row for row in mine if "steps" in row.peers[own]]
+        parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
+    return "\n".join(f"## {title}\n\n{text}" for title, text in parts if text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="+", type=Path)
+    print(report(*read(parser.parse_args().results)))
+
+
+if __name__ == "__main__":
+    main()

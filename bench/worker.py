@@ -55,7 +55,9 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = ("model name", "cpu family", "model")
         found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        model = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+        model = ", ".join(
+            f"{name} {found[name]}".removeprefix("model name ") for name in names if name in found
+        )
     return {
         "cpu": model,
         "system": platform.platform(),

@@ -82,6 +82,12 @@ class Workload:
         return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
 
+def level_of(workload: Workload, ceiling: dict[str, Any]) -> str:
+    """The smallest cache that holds a W_hh, or memory."""
+    size = workload.recurrent_bytes
+    return next(name for name, rate in ceiling["read"].items() if size <= (rate["bytes"] or size))
+
+
 def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
     """The least time that a run can take on this machine, in seconds, and what sets it: a simple roofline.
 
@@ -93,9 +99,9 @@ def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
     over 100 %.
     """
     arithmetic = workload.flop / (ceiling["gflops"][workload.dtype] * 1e9)
-    size = workload.recurrent_bytes
-    level = next(name for name, rate in ceiling["read"].items() if size <= (rate["bytes"] or size))
-    reading = size * workload.recurrent_reads / (ceiling["read"][level]["gb_s"] * 1e9)
+    level = level_of(workload, ceiling)
+    size = workload.recurrent_bytes * workload.recurrent_reads
+    reading = size / (ceiling["read"][level]["gb_s"] * 1e9)
     return (arithmetic, "FMA") if arithmetic >= reading else (reading, level)
 
 

@@ -54,6 +54,10 @@ def row_of(bench: Callable[[str], Any], peers: dict[str, Fake], **sizes: Any) ->
     return bench("measure").run_one(workload, 1, peers, 0.0)
 
 
+def text_of(bench: Callable[[str], Any], row: dict[str, Any]) -> str:
+    return bench("tables").compared(list(bench("results").rows_of({"rows": [row]})))
+
+
 def test_each_peer_is_compared_with_its_rival(bench: Callable[[str], Any]) -> None:
     peers = {
         "fastrnn": Fake(0.004),
@@ -71,11 +75,12 @@ def test_each_peer_is_compared_with_its_rival(bench: Callable[[str], Any]) -> No
         "cudnn-graph": None,  # its rival is not there
     }
     tables = bench("tables")
-    text = tables.compared([row], {}).splitlines()
+    rows = list(bench("results").rows_of({"rows": [row]}))
+    text = tables.compared(rows).splitlines()
     assert "torch 2.00" in next(line for line in text if " fastrnn " in line)
     assert "cudnn 3.00" in next(line for line in text if " fastrnn-cuda " in line)
     assert any(" cudnn-graph " in line for line in text)
-    counts = tables.throughput([row]).splitlines()[1].split()
+    counts = tables.throughput(rows).splitlines()[1].split()
     assert counts[-5:] == ["1,500", "750", "6,000", "2,000", "3,000"]
 
 
@@ -83,7 +88,7 @@ def test_a_peer_that_fails_is_named_and_the_others_measured(bench: Callable[[str
     row = row_of(bench, {"fastrnn": Fake(0.001), "cudnn": Fake(0.001, fails=True)})
     assert list(row["peers"]) == ["fastrnn"]
     assert row["failed"] == {"cudnn": "RuntimeError: out of memory"}
-    assert "cudnn failed: RuntimeError: out of memory" in bench("tables").compared([row], {})
+    assert "cudnn failed: RuntimeError: out of memory" in text_of(bench, row)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,7 @@ def test_peers_that_cannot_run_give_their_reason(bench: Callable[[str], Any]) ->
 def test_a_peer_that_lacks_something_is_left_out_with_its_reason(bench: Callable[[str], Any]) -> None:
     row = row_of(bench, {"torch": Fake(0.001)}, resets=True)
     assert row["unable"] == {"torch": "no resets"}
-    assert "torch is left out where there is no resets" in bench("tables").compared([row], {})
+    assert "torch is left out where there is no resets" in text_of(bench, row)
 
 
 def asked(peers: list[str], loads: list[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -180,24 +185,19 @@ def test_run_writes_what_it_measured(tmp_path: Path) -> None:
 
 
 def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
-    w, tables = bench("workloads"), bench("tables")
-    sizes = {"L1": 1000, "L2": 10_000, "memory": None}
-    rates = {"L1": 100.0, "L2": 50.0, "memory": 10.0}
-    ceiling = {
-        "gflops": {"float32": 200.0},
-        "read": {level: {"bytes": sizes[level], "gb_s": rates[level]} for level in sizes},
-    }
+    w = bench("workloads")
     # One row of an RNN reads 4 H^2 bytes for 4 H^2 operations in a step.
-    for H, level in ((15, "L1"), (16, "L2"), (50, "L2"), (51, "memory")):
-        seconds, by = w.bound(w.Workload("rnn", "forward", 10, 1, H, H), ceiling)
-        assert (seconds, by) == (pytest.approx(10 * 4 * H * H / rates[level] / 1e9), level)
-    seconds, by = w.bound(w.Workload("rnn", "training", 10, 100, 16, 16), ceiling)
+    for H, level, rate in ((15, "L1", 100), (16, "L2", 50), (50, "L2", 50), (51, "memory", 10)):
+        seconds, by = w.bound(w.Workload("rnn", "forward", 10, 1, H, H), CEILING)
+        assert (seconds, by) == (pytest.approx(10 * 4 * H * H / rate / 1e9), level)
+    seconds, by = w.bound(w.Workload("rnn", "training", 10, 100, 16, 16), CEILING)
     assert (seconds, by) == (pytest.approx(3 * 10 * 100 * 4 * 16 * 16 / 200e9), "FMA")
-    row = row_of(bench, {"fastrnn": Fake(1.0), "cudnn": Fake(1.0, rival="fastrnn-cuda")})
-    load = w.Workload(**row["workload"])
-    assert tables.share(row, "fastrnn", {"1": ceiling}) == w.bound(load, ceiling)
-    assert tables.share(row, "cudnn", {"1": ceiling}) is None
-    assert tables.share(row, "fastrnn", {}) is None
+    peers = {"fastrnn": Fake(1.0), "cudnn": Fake(1.0, rival="fastrnn-cuda")}
+    (row,) = bench("results").rows_of({"rows": [row_of(bench, peers)], "ceilings": {"1": CEILING}})
+    assert row.share("fastrnn") == w.bound(row.load, CEILING)
+    assert row.share("cudnn") is None
+    (row,) = bench("results").rows_of({"rows": [row_of(bench, peers)]})
+    assert row.share("fastrnn") is None
 
 
 def test_named_workloads_are_runnable(bench: Callable[[str], Any]) -> None:
@@ -209,22 +209,101 @@ def test_named_workloads_are_runnable(bench: Callable[[str], Any]) -> None:
         )
 
 
-def test_the_plot_has_a_line_for_each_peer_and_size(bench: Callable[[str], Any], tmp_path: Path) -> None:
+CEILING = {
+    "gflops": {"float32": 200.0},
+    "read": {
+        "L1": {"bytes": 1000, "gb_s": 100.0},
+        "L2": {"bytes": 10_000, "gb_s": 50.0},
+        "memory": {"bytes": None, "gb_s": 10.0},
+    },
+}
+
+
+def made_up(bench: Callable[[str], Any], **times: float) -> dict[str, Any]:
+    """A result of run.py over some sizes, in which everybody takes the given time."""
+    peers = {name: Fake(time, rival=None if name == "fastrnn" else "fastrnn") for name, time in times.items()}
+    w = bench("workloads")
+    loads = w.grid(["lstm", "gru"], ["forward"], ["float32"], [5], [1, 6], [2, 4])
+    loads += w.grid(["gru"], ["forward"], ["float32"], [10, 20], [1], [2])
+    loads += w.grid(["gru"], ["training", "streaming"], ["float32"], [5], [1], [2])
+    loads.append(w.Workload("gru", "forward", 3, 1, 2, 4, name="elman"))
+    rows = [bench("measure").run_one(load, threads, peers, 0.0) for load in loads for threads in (1, 2)]
+    return {
+        "commit": "abc",
+        "machine": {"cpu": "a CPU"},
+        "versions": dict.fromkeys(times, "1"),
+        "absent": ["jax: absent (No module named 'jax')"],
+        "ceilings": {"1": CEILING, "2": CEILING},
+        "left_out": 0,
+        "rows": json.loads(json.dumps(rows)),
+    }
+
+
+def test_markdown_says_who_wins(bench: Callable[[str], Any]) -> None:
+    results, tables = bench("results"), bench("tables")
+    result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
+    text = tables.report([result], list(results.rows_of(result)))
+    # Always half as fast as OpenVINO and twice as fast as PyTorch.
+    assert "| LSTM forward | 1 | 4 | 0.50 | 2.00 | 0.50 | 0 | 0 | 0 | 4 |" in text
+    assert "24 of 24 rows, 24 of them beyond the spread" in text
+    assert "| H=2 | 0.50 openvino | 0.50 openvino |" in text
+    assert "jax: absent" in text
+    for heading in ("More threads", "Time against T", "Named workloads", "Single steps"):
+        assert f"## {heading}: fastrnn" in text
+
+
+@pytest.mark.parametrize(
+    ("now", "peer_now", "options", "status", "word"),
+    [
+        (0.002, 0.004, [], 0, "SAME"),
+        (0.003, 0.004, [], 1, "SLOWER"),
+        (0.001, 0.004, [], 0, "FASTER"),
+        (0.003, 0.006, [], 0, "SAME"),  # the machine is slower, not fastrnn
+        (0.003, 0.006, ["--raw"], 1, "SLOWER"),
+        (0.002, 0.002, [], 1, "SLOWER"),
+    ],
+)
+def test_compare_judges_two_runs(
+    bench: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    now: float,
+    peer_now: float,
+    options: list[str],
+    status: int,
+    word: str,
+) -> None:
+    for name, result in (
+        ("old", made_up(bench, fastrnn=0.002, torch=0.004)),
+        ("new", made_up(bench, fastrnn=now, torch=peer_now)),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [str(tmp_path / "old.json"), str(tmp_path / "new.json")]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *files, *options])
+    with pytest.raises(SystemExit) as stopped:
+        bench("compare").main()
+    assert stopped.value.code == status
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith(word) for line in lines) == len(lines) - 3
+    assert lines[-1].startswith(f"{len(lines) - 3 if status else 0} of")
+
+
+def test_slower_within_the_spread_is_not_judged_slower(bench: Callable[[str], Any]) -> None:
+    old, new = ({"median_s": m, "quartiles_s": q} for m, q in ((1.0, (0.9, 1.2)), (1.1, (1.0, 1.2))))
+    ratio, low, high = bench("compare").change(old, new, 1.0)
+    assert (ratio, low, high) == (pytest.approx(1 / 1.1), pytest.approx(0.9 / 1.2), pytest.approx(1.2))
+    assert bench("results").verdict(low, high) == "UNCLEAR"
+
+
+def test_every_picture_is_drawn(bench: Callable[[str], Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    plot = bench("plot")
-    peers = {"fastrnn": Fake(0.002), "cudnn": Fake(0.001, rival="fastrnn")}
-    rows = [
-        row_of(bench, peers, hidden_size=H, batch=B, cell=cell)
-        for H in (2, 4, 8)
-        for B in (1, 6)
-        for cell in ("lstm", "gru")
-    ]
-    assert plot.swept(rows) == "hidden_size"
-    found = plot.lines(rows, "hidden_size", ["batch"])
-    assert len(found) == 2 * 2 * 2
-    assert found["gru", "forward", "cudnn", "B=6"] == [(H, pytest.approx(6000)) for H in (2, 4, 8)]
-    file = plot.draw({"rows": rows}, tmp_path / "plot.png")
-    assert file.read_bytes().startswith(b"\x89PNG")
+    result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
+    files = bench("plot").draw([result], list(bench("results").rows_of(result)), tmp_path / "some")
+    names = {file.name.removeprefix("some-").split("-")[0].removesuffix(".png") for file in files}
+    assert names == {"speedup", "throughput", "steps", "growth", "roofline"}
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_cudnn_sizes_that_matter_most_come_first(bench: Callable[[str], Any]) -> None:

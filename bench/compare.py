@@ -1,0 +1,82 @@
+"""Compares two runs of run.py: has fastrnn become slower?
+
+    python bench/compare.py OLD.json NEW.json
+
+For every workload that both have: time in the old run / time in the new one, so that above 1 the new one is
+faster, and a verdict. The range in brackets goes from OLD's lower quartile / NEW's upper one to OLD's upper /
+NEW's lower: SLOWER means that three quarters of the new runs took at least 2 % longer than three quarters of
+the old ones. A machine is not equally fast every day: what the peers, of the same version in both, take more
+or less on geometric mean is divided out (--raw: is not). Exits with 1 when any row is SLOWER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from results import Row, geometric_mean, rows_of, verdict
+
+
+def drift(pairs: list[tuple[Row, Row]], versions: tuple[dict[str, str], dict[str, str]]) -> float:
+    """Time of the peers in the new run / in the old one."""
+    return geometric_mean(
+        after.seconds(peer) / before.seconds(peer)
+        for before, after in pairs
+        for peer in before.peers.keys() & after.peers.keys()
+        if not peer.startswith("fastrnn") and versions[0].get(peer) == versions[1].get(peer)
+    )
+
+
+def change(before: dict[str, Any], after: dict[str, Any], machine: float) -> tuple[float, float, float]:
+    """Old time / new time, and its range, on a machine that is now that much slower."""
+    (old_low, old_high), (new_low, new_high) = before["quartiles_s"], after["quartiles_s"]
+    ratios = before["median_s"] / after["median_s"], old_low / new_high, old_high / new_low
+    return tuple(ratio * machine for ratio in ratios)
+
+
+def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, int]:
+    """A table, and how many rows are slower."""
+    before, after = ({(row.load, row.threads): row for row in rows_of(side)} for side in (old, new))
+    pairs = [(before[key], after[key]) for key in before if key in after]
+    machine = drift(pairs, (old["versions"], new["versions"]))
+    if raw or math.isnan(machine):  # no peers in common
+        machine = 1.0
+    lines = [
+        f"{old['commit']} -> {new['commit']}; divided out: the peers now take {machine:.3f} of their time"
+    ]
+    lines.append(f"{'':45}threads{'':18}{'old ms':>10}{'new ms':>10}   old / new, (range)")
+    slower = 0
+    for row, other in pairs:
+        for own in row.owns:
+            if own not in other.peers:
+                continue
+            ratio, low, high = change(row.peers[own], other.peers[own], machine)
+            judged = verdict(low, high)
+            slower += judged == "SLOWER"
+            times = "".join(f"{side.seconds(own) * 1e3:>10.4g}" for side in (row, other))
+            head = f"{row.load!s:45}{row.threads:>7}  {own:16}"
+            lines.append(f"{head}{times}   {ratio:.2f} ({low:.2f}-{high:.2f}) {judged}")
+    for name, side, others in (("old", before, after), ("new", after, before)):
+        if missing := len(side.keys() - others.keys()):
+            lines.append(f"{missing} rows are in the {name} run alone")
+    lines.append(f"{slower} of {len(pairs)} rows are slower beyond the spread")
+    return "\n".join(lines), slower
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--raw", action="store_true", help="times as they are, for runs of one sitting")
+    args = parser.parse_args()
+    text, slower = compared(*(json.loads(file.read_text()) for file in (args.old, args.new)), args.raw)
+    print(text)
+    sys.exit(1 if slower else 0)
+
+
+if __name__ == "__main__":
+    main()

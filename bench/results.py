@@ -1,0 +1,85 @@
+"""What run.py has written, to be read: for tables.py, compare.py and plot.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads import Workload, bound
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One workload, and what everybody took for it."""
+
+    load: Workload
+    threads: int  # of the peers on the CPU
+    peers: dict[str, dict[str, Any]]
+    failed: dict[str, str]
+    unable: dict[str, str]
+    ceiling: dict[str, Any] | None
+
+    @property
+    def owns(self) -> list[str]:
+        """fastrnn on the CPU, on a device, and there in a graph, as far as they were measured."""
+        return [name for name in self.peers if name.startswith("fastrnn")]
+
+    def rivals(self, own: str) -> dict[str, dict[str, Any]]:
+        return {name: entry for name, entry in self.peers.items() if entry.get("rival") == own}
+
+    def best(self, own: str = "fastrnn") -> str | None:
+        """The rival that is fastest, by its ratio to ours."""
+        rivals = self.rivals(own)
+        return min(rivals, key=lambda name: rivals[name]["ratio"], default=None)
+
+    def seconds(self, peer: str) -> float:
+        return self.peers[peer]["median_s"]
+
+    def throughput(self, peer: str) -> float:
+        """Sequences per second; of streams, steps."""
+        return self.load.batch / self.seconds(peer)
+
+    def gflops(self, peer: str) -> float:
+        return self.load.flop / self.seconds(peer) / 1e9
+
+    def share(self, peer: str) -> tuple[float, str] | None:
+        """Part of the bound that a peer on the CPU reaches, and what sets it; None without a ceiling."""
+        if on_device(peer) or not self.ceiling or self.load.dtype not in self.ceiling["gflops"]:
+            return None
+        seconds, by = bound(self.load, self.ceiling)
+        return seconds / self.seconds(peer), by
+
+
+def on_device(peer: str) -> bool:
+    return "cud" in peer
+
+
+def rows_of(result: dict[str, Any]) -> Iterator[Row]:
+    for row in result["rows"]:
+        ceiling = result.get("ceilings", {}).get(str(row["threads"]))
+        load = Workload(**row["workload"])
+        yield Row(load, row["threads"], row["peers"], row["failed"], row.get("unable", {}), ceiling)
+
+
+def read(files: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Row]]:
+    """The files' contents, and the rows of all."""
+    results = [json.loads(file.read_text()) for file in files]
+    return results, [row for result in results for row in rows_of(result)]
+
+
+def verdict(low: float, high: float) -> str:
+    """Of a ratio, by its quartiles: how much faster than the other."""
+    if low > 1.02:
+        return "FASTER"
+    if high < 0.98:
+        return "SLOWER"
+    return "SAME" if high - low < 0.1 else "UNCLEAR"
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
