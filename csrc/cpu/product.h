@@ -29,12 +29,25 @@ constexpr int panels_for(int gates, int rows) {
   return panels;
 }
 
+// Weights that a thread goes through in one product and that exceed this come from memory at every step, and
+// are asked for ahead: while the tiles of some panels run, each k fetches one line of the panels after them.
+// From the last cache up, asking ahead gains nothing and costs 2 %.
+inline constexpr Index kFarBytes = 4 * 1024 * 1024;
+
+// What a tile fetches meanwhile: a line `step` elements after the other; with 0, always the same.
+template <class T>
+struct Ahead {
+  const T* first;
+  Index step;
+};
+
 template <class T>
 using TileFn = void (*)(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z,
-                        Index z_stride);
+                        Index z_stride, Ahead<T> ahead);
 
 template <class T, int Rows, int Panels, int Gates>
-void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride) {
+void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride,
+          Ahead<T> ahead) {
   using V = Vec<T>;
   V acc[Rows][Panels][Gates];
   const T* row[Rows];
@@ -49,6 +62,8 @@ void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index d
   }
   Index k = 0;
   do {  // depth is at least 1: without that knowledge GCC keeps a second copy of the sums in memory
+    // With fewer rows the weights themselves come as fast as they can.
+    if constexpr (Rows > 2) __builtin_prefetch(ahead.first + k * ahead.step, 0, 2);
     V weight[Panels][Gates];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
@@ -115,14 +130,20 @@ struct TileAt {
   Index panel;
   int rows;
   int panels;
+  Index next;   // the panels that come after these for all rows
+  Index tiles;  // how many tiles have met these panels before
+  Index count;  // of all panels that the rows meet
 };
 
 // z += A W over the whole depth.  `z_gates`: gates of one z entry, at least Gates.
 template <int Gates, class T>
 FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
-  const Index panel_stride = op.depth * Gates * Vec<T>::lanes;
+  constexpr Index lanes = Vec<T>::lanes;
+  const Index panel_stride = op.depth * Gates * lanes;
+  const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(T));
+  const Ahead<T> ahead{op.panels + at.next * panel_stride + at.tiles * op.depth * lanes, far ? lanes : 0};
   tiles<T, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
-                                                  panel_stride, op.depth, z, z_gates * Vec<T>::lanes);
+                                                  panel_stride, op.depth, z, z_gates * lanes, ahead);
 }
 
 // For every tile: start(row, unit, n, z) for each row and panel, products(at, z), then finish(row, unit, n,
@@ -148,13 +169,15 @@ FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Pr
       }
     }
   };
+  const Index count = range.last - range.first;
+  Index next = 0, met = 0;
   // The panels [first, last) for the rows [row, end), in groups of `group` rows.
   auto cover = [&](Index first, Index last, Index row, Index end, int group) {
     int wide = panels_for(Gates, group);
     for (; first < last; first += wide) {
       while (first + wide > last) wide /= 2;
       for (Index r = row; r < end; r += group) {
-        const TileAt at{r, first, group, wide};
+        const TileAt at{r, first, group, wide, next, met++, count};
         each(at, start);
         products(at, static_cast<T*>(z));
         (each(at, finish), ...);
@@ -164,9 +187,12 @@ FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Pr
   // A few panels for all rows before the next ones, so that they are read from afar once.
   const int rest = static_cast<int>(rows % most);
   const Index whole = rows - rest, together = panels_for(Gates, 1);
-  for (Index done = 0, count = range.last - range.first; done < count; done += together) {
+  for (Index done = 0; done < count; done += together) {
     const Index n = count - done < together ? count - done : together;
     const Index first = range.backwards ? range.last - done - n : range.first + done;
+    const Index left = count - done - n;
+    next = range.backwards ? first - (left < together ? left : together) : left ? first + n : first;
+    met = 0;
     if (whole) cover(first, first + n, 0, whole, most);
     if (rest) cover(first, first + n, whole, rows, rest);
   }
