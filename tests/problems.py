@@ -1,4 +1,4 @@
-"""Random networks and the arrays of one call, with every option switched on or off."""
+"""Random networks and the arrays of one call, with every option switched on or off; guarded outputs."""
 
 from __future__ import annotations
 
@@ -46,6 +46,32 @@ class Problem:
             self.spec, self.parameters, self.x, self.state, **self.options, dropout_key=dropout_key
         )
         return (y, state_n), reference.backward(self.spec, self.parameters, cache, self.dy, self.dstate_n)
+
+
+class Guarded:
+    """Outputs that lie in a sea of NaN, to see a kernel write past an edge or leave an element out."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.seas: list[tuple[np.ndarray, tuple[slice, ...]]] = []
+
+    def array(self, shape: tuple[int, ...], *, strided: bool = False) -> np.ndarray:
+        """Return an array between guards: whole rows before and after, or a border on every axis."""
+        if strided:
+            sea = np.full([n + 2 for n in shape[:-1]] + [shape[-1] + 16], np.nan, self.dtype)
+            inside = (*(slice(1, -1) for _ in shape[:-1]), slice(8, -8))
+        else:
+            sea = np.full((shape[0] + 2, *shape[1:]), np.nan, self.dtype)
+            inside = (slice(1, -1),)
+        self.seas.append((sea, inside))
+        return sea[inside]
+
+    def check(self) -> None:
+        """Assert that the guards are untouched."""
+        for sea, inside in self.seas:
+            guards = np.ones(sea.shape, dtype=bool)
+            guards[inside] = False
+            assert np.isnan(sea[guards]).all(), f"written outside an output of shape {sea[inside].shape}"
 
 
 def flat(state: Any) -> tuple[np.ndarray, ...]:

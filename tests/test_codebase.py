@@ -73,7 +73,7 @@ def test_kernels_run_on_any_context(path: Path) -> None:
 
 
 def test_kernel_units_see_no_library_functions() -> None:
-    waiting, seen = [CSRC / "cpu/kernels_unit.cpp"], set()
+    waiting, seen = [CSRC / "cpu/kernels_unit.cpp", CSRC / "cpu/quantized_unit.cpp"], set()
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -86,10 +86,14 @@ def test_kernel_units_see_no_library_functions() -> None:
                 assert header in TYPE_HEADERS, f"{name(path)}, part of a kernel unit, includes <{header}>"
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-@pytest.mark.parametrize("real", ["float", "double"])
-def test_kernel_units_export_only_names_of_their_instruction_set(isa: str, real: str) -> None:
-    unit = ROOT / f"build/dev/CMakeFiles/kernels_{isa}_{real}.dir/csrc/cpu/kernels_unit.cpp.o"
+@pytest.mark.parametrize(
+    ("kind", "isa", "real"),
+    [("kernels", isa, real) for isa in ("baseline", "avx2", "avx512") for real in ("float", "double")]
+    + [("quantized", isa, "bfloat16") for isa in ("baseline", "avx2", "avx512", "avx512_bf16")]
+    + [("quantized", isa, "int8") for isa in ("baseline", "avx2", "avx2_vnni", "avx512", "avx512_vnni")],
+)
+def test_kernel_units_export_only_names_of_their_instruction_set(kind: str, isa: str, real: str) -> None:
+    unit = ROOT / f"build/dev/CMakeFiles/{kind}_{isa}_{real}.dir/csrc/cpu/{kind}_unit.cpp.o"
     if not unit.exists():
         pytest.skip(f"no {unit.relative_to(ROOT)}; 'make test' builds it where the compiler knows {isa}")
     command = ["nm", "--demangle", "--defined-only", "--extern-only", unit]

@@ -9,39 +9,13 @@ import numpy as np
 import pytest
 from fastrnn import functional
 from fastrnn.layouts import DTYPES
-from problems import Problem, arrays_of, compare, flat, like_state, make_problem
+from problems import Guarded, Problem, arrays_of, compare, flat, like_state, make_problem
 from shapes import LANES, SHAPES, VARIANTS, Shape, make_spec
 from tolerances import assert_same_bits
 
 pytestmark = pytest.mark.kernels
 
 SEED, CALL = 2**64 - 3, 5  # seed + call * constant wraps around 2^64
-
-
-class Guarded:
-    """Outputs that lie in a sea of NaN, to see a kernel write past an edge or leave an element out."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-        self.seas: list[tuple[np.ndarray, tuple[slice, ...]]] = []
-
-    def array(self, shape: tuple[int, ...], *, strided: bool = False) -> np.ndarray:
-        """Return an array between guards: whole rows before and after, or a border on every axis."""
-        if strided:
-            sea = np.full([n + 2 for n in shape[:-1]] + [shape[-1] + 16], np.nan, self.dtype)
-            inside = (*(slice(1, -1) for _ in shape[:-1]), slice(8, -8))
-        else:
-            sea = np.full((shape[0] + 2, *shape[1:]), np.nan, self.dtype)
-            inside = (slice(1, -1),)
-        self.seas.append((sea, inside))
-        return sea[inside]
-
-    def check(self) -> None:
-        """Assert that the guards are untouched."""
-        for sea, inside in self.seas:
-            guards = np.ones(sea.shape, dtype=bool)
-            guards[inside] = False
-            assert np.isnan(sea[guards]).all(), f"written outside an output of shape {sea[inside].shape}"
 
 
 def run(problem: Problem, *, strided: bool = False) -> tuple[Any, ...]:

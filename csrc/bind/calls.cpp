@@ -39,10 +39,11 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
   args.call = call;
 }
 
-template <class T>
-void forward_as(const Weights<T>& weights, const py::array& x, const py::object& h0, const py::object& c0,
+template <class W>
+void forward_as(const Weights<W>& weights, const py::array& x, const py::object& h0, const py::object& c0,
                 const py::object& lengths, const py::object& reset, py::array& y, py::array& h_n,
                 const py::object& c_n, PyReserve* reserve, std::uint64_t seed, std::uint64_t call) {
+  using T = Compute<W>;
   const Network& n = weights.network();
   if (!weights.packed()) throw py::value_error("weights are not packed");
   ForwardArguments<T> args;
@@ -53,7 +54,7 @@ void forward_as(const Weights<T>& weights, const py::array& x, const py::object&
   if (n.first.cell == Cell::lstm && !args.c_n) throw py::value_error("c_n is needed for an LSTM");
   const Unlocked unlocked;
   BorrowedScratch scratch;
-  forward<T>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
+  forward<W>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
 }
 
 template <class T>

@@ -43,6 +43,7 @@ void register_machine(py::module_& m) {
     for (const cpu::Isa isa : cpu::available_isas()) names.emplace_back(cpu::name(isa));
     return names;
   });
+  m.def("allow_dot_instructions", &cpu::allow_dot_instructions, py::arg("allowed"));
   m.def("build_info", [] {
     std::map<std::string, std::string> info{{"version", FRNN_VERSION}, {"build_type", FRNN_BUILD_TYPE}};
 #if defined(__clang__)

@@ -1,11 +1,35 @@
 // Network and Weights.
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bind/arrays.h"
 #include "bind/options.h"
 #include "bind/register.h"
 
 namespace fastrnn::bind {
+namespace {
+
+PyWeights choose_weights(const PyNetwork& n, const std::optional<std::string>& quantized) {
+  PyWeights w{n, {}};
+  if (!quantized) {
+    if (n.is_double) {
+      w.weights = std::make_shared<Weights<double>>(n.network);
+    } else {
+      w.weights = std::make_shared<Weights<float>>(n.network);
+    }
+  } else if (n.is_double) {
+    throw py::value_error("float64 networks are not quantised");
+  } else if (choose<bool>(*quantized, "quantized", {{"int8", true}, {"bfloat16", false}})) {
+    w.weights = std::make_shared<Weights<std::int8_t>>(n.network);
+  } else {
+    w.weights = std::make_shared<Weights<bfloat16_t>>(n.network);
+  }
+  return w;
+}
+
+}  // namespace
+
 void register_network(py::module_& m) {
   py::class_<PyNetwork>(m, "Network")
       .def(py::init([](const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
@@ -21,33 +45,28 @@ void register_network(py::module_& m) {
            py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"))
       .def(
           "explain",
-          [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens, Index checkpoint) {
-            return explain(n.network, steps, batch, training, tokens, n.is_double, checkpoint);
+          [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens, Index checkpoint,
+             const std::optional<std::string>& quantized) {
+            return std::visit(
+                [&](auto made) {
+                  using W = typename decltype(made)::element_type::Weight;
+                  return explain<W>(n.network, steps, batch, training, tokens, checkpoint);
+                },
+                choose_weights(n, quantized).weights);
           },
           py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"),
-          py::arg("checkpoint") = 0);
+          py::arg("checkpoint") = 0, py::arg("quantized") = py::none());
 
   py::class_<PyWeights>(m, "Weights")
-      .def(py::init([](const PyNetwork& n) {
-             PyWeights w{n, {}};
-             if (n.is_double) {
-               w.weights = std::make_shared<Weights<double>>(n.network);
-             } else {
-               w.weights = std::make_shared<Weights<float>>(n.network);
-             }
-             return w;
-           }),
-           py::arg("network"))
+      .def(py::init(&choose_weights), py::arg("network"), py::arg("quantized") = py::none())
       .def(
           "pack",
           [](PyWeights& w, const py::sequence& parameters) {
             std::visit(
                 [&](auto& weights) {
-                  using T =
-                      std::conditional_t<std::is_same_v<decltype(weights), std::shared_ptr<Weights<double>>&>,
-                                         double, float>;
-                  const ArrayList<const T> from(parameters, w.network.network.parameter_sizes(),
-                                                "parameters");
+                  using W = typename std::decay_t<decltype(*weights)>::Weight;
+                  const ArrayList<const Compute<W>> from(parameters, w.network.network.parameter_sizes(),
+                                                         "parameters");
                   const Unlocked unlocked;
                   weights->pack(from.pointers);
                 },

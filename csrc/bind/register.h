@@ -15,10 +15,12 @@ struct PyNetwork {
   bool is_double = false;
 };
 
-// One type for both widths: a stack has one dtype for life.
+// One type for all: a stack has one dtype for life, a float32 one may have its weights quantised.
 struct PyWeights {
   PyNetwork network;
-  std::variant<std::shared_ptr<Weights<float>>, std::shared_ptr<Weights<double>>> weights;
+  std::variant<std::shared_ptr<Weights<float>>, std::shared_ptr<Weights<double>>,
+               std::shared_ptr<Weights<bfloat16_t>>, std::shared_ptr<Weights<std::int8_t>>>
+      weights;
 };
 
 inline void check_same(const PyNetwork& n, const PyWeights& w) {

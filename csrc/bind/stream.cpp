@@ -16,15 +16,16 @@ struct PyStream {
   py::object h, c, y;  // arrays over the stream's own memory, made once; c is None but for an LSTM
 };
 
-template <class T>
+template <class W>
 class StreamOf final : public PyStream {
  public:
-  StreamOf(std::shared_ptr<const Weights<T>> weights, Index batch)
-      : shared_(std::make_shared<Stream<T>>(std::move(weights), batch)), stream_(*shared_) {
+  using T = Compute<W>;
+  StreamOf(std::shared_ptr<const Weights<W>> weights, Index batch)
+      : shared_(std::make_shared<Stream<W>>(std::move(weights), batch)), stream_(*shared_) {
     const Network& n = stream_.network();
     // What keeps an array's memory alive is the stream behind this object, not this object: no cycle.
-    const py::capsule owner(new std::shared_ptr<Stream<T>>(shared_),
-                            [](void* p) { delete static_cast<std::shared_ptr<Stream<T>>*>(p); });
+    const py::capsule owner(new std::shared_ptr<Stream<W>>(shared_),
+                            [](void* p) { delete static_cast<std::shared_ptr<Stream<W>>*>(p); });
     h = py::array_t<T>({n.layers, batch, n.first.recurrent()}, stream_.h(), owner);
     c = stream_.c() ? py::object(py::array_t<T>({n.layers, batch, n.first.hidden}, stream_.c(), owner))
                     : py::none();
@@ -86,8 +87,8 @@ class StreamOf final : public PyStream {
     }
   }
 
-  const std::shared_ptr<Stream<T>> shared_;
-  Stream<T>& stream_;
+  const std::shared_ptr<Stream<W>> shared_;
+  Stream<W>& stream_;
 };
 
 }  // namespace
@@ -96,11 +97,12 @@ void register_stream(py::module_& m) {
   py::class_<PyStream>(m, "Stream")
       .def(py::init([](const PyNetwork& n, const PyWeights& w, Index batch) -> std::unique_ptr<PyStream> {
              check_same(n, w);
-             if (const auto* single = std::get_if<std::shared_ptr<Weights<float>>>(&w.weights)) {
-               return std::make_unique<StreamOf<float>>(*single, batch);
-             }
-             return std::make_unique<StreamOf<double>>(std::get<std::shared_ptr<Weights<double>>>(w.weights),
-                                                       batch);
+             return std::visit(
+                 [&](const auto& weights) -> std::unique_ptr<PyStream> {
+                   using W = typename std::decay_t<decltype(*weights)>::Weight;
+                   return std::make_unique<StreamOf<W>>(weights, batch);
+                 },
+                 w.weights);
            }),
            py::arg("network"), py::arg("weights"), py::arg("batch"))
       .def("step", &PyStream::step, py::arg("x"), py::arg("rows"))

@@ -14,10 +14,6 @@ namespace fastrnn {
 struct half_t {
   std::uint16_t bits;
 };
-// The upper half of a float: 8 bits of exponent, 7 of fraction.
-struct bfloat16_t {
-  std::uint16_t bits;
-};
 
 // What an element type is called where it is chosen at run time.
 enum class DType { float32, float64, float16, bfloat16 };
@@ -32,10 +28,6 @@ inline constexpr Index size_of(DType dtype) {
   return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
 }
 inline constexpr bool is_16_bit(DType dtype) { return size_of(dtype) == 2; }
-
-// What T is computed in.
-template <class T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 FRNN_HOST_DEVICE std::uint32_t bits_of(float value) {
   std::uint32_t bits;

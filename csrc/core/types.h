@@ -11,10 +11,31 @@
 #define FRNN_HOST_DEVICE inline
 #endif
 
+// Before a function that kernel units share: a copy compiled with wider instructions could be the one that
+// the linker keeps for the whole program.
+#define FRNN_INLINE inline __attribute__((always_inline))
+
 namespace fastrnn {
 
 // Sizes and offsets are 64-bit and signed: T*B*G*H passes 2^31 elements in real use.
 using Index = std::int64_t;
+
+// The upper half of a float: 8 bits of exponent, 7 of fraction.  For storage: arithmetic is done in float.
+struct bfloat16_t {
+  std::uint16_t bits;
+};
+
+// What elements or weights of type T are computed in: double for double, else float.
+template <class T>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
 
 enum class Cell { lstm, gru, rnn };
 enum class Peephole { none, diagonal, full };

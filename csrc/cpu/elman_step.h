@@ -6,8 +6,9 @@
 
 namespace fastrnn::cpu::FRNN_ISA {
 
-template <class T, Nonlinearity Kind>
-void elman_forward_as(const StepForward<T>& p) {
+template <class W, Nonlinearity Kind>
+void elman_forward_as(const StepForward<W>& p) {
+  using T = Compute<W>;
   for_tiles<1, T>(
       p.rows, p.panels, p.units, input_sums(p, 1),
       [&](TileAt tile, T* z) {
@@ -20,13 +21,13 @@ void elman_forward_as(const StepForward<T>& p) {
 }
 
 // The choice is made out here because inside it costs as much as a tanh.
-template <class T>
-void elman_forward(const StepForward<T>& p) {
+template <class W>
+void elman_forward(const StepForward<W>& p) {
   switch (p.nonlinearity) {
-    case Nonlinearity::tanh: return elman_forward_as<T, Nonlinearity::tanh>(p);
-    case Nonlinearity::relu: return elman_forward_as<T, Nonlinearity::relu>(p);
-    case Nonlinearity::sigmoid: return elman_forward_as<T, Nonlinearity::sigmoid>(p);
-    case Nonlinearity::identity: return elman_forward_as<T, Nonlinearity::identity>(p);
+    case Nonlinearity::tanh: return elman_forward_as<W, Nonlinearity::tanh>(p);
+    case Nonlinearity::relu: return elman_forward_as<W, Nonlinearity::relu>(p);
+    case Nonlinearity::sigmoid: return elman_forward_as<W, Nonlinearity::sigmoid>(p);
+    case Nonlinearity::identity: return elman_forward_as<W, Nonlinearity::identity>(p);
   }
 }
 

@@ -21,16 +21,63 @@ void copy(const T* from, T* to, Index count) {
   if (from != to) std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
 }
 
+// Rows as the products read them: as they are, or rounded, in memory of one thread.  Every thread rounds all
+// rows that it reads, even where it has a part of the units only: that is less work than a barrier takes.
+template <class W>
+class RowsAtProduct {
+ public:
+  RowsAtProduct(Arena&, Index, Index, const ForwardKernels<W>&) {}
+  Operand<W> operand(const W* const* rows, Index, const W* panels, Index depth) const {
+    return {rows, 1, panels, depth};
+  }
+};
+
+template <class W>
+class RoundedRows {
+ public:
+  RoundedRows(Arena& arena, Index count, Index depth, const ForwardKernels<W>& kernels)
+      : kernels_(kernels),
+        row_bytes_(count > 0 ? kernels.round_bytes(depth) : 0),
+        memory_(arena.take<char>(count * row_bytes_)),
+        rows_(arena.take<char*>(count)) {
+    if (rows_) {
+      for (Index i = 0; i < count; ++i) rows_[i] = memory_ + i * row_bytes_;
+    }
+  }
+  Operand<W> operand(const float* const* rows, Index count, const W* panels, Index depth) const {
+    kernels_.round_rows({rows, rows_, count, depth});
+    return {rows_, 1, panels, depth};
+  }
+
+ private:
+  const ForwardKernels<W>& kernels_;
+  Index row_bytes_;
+  char* memory_;
+  char** rows_;
+};
+template <>
+class RowsAtProduct<bfloat16_t> : public RoundedRows<bfloat16_t> {
+  using RoundedRows::RoundedRows;
+};
+template <>
+class RowsAtProduct<std::int8_t> : public RoundedRows<std::int8_t> {
+  using RoundedRows::RoundedRows;
+};
+
 // One thread's lists of rows: a block's input product, and one step.
-template <class T>
+template <class W>
 struct Lists {
+  using T = Compute<W>;
   const T** x;
   std::int64_t* tokens;
   T** block_pre;
   T **c, **h, **y, **reset_h;
   const T **h_prev, **c_prev;
 
-  Lists(Arena arena, Index block_rows, Index B)
+  // At the products: x, what W_hh or a projection multiplies, and what a full peephole does.
+  RowsAtProduct<W> inputs, states, cells;
+
+  Lists(Arena arena, Index block_rows, Index B, const LayerShape& shape, const ForwardKernels<W>& kernels)
       : x(arena.take<const T*>(block_rows)),
         tokens(arena.take<std::int64_t>(block_rows)),
         block_pre(arena.take<T*>(block_rows)),
@@ -40,6 +87,9 @@ struct Lists {
         reset_h(arena.take<T*>(B)),
         h_prev(arena.take<const T*>(B)),
         c_prev(arena.take<const T*>(B)),
+        inputs(arena, block_rows, shape.input, kernels),
+        states(arena, B, shape.hidden, kernels),
+        cells(arena, shape.peephole == Peephole::full ? B : 0, shape.hidden, kernels),
         bytes(static_cast<Index>(arena.used())) {}
 
   Index bytes;
@@ -47,16 +97,16 @@ struct Lists {
 
 }  // namespace
 
-template <class T>
-bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Kernels<T>& kernels) {
+template <class W>
+bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const ForwardKernels<W>& kernels) {
   if (tokens || shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after))
     return false;
-  const Index weight_bytes = shape.gate_rows() * shape.input * static_cast<Index>(sizeof(T));
+  const Index weight_bytes = shape.gate_rows() * shape.input * static_cast<Index>(sizeof(W));
   return rows >= (weight_bytes <= kNearBytes ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
 }
 
-template <class T>
-void ForwardCall<T>::layout(Arena& arena, int threads) {
+template <class W>
+void ForwardCall<W>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
@@ -70,21 +120,22 @@ void ForwardCall<T>::layout(Arena& arena, int threads) {
   zeros = arena.take_zeroed<T>(s.hidden);
   const bool two_cells = s.peephole == Peephole::full && !this->cells;
   cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
-  list_bytes = Lists<T>(Arena(), block_rows, B).bytes;
+  list_bytes = Lists<W>(Arena(), block_rows, B, s, *kernels).bytes;
   lists = arena.take<char>(list_bytes * threads);
 }
 
-template <class T>
-void forward(const ForwardCall<T>& call, const Share& share) {
+template <class W>
+void forward(const ForwardCall<W>& call, const Share& share) {
+  using T = Compute<W>;
   const LayerShape& shape = call.shape;
   const Schedule& schedule = *call.schedule;
-  const Kernels<T>& kernels = *call.kernels;
-  const PackedLayer<T>& weights = *call.weights;
+  const ForwardKernels<W>& kernels = *call.kernels;
+  const PackedLayer<W>& weights = *call.weights;
   const Index B = call.batch, H = shape.hidden, R = shape.recurrent(), GH = shape.gate_rows();
   const bool lstm = shape.cell == Cell::lstm;
   const Range panels = share.panels(H, kernels.lanes);
 
-  const Lists<T> list(Arena(call.lists + call.list_bytes * share.tid), call.block_rows, B);
+  const Lists<W> list(Arena(call.lists + call.list_bytes * share.tid), call.block_rows, B, shape, kernels);
   // By rows, each thread goes through the sequence at its own pace, with blocks of its own.
   const Index slab = (share.by_units ? 0 : share.tid) * call.block_rows;
 
@@ -131,8 +182,8 @@ void forward(const ForwardCall<T>& call, const Share& share) {
       kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows,
                       panels, weights.bias, list.block_pre});
     } else if (!fused) {
-      Product<T> product;
-      product.operand = {list.x, 1, weights.input, shape.input};
+      Product<W> product;
+      product.operand = list.inputs.operand(list.x, rows, weights.input, shape.input);
       product.gates = static_cast<int>(shape.gates());
       product.units = H;
       product.rows = rows;
@@ -174,15 +225,15 @@ void forward(const ForwardCall<T>& call, const Share& share) {
         }
       }
 
-      StepForward<T> args;
+      StepForward<W> args;
       args.units = H;
       args.rows = active;
       args.panels = panels;
       args.panels.backwards =
           step % 2 == 1;  // begin with the weights that were read last: they are still in cache
-      args.recurrent = {list.h_prev, 1, weights.recurrent, R};
+      args.recurrent = list.states.operand(list.h_prev, active, weights.recurrent, R);
       if (fused) {
-        args.input = {list.x, 1, weights.input, shape.input};
+        args.input = list.inputs.operand(list.x, active, weights.input, shape.input);
         args.bias = weights.bias;
       } else {
         args.pre = pre;
@@ -197,18 +248,18 @@ void forward(const ForwardCall<T>& call, const Share& share) {
           args.peephole = weights.peephole;
           if (shape.peephole == Peephole::full) {
             args.gates = pre;  // o waits there
-            args.peephole_full = {list.c_prev, 1, weights.peephole_cell, H};
+            args.peephole_full = list.cells.operand(list.c_prev, active, weights.peephole_cell, H);
             kernels.lstm_forward(args);
             share.wait_units();
-            args.peephole_full = {list.c, 1, weights.peephole_output, H};
+            args.peephole_full = list.cells.operand(list.c, active, weights.peephole_output, H);
             kernels.lstm_forward_output(args);
           } else {
             kernels.lstm_forward(args);
           }
           if (shape.projection) {
             share.wait_units();
-            Product<T> product;
-            product.operand = {list.h, 1, weights.projection, H};
+            Product<W> product;
+            product.operand = list.states.operand(list.h, active, weights.projection, H);
             product.units = R;
             product.rows = active;
             product.panels = share.panels(R, kernels.lanes);
@@ -225,7 +276,7 @@ void forward(const ForwardCall<T>& call, const Share& share) {
             args.reset_h = list.reset_h;
             kernels.gru_forward_reset(args);
             share.wait_units();
-            args.recurrent = {list.reset_h, 1, weights.candidate, H};
+            args.recurrent = list.states.operand(list.reset_h, active, weights.candidate, H);
             kernels.gru_forward_candidate(args);
           }
           break;
@@ -252,9 +303,15 @@ void forward(const ForwardCall<T>& call, const Share& share) {
 
 template struct ForwardCall<float>;
 template struct ForwardCall<double>;
-template bool fuses_input(const LayerShape&, Index, bool, const Kernels<float>&);
-template bool fuses_input(const LayerShape&, Index, bool, const Kernels<double>&);
+template struct ForwardCall<bfloat16_t>;
+template struct ForwardCall<std::int8_t>;
+template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<float>&);
+template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<double>&);
+template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<bfloat16_t>&);
+template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<std::int8_t>&);
 template void forward(const ForwardCall<float>&, const Share&);
 template void forward(const ForwardCall<double>&, const Share&);
+template void forward(const ForwardCall<bfloat16_t>&, const Share&);
+template void forward(const ForwardCall<std::int8_t>&, const Share&);
 
 }  // namespace fastrnn::cpu

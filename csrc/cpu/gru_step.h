@@ -8,8 +8,9 @@ namespace fastrnn::cpu::FRNN_ISA {
 
 // Reset-after.  Sums in z: q r z n.  The candidate's q = W_hn h + b_hn stays apart from its W_in x + b_in,
 // because r multiplies q alone: W_hh gives q r z and W_ih gives r z n.
-template <class T>
-void gru_forward(const StepForward<T>& p) {
+template <class W>
+void gru_forward(const StepForward<W>& p) {
+  using T = Compute<W>;
   using V = Vec<T>;
   const Index H = p.units;
   const auto input = input_sums(p, 3);
@@ -41,8 +42,9 @@ void gru_forward(const StepForward<T>& p) {
       });
 }
 
-template <class T>
-void gru_forward_reset(const StepForward<T>& p) {
+template <class W>
+void gru_forward_reset(const StepForward<W>& p) {
+  using T = Compute<W>;
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<2, T>(
@@ -55,8 +57,9 @@ void gru_forward_reset(const StepForward<T>& p) {
       });
 }
 
-template <class T>
-void gru_forward_candidate(const StepForward<T>& p) {
+template <class W>
+void gru_forward_candidate(const StepForward<W>& p) {
+  using T = Compute<W>;
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(

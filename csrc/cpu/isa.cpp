@@ -44,6 +44,8 @@ std::atomic<Isa>& setting() {
   return isa;
 }
 
+std::atomic<bool> dot_instructions{true};
+
 }  // namespace
 
 const char* name(Isa isa) {
@@ -63,5 +65,24 @@ const std::vector<Isa>& available_isas() {
 Isa current_isa() { return setting().load(std::memory_order_relaxed); }
 
 void set_isa(std::string_view wanted) { setting().store(parse("isa", wanted), std::memory_order_relaxed); }
+
+bool dots_bfloat16([[maybe_unused]] Isa isa) {
+#ifdef FRNN_HAVE_AVX512
+  if (isa == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) return dot_instructions.load();
+#endif
+  return false;
+}
+
+bool dots_int8([[maybe_unused]] Isa isa) {
+#ifdef FRNN_HAVE_AVX512
+  if (isa == Isa::avx512 && __builtin_cpu_supports("avx512vnni")) return dot_instructions.load();
+#endif
+#ifdef FRNN_HAVE_AVX2
+  if (isa == Isa::avx2 && __builtin_cpu_supports("avxvnni")) return dot_instructions.load();
+#endif
+  return false;
+}
+
+void allow_dot_instructions(bool allowed) { dot_instructions.store(allowed); }
 
 }  // namespace fastrnn::cpu

@@ -22,4 +22,12 @@ Isa current_isa();
 // Forces a set for everything packed from now on; same errors. Nothing changes when it throws.
 void set_isa(std::string_view wanted);
 
+// May the kernels of a set use instructions for whole groups of quantised products: avx512_bf16; avx512_vnni
+// or avx_vnni?  No where the CPU has none of that width, or allow_dot_instructions(false) was called.
+bool dots_bfloat16(Isa isa);
+bool dots_int8(Isa isa);
+
+// For tests, for everything packed from now on; true at first.
+void allow_dot_instructions(bool allowed);
+
 }  // namespace fastrnn::cpu

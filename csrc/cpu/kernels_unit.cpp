@@ -1,35 +1,26 @@
 // All kernels for one instruction set and one element type.  The build compiles this file once for each pair,
 // with FRNN_ISA (baseline, avx2, avx512) and FRNN_REAL (float, double) defined and that set's compiler flags.
 // It exports one symbol, the table.
-#include "cpu/elman_step.h"
-#include "cpu/gru_step.h"
-#include "cpu/lstm_step.h"
+#include "cpu/forward_kernels.h"
 
 namespace fastrnn::cpu::FRNN_ISA {
 
 extern const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels);
 
+constexpr ForwardKernels<FRNN_REAL> forward_part = forward_kernels<FRNN_REAL>();
+
 const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
-    Vec<FRNN_REAL>::lanes,
-    {main_rows(1), main_rows(2), main_rows(3), main_rows(4)},
-    product<FRNN_REAL>,
-    gather<FRNN_REAL>,
+    forward_part,
     pack_rows<FRNN_REAL>,
     column_sum<FRNN_REAL>,
-    lstm_forward<FRNN_REAL>,
-    lstm_forward_output<FRNN_REAL>,
     lstm_backward<FRNN_REAL>,
     lstm_backward_output<FRNN_REAL>,
     lstm_backward_cell<FRNN_REAL>,
     lstm_hidden<FRNN_REAL>,
-    gru_forward<FRNN_REAL>,
-    gru_forward_reset<FRNN_REAL>,
-    gru_forward_candidate<FRNN_REAL>,
     gru_backward<FRNN_REAL>,
     gru_backward_candidate<FRNN_REAL>,
     gru_backward_reset<FRNN_REAL>,
     gru_reset_hidden<FRNN_REAL>,
-    elman_forward<FRNN_REAL>,
     elman_backward<FRNN_REAL>,
 };
 

@@ -7,8 +7,9 @@
 namespace fastrnn::cpu::FRNN_ISA {
 
 // Gates in z: i f g o.
-template <class T>
-void lstm_forward(const StepForward<T>& p) {
+template <class W>
+void lstm_forward(const StepForward<W>& p) {
+  using T = Compute<W>;
   using V = Vec<T>;
   const Index H = p.units;
   const bool full = p.peephole_full.panels != nullptr;
@@ -46,8 +47,9 @@ void lstm_forward(const StepForward<T>& p) {
       });
 }
 
-template <class T>
-void lstm_forward_output(const StepForward<T>& p) {
+template <class W>
+void lstm_forward_output(const StepForward<W>& p) {
+  using T = Compute<W>;
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H,

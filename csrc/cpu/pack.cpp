@@ -1,29 +1,79 @@
 #include "cpu/pack.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <vector>
+
+#include "core/half.h"
 
 namespace fastrnn::cpu {
 namespace {
 
-template <class T>
-T* take_panels(Arena& arena, Index gates, Index units, Index depth, int lanes) {
-  return arena.take<T>(panel_count(units, lanes) * depth * gates * lanes);
+template <class W>
+W* take_panels(Arena& arena, Index gates, Index units, Index depth, int lanes) {
+  return arena.take<W>(panel_count(units, lanes) * panel_size<W>(depth, gates, lanes));
 }
+
+// Turns the weights of one gate of one unit into W.
+template <class W>
+struct Quantizer {
+  Quantizer(const W*, Index) {}
+  W operator()(W w) { return w; }
+  void header(W*, Index, Index) const {}
+};
+template <>
+struct Quantizer<bfloat16_t> {
+  Quantizer(const float*, Index) {}
+  bfloat16_t operator()(float w) { return narrow<bfloat16_t>(w); }
+  void header(bfloat16_t*, Index, Index) const {}
+};
+template <>
+struct Quantizer<std::int8_t> {
+  Quantizer(const float* row, Index depth) {
+    float largest = 0;
+    for (Index k = 0; k < depth; ++k) {
+      const float magnitude = std::fabs(row[k]);
+      largest = magnitude <= largest ? largest : magnitude;  // also if it is NaN
+      if (std::isnan(magnitude)) break;
+    }
+    scale = int8_scale(largest);
+  }
+  std::int8_t operator()(float w) {
+    const auto q =
+        scale.inverse == 0 ? std::int8_t{0} : static_cast<std::int8_t>(std::nearbyint(w * scale.inverse));
+    sum += q;
+    return q;
+  }
+  void header(std::int8_t* panel, Index at, Index count) const {
+    const std::int32_t cancel = -128 * sum;
+    std::memcpy(panel + at * 4, &scale.scale, 4);
+    std::memcpy(panel + (count + at) * 4, &cancel, 4);
+  }
+  Int8Scale scale;
+  std::int32_t sum = 0;
+};
 
 // Gate g of unit u has its weights in the row from + (g * units + u) * depth.  The gates stand in their own
 // order, beginning with gate `begin`.
-template <class T>
-void pack_gates(const T* from, Index gates, Index units, Index depth, int lanes, T* out, Index begin = 0) {
-  for (Index first = 0; first < units; first += lanes) {
+template <class W>
+void pack_gates(const Compute<W>* from, Index gates, Index units, Index depth, int lanes, W* out,
+                Index begin = 0) {
+  constexpr Index group = kGroup<W>;
+  const Index size = panel_size<W>(depth, gates, lanes), header = panel_header<W>(gates, lanes);
+  for (Index first = 0; first < units; first += lanes, out += size) {
     const Index n = units - first < lanes ? units - first : lanes;
+    if (n < lanes || depth % group) std::fill_n(out, size, W{});
     for (Index g = 0; g < gates; ++g) {
-      for (Index lane = 0; lane < lanes; ++lane) {
-        T* to = out + g * lanes + lane;
-        const T* row = from + ((g + begin) % gates * units + first + lane) * depth;
-        for (Index k = 0; k < depth; ++k) to[k * gates * lanes] = lane < n ? row[k] : T(0);
+      for (Index lane = 0; lane < n; ++lane) {
+        W* to = out + header + (g * lanes + lane) * group;
+        const Compute<W>* row = from + ((g + begin) % gates * units + first + lane) * depth;
+        Quantizer<W> quantize(row, depth);
+        for (Index k = 0; k < depth; ++k)
+          to[k / group * group * gates * lanes + k % group] = quantize(row[k]);
+        quantize.header(out, g * lanes + lane, gates * lanes);
       }
     }
-    out += depth * gates * lanes;
   }
 }
 
@@ -45,16 +95,16 @@ bool reset_after(const LayerShape& s) { return s.cell == Cell::gru && s.reset_af
 
 }  // namespace
 
-template <class T>
-PackedLayer<T>::PackedLayer(Arena& arena, const LayerShape& s, int lanes) {
+template <class W>
+PackedLayer<W>::PackedLayer(Arena& arena, const LayerShape& s, int lanes) {
   const Index H = s.hidden, R = s.recurrent();
-  input = take_panels<T>(arena, s.gates(), H, s.input, lanes);
-  recurrent = take_panels<T>(arena, reset_before(s) ? 2 : s.gates(), H, R, lanes);
-  if (reset_before(s)) candidate = take_panels<T>(arena, 1, H, H, lanes);
-  if (s.projection) projection = take_panels<T>(arena, 1, s.projection, H, lanes);
+  input = take_panels<W>(arena, s.gates(), H, s.input, lanes);
+  recurrent = take_panels<W>(arena, reset_before(s) ? 2 : s.gates(), H, R, lanes);
+  if (reset_before(s)) candidate = take_panels<W>(arena, 1, H, H, lanes);
+  if (s.projection) projection = take_panels<W>(arena, 1, s.projection, H, lanes);
   if (s.peephole == Peephole::full) {
-    peephole_cell = take_panels<T>(arena, 2, H, H, lanes);
-    peephole_output = take_panels<T>(arena, 1, H, H, lanes);
+    peephole_cell = take_panels<W>(arena, 2, H, H, lanes);
+    peephole_output = take_panels<W>(arena, 1, H, H, lanes);
   }
   if (s.peephole == Peephole::diagonal) peephole = arena.take<T>(3 * H);
   if (s.bias) {
@@ -63,8 +113,8 @@ PackedLayer<T>::PackedLayer(Arena& arena, const LayerShape& s, int lanes) {
   }
 }
 
-template <class T>
-void PackedLayer<T>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from) {
+template <class W>
+void PackedLayer<W>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from) {
   const Index H = s.hidden, R = s.recurrent();
   pack_gates(from.weight_ih, s.gates(), H, s.input, lanes, input);
   pack_gates(from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent, reset_after(s) ? 2 : 0);
@@ -137,6 +187,8 @@ void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels,
 
 template struct PackedLayer<float>;
 template struct PackedLayer<double>;
+template struct PackedLayer<bfloat16_t>;
+template struct PackedLayer<std::int8_t>;
 template struct TransposedLayer<float>;
 template struct TransposedLayer<double>;
 

@@ -10,14 +10,15 @@ namespace fastrnn::cpu {
 inline Index panel_count(Index units, int lanes) { return (units + lanes - 1) / lanes; }
 
 // For forward.  The constructor only lays out (with an empty arena it only measures); pack() fills.
-template <class T>
+template <class W>
 struct PackedLayer {
-  T* input = nullptr;            // W_ih
-  T* recurrent = nullptr;        // W_hh; GRU reset-before: its r and z; reset-after: n r z
-  T* candidate = nullptr;        // GRU reset-before: W_hn
-  T* projection = nullptr;       // W_hr
-  T* peephole_cell = nullptr;    // full: W_ci, W_cf
-  T* peephole_output = nullptr;  // full: W_co
+  using T = Compute<W>;
+  W* input = nullptr;            // W_ih
+  W* recurrent = nullptr;        // W_hh; GRU reset-before: its r and z; reset-after: n r z
+  W* candidate = nullptr;        // GRU reset-before: W_hn
+  W* projection = nullptr;       // W_hr
+  W* peephole_cell = nullptr;    // full: W_ci, W_cf
+  W* peephole_output = nullptr;  // full: W_co
   T* peephole = nullptr;         // diagonal, (3, H)
   T* bias = nullptr;             // (G, H): b_ih + b_hh, but for the reset-after candidate b_in alone
   T* candidate_bias = nullptr;   // reset-after: b_hn

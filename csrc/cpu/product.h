@@ -10,8 +10,7 @@
 // order of a sum must not depend on the shape of the tile.
 #pragma once
 
-#include "cpu/kernels.h"
-#include "cpu/vec.h"
+#include "cpu/dot.h"
 
 namespace fastrnn::cpu::FRNN_ISA {
 
@@ -35,71 +34,81 @@ constexpr int panels_for(int gates, int rows) {
 inline constexpr Index kFarBytes = 4 * 1024 * 1024;
 
 // What a tile fetches meanwhile: a line `step` elements after the other; with 0, always the same.
-template <class T>
+template <class W>
 struct Ahead {
-  const T* first;
+  const W* first;
   Index step;
 };
 
-template <class T>
-using TileFn = void (*)(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z,
-                        Index z_stride, Ahead<T> ahead);
+template <class W>
+using TileFn = void (*)(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth,
+                        Compute<W>* z, Index z_stride, Ahead<W> ahead);
 
-template <class T, int Rows, int Panels, int Gates>
-void tile(const T* const* a, Index step, const T* w, Index panel_stride, Index depth, T* z, Index z_stride,
-          Ahead<T> ahead) {
-  using V = Vec<T>;
-  V acc[Rows][Panels][Gates];
-  const T* row[Rows];
+template <class W, int Rows, int Panels, int Gates>
+void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth, Compute<W>* z,
+          Index z_stride, Ahead<W> ahead) {
+  constexpr int lanes = Vec<Compute<W>>::lanes;
+  using D = Dot<W>;
+  typename D::Sum acc[Rows][Panels][Gates];
+  const Row<W>* row[Rows];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
     row[r] = a[r];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g) acc[r][p][g] = V::load(z + (r * Panels + p) * z_stride + g * V::lanes);
+      for (int g = 0; g < Gates; ++g) {
+        acc[r][p][g] = D::begin(z + (r * Panels + p) * z_stride + g * lanes, w + p * panel_stride, g, Gates);
+      }
     }
   }
+  const W* group = w + panel_header<W>(Gates, lanes);
+  const Index groups = (depth + kGroup<W> - 1) / kGroup<W>;
   Index k = 0;
   do {  // depth is at least 1: without that knowledge GCC keeps a second copy of the sums in memory
     // With fewer rows the weights themselves come as fast as they can.
     if constexpr (Rows > 2) __builtin_prefetch(ahead.first + k * ahead.step, 0, 2);
-    V weight[Panels][Gates];
-#pragma GCC unroll 8
-    for (int p = 0; p < Panels; ++p) {
-#pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g)
-        weight[p][g] = V::load(w + p * panel_stride + (k * Gates + g) * V::lanes);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      const V value(row[r][k * step]);
+#pragma GCC unroll 2
+    for (int part = 0; part < D::parts; ++part) {
+      typename D::Factor weight[Panels][Gates];
 #pragma GCC unroll 8
       for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-        for (int g = 0; g < Gates; ++g) acc[r][p][g] = fma(value, weight[p][g], acc[r][p][g]);
+        for (int g = 0; g < Gates; ++g)
+          weight[p][g] = D::weights(group + p * panel_stride + (k * Gates + g) * lanes * kGroup<W>, part);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const typename D::Factor value = D::value(row[r], k, step, part);
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+          for (int g = 0; g < Gates; ++g) acc[r][p][g] = D::add(value, weight[p][g], acc[r][p][g]);
+        }
       }
     }
-  } while (++k < depth);
+  } while (++k < groups);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g) acc[r][p][g].store(z + (r * Panels + p) * z_stride + g * V::lanes);
+      for (int g = 0; g < Gates; ++g) {
+        D::end(acc[r][p][g], row[r], w + p * panel_stride, g, z + (r * Panels + p) * z_stride + g * lanes);
+      }
     }
   }
 }
 
 // tile<Rows, Panels, Gates> for the shapes that fit in registers.
-template <class T, int Gates>
+template <class W, int Gates>
 struct Tiles {
-  TileFn<T> fn[3][kMaxRows];  // [log2 panels][rows - 1]
+  TileFn<W> fn[3][kMaxRows];  // [log2 panels][rows - 1]
 
   template <int Panels, int Row>
-  static constexpr TileFn<T> pick() {
+  static constexpr TileFn<W> pick() {
     if constexpr (Row * Panels * Gates <= kAccumulators) {
-      return tile<T, Row, Panels, Gates>;
+      return tile<W, Row, Panels, Gates>;
     } else {
       return nullptr;
     }
@@ -121,8 +130,8 @@ struct Tiles {
     if constexpr (panels_for(Gates, 1) == 4) fill<4, 2>();
   }
 };
-template <class T, int Gates>
-inline constexpr Tiles<T, Gates> tiles{};
+template <class W, int Gates>
+inline constexpr Tiles<W, Gates> tiles{};
 
 // A group of rows and panels that one tile covers.
 struct TileAt {
@@ -136,13 +145,14 @@ struct TileAt {
 };
 
 // z += A W over the whole depth.  `z_gates`: gates of one z entry, at least Gates.
-template <int Gates, class T>
-FRNN_INLINE void multiply(const Operand<T>& op, TileAt at, T* z, int z_gates) {
-  constexpr Index lanes = Vec<T>::lanes;
-  const Index panel_stride = op.depth * Gates * lanes;
-  const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(T));
-  const Ahead<T> ahead{op.panels + at.next * panel_stride + at.tiles * op.depth * lanes, far ? lanes : 0};
-  tiles<T, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
+template <int Gates, class W>
+FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z, int z_gates) {
+  constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
+  const Index panel_stride = panel_size<W>(op.depth, Gates, lanes);
+  const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(W));
+  const Index fetched = at.tiles * ((op.depth + kGroup<W> - 1) / kGroup<W>)*vector;
+  const Ahead<W> ahead{op.panels + at.next * panel_stride + fetched, far ? vector : 0};
+  tiles<W, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
                                                   panel_stride, op.depth, z, z_gates * lanes, ahead);
 }
 
@@ -209,8 +219,9 @@ FRNN_INLINE void put(T* z, int gate, Vec<T> x) {
 
 // How the tile of a step forward starts: `gates` sums W_ih x + b, or b alone where the step multiplies x too.
 // There, with many rows, the lines that the tile's end writes are cold: they arrive while the products run.
-template <class T>
-FRNN_INLINE auto input_sums(const StepForward<T>& p, int gates) {
+template <class W>
+FRNN_INLINE auto input_sums(const StepForward<W>& p, int gates) {
+  using T = Compute<W>;
   return [&p, gates](Index row, Index unit, auto n, T* z) {
     if (p.pre) {
       for (int g = 0; g < gates; ++g) put(z, g, load(p.pre[row] + g * p.units + unit, n));
@@ -232,8 +243,9 @@ FRNN_INLINE auto incoming(const StepBackward<T>& p) {
   };
 }
 
-template <class T, int Gates>
-void product_gates(const Product<T>& p) {
+template <class W, int Gates>
+void product_gates(const Product<W>& p) {
+  using T = Compute<W>;
   for_tiles<Gates, T>(
       p.rows, p.panels, p.units,
       [&](Index row, Index unit, auto n, T* z) {
@@ -252,28 +264,28 @@ void product_gates(const Product<T>& p) {
       });
 }
 
-template <class T>
-void product(const Product<T>& p) {
+template <class W>
+void product(const Product<W>& p) {
   switch (p.gates) {
-    case 1: return product_gates<T, 1>(p);
-    case 2: return product_gates<T, 2>(p);
-    case 3: return product_gates<T, 3>(p);
-    default: return product_gates<T, 4>(p);
+    case 1: return product_gates<W, 1>(p);
+    case 2: return product_gates<W, 2>(p);
+    case 3: return product_gates<W, 3>(p);
+    default: return product_gates<W, 4>(p);
   }
 }
 
-template <class T>
-void gather(const Gather<T>& p) {
-  constexpr int lanes = Vec<T>::lanes;
+template <class W>
+void gather(const Gather<W>& p) {
+  using V = Vec<Compute<W>>;
+  constexpr int lanes = V::lanes;
   for (Index row = 0; row < p.rows; ++row) {
     for (Index panel = p.range.first; panel < p.range.last; ++panel) {
-      const T* w = p.panels + (panel * p.depth + p.tokens[row]) * p.gates * lanes;
+      const W* w = p.panels + panel * panel_size<W>(p.depth, p.gates, lanes);
       const Index unit = panel * lanes;
       const Index n = p.units - unit < lanes ? p.units - unit : lanes;
       for (int g = 0; g < p.gates; ++g) {
-        Vec<T> sum = Vec<T>::load(w + g * lanes);
-        if (p.bias) sum = sum + load(p.bias + g * p.units + unit, n);
-        store(p.out[row] + g * p.units + unit, sum, n);
+        const V start = p.bias ? load(p.bias + g * p.units + unit, n) : V(0);
+        store(p.out[row] + g * p.units + unit, Dot<W>::gather(start, w, p.tokens[row], g, p.gates), n);
       }
     }
   }

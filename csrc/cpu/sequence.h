@@ -13,7 +13,6 @@ namespace fastrnn::cpu {
 template <class T>
 struct Sequence {
   LayerShape shape;
-  const Kernels<T>* kernels = nullptr;
   const Schedule* schedule = nullptr;
   bool reverse = false;
   Index batch = 0;                       // B of the arrays
@@ -48,17 +47,20 @@ struct Sequence {
 
 // Does a step with so many rows of one thread multiply x as well as h?  It saves a round trip of W_ih x + b
 // by way of memory, and is worth it once a step has the rows to make W_ih's way from memory pay.
-template <class T>
-bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Kernels<T>& kernels);
+template <class W>
+bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const ForwardKernels<W>& kernels);
 
 // Steps whose weight gradients are computed together.
 template <class T>
 Index gradient_block(const LayerShape& shape, Index steps, Index batch);
 
-// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0.
-template <class T>
-struct ForwardCall : Sequence<T> {
-  const PackedLayer<T>* weights = nullptr;
+// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0.  With quantised weights W only
+// inference.
+template <class W>
+struct ForwardCall : Sequence<Compute<W>> {
+  using T = Compute<W>;
+  const ForwardKernels<W>* kernels = nullptr;
+  const PackedLayer<W>* weights = nullptr;
   const Index* state_rows = nullptr;  // row b's state is at this row of h0, c0, h_n, c_n; null = b
   Rows<T> y;                          // [T,B,R], out; steps past a row's length are left alone
   T* h_n = nullptr;                   // [B,R], out
@@ -77,8 +79,8 @@ struct ForwardCall : Sequence<T> {
   void layout(Arena& arena, int threads);
 };
 
-template <class T>
-void forward(const ForwardCall<T>& call, const Share& share);
+template <class W>
+void forward(const ForwardCall<W>& call, const Share& share);
 
 // Gradients of a layer's parameters, out, +=.
 template <class T>
@@ -88,6 +90,7 @@ struct LayerGradients : LayerArrays<T> {
 
 template <class T>
 struct BackwardCall : Sequence<T> {
+  const Kernels<T>* kernels = nullptr;
   const TransposedLayer<T>* weights = nullptr;
   const PackedLayer<T>* forward_weights = nullptr;  // with segments
   LayerParameters<T> parameters;

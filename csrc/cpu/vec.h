@@ -9,11 +9,12 @@
 #include "cells/math.h"
 #include "core/types.h"
 
-#define FRNN_INLINE inline __attribute__((always_inline))
-
 #define FRNN_ISA_IS_baseline 1
 #define FRNN_ISA_IS_avx2 2
+#define FRNN_ISA_IS_avx2_vnni 2
 #define FRNN_ISA_IS_avx512 3
+#define FRNN_ISA_IS_avx512_vnni 3
+#define FRNN_ISA_IS_avx512_bf16 3
 #define FRNN_CONCAT_(a, b) a##b
 #define FRNN_CONCAT(a, b) FRNN_CONCAT_(a, b)
 #define FRNN_ISA_NUMBER FRNN_CONCAT(FRNN_ISA_IS_, FRNN_ISA)
@@ -34,6 +35,18 @@ struct Lanes<double> {
   typedef double Native __attribute__((vector_size(kVectorBytes)));
   typedef std::int64_t Mask __attribute__((vector_size(kVectorBytes)));
 };
+
+// What stands in quantised weights and rows.
+using Words = Lanes<float>::Mask;
+typedef std::uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+typedef std::int16_t Shorts __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t UnsignedShorts __attribute__((vector_size(kVectorBytes)));
+
+FRNN_INLINE Words load_words(const void* p) {
+  Words r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
 
 template <class T>
 struct Vec {
@@ -67,7 +80,9 @@ struct Vec {
 }  // namespace fastrnn::cpu::FRNN_ISA
 
 // Each brings kAccumulators (registers the product may hold sums in), fma, clamp, scale, load_first and
-// store_first (the first n lanes, 0 < n < lanes; the others are zero, or left alone).
+// store_first (the first n lanes, 0 < n < lanes; the others are zero, or left alone), multiply_pairs (the sum
+// of two products of 16 bits, for each lane), and where there are instructions for them dot_int8 (sum + the
+// products of four bytes, unsigned by signed), dot_bf16 and store_bf16.
 #if FRNN_ISA_NUMBER == 1
 #include "cpu/vec_baseline.h"
 #elif FRNN_ISA_NUMBER == 2
@@ -75,7 +90,7 @@ struct Vec {
 #elif FRNN_ISA_NUMBER == 3
 #include "cpu/vec_avx512.h"
 #else
-#error "FRNN_ISA must be baseline, avx2 or avx512"
+#error "FRNN_ISA is no instruction set"
 #endif
 
 namespace fastrnn::cpu::FRNN_ISA {

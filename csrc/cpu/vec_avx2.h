@@ -30,4 +30,13 @@ FRNN_INLINE VecD load_first(const double* p, Index n) { return _mm256_maskload_p
 FRNN_INLINE void store_first(float* p, VecF x, Index n) { _mm256_maskstore_ps(p, first_lanes(0.0f, n), x.v); }
 FRNN_INLINE void store_first(double* p, VecD x, Index n) { _mm256_maskstore_pd(p, first_lanes(0.0, n), x.v); }
 
+FRNN_INLINE Words multiply_pairs(Words a, Words b) {
+  return (Words)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+#ifdef __AVXVNNI__
+FRNN_INLINE Words dot_int8(Words a, Words b, Words sum) {
+  return (Words)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+}
+#endif
+
 }  // namespace fastrnn::cpu::FRNN_ISA

@@ -39,4 +39,22 @@ FRNN_INLINE void store_first(double* p, VecD x, Index n) {
   _mm512_mask_storeu_pd(p, first_lanes(0.0, n), x.v);
 }
 
+FRNN_INLINE Words multiply_pairs(Words a, Words b) {
+  return (Words)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+}
+#ifdef __AVX512VNNI__
+FRNN_INLINE Words dot_int8(Words a, Words b, Words sum) {
+  return (Words)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+#endif
+#ifdef __AVX512BF16__
+FRNN_INLINE VecF dot_bf16(Words a, Words b, VecF sum) {
+  return _mm512_dpbf16_ps(sum.v, (__m512bh)a, (__m512bh)b);
+}
+FRNN_INLINE void store_bf16(char* p, VecF x) {
+  const __m256bh rounded = _mm512_cvtneps_pbh(x.v);
+  __builtin_memcpy(p, &rounded, sizeof rounded);
+}
+#endif
+
 }  // namespace fastrnn::cpu::FRNN_ISA

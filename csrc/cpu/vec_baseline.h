@@ -3,8 +3,10 @@
 
 #include "cpu/vec_scale.h"
 
-#ifdef __aarch64__
+#if defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace fastrnn::cpu::FRNN_ISA {
@@ -43,6 +45,14 @@ FRNN_INLINE Vec<T> load_first(const T* p, Index n) {
 template <class T>
 FRNN_INLINE void store_first(T* p, Vec<T> x, Index n) {
   for (Index i = 0; i < n; ++i) p[i] = x.v[i];
+}
+
+FRNN_INLINE Words multiply_pairs(Words a, Words b) {
+#ifdef __SSE2__
+  return (Words)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  return ((Words)((Bits)a << 16) >> 16) * ((Words)((Bits)b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
 }
 
 }  // namespace fastrnn::cpu::FRNN_ISA

@@ -1,43 +1,68 @@
 #include "ops/network.h"
 
 #include <algorithm>
+#include <string>
 
+#include "core/check.h"
 #include "cpu/isa.h"
 
 namespace fastrnn {
 
 namespace {
 
-template <class T>
-const cpu::Kernels<T>& of_type(const cpu::Kernels<float>& single, const cpu::Kernels<double>& wide) {
-  if constexpr (sizeof(T) == sizeof(float)) {
+// One instruction set's table for W.
+template <class W>
+const Table<W>& of_type(const cpu::Kernels<float>& single, const cpu::Kernels<double>& wide,
+                        const cpu::ForwardKernels<bfloat16_t>& half,
+                        const cpu::ForwardKernels<std::int8_t>& quarter) {
+  if constexpr (std::is_same_v<W, float>) {
     return single;
-  } else {
+  } else if constexpr (std::is_same_v<W, double>) {
     return wide;
+  } else if constexpr (std::is_same_v<W, bfloat16_t>) {
+    return half;
+  } else {
+    return quarter;
   }
 }
 
 }  // namespace
 
-template <class T>
-const cpu::Kernels<T>& current_kernels() {
-  switch (cpu::current_isa()) {
+template <class W>
+const Table<W>& current_kernels() {
+  const cpu::Isa isa = cpu::current_isa();
+  switch (isa) {
 #ifdef FRNN_HAVE_AVX512
-    case cpu::Isa::avx512: return of_type<T>(cpu::avx512::float_kernels, cpu::avx512::double_kernels);
+    case cpu::Isa::avx512:
+      return of_type<W>(
+          cpu::avx512::float_kernels, cpu::avx512::double_kernels,
+          cpu::dots_bfloat16(isa) ? cpu::avx512_bf16::bfloat16_kernels : cpu::avx512::bfloat16_kernels,
+          cpu::dots_int8(isa) ? cpu::avx512_vnni::int8_kernels : cpu::avx512::int8_kernels);
 #endif
 #ifdef FRNN_HAVE_AVX2
-    case cpu::Isa::avx2: return of_type<T>(cpu::avx2::float_kernels, cpu::avx2::double_kernels);
+    case cpu::Isa::avx2:
+      return of_type<W>(cpu::avx2::float_kernels, cpu::avx2::double_kernels, cpu::avx2::bfloat16_kernels,
+                        cpu::dots_int8(isa) ? cpu::avx2_vnni::int8_kernels : cpu::avx2::int8_kernels);
 #endif
-    default: return of_type<T>(cpu::baseline::float_kernels, cpu::baseline::double_kernels);
+    default:
+      return of_type<W>(cpu::baseline::float_kernels, cpu::baseline::double_kernels,
+                        cpu::baseline::bfloat16_kernels, cpu::baseline::int8_kernels);
   }
 }
-template const cpu::Kernels<float>& current_kernels<float>();
-template const cpu::Kernels<double>& current_kernels<double>();
+template const Table<float>& current_kernels<float>();
+template const Table<double>& current_kernels<double>();
+template const Table<bfloat16_t>& current_kernels<bfloat16_t>();
+template const Table<std::int8_t>& current_kernels<std::int8_t>();
 
-template <class T>
-void Weights<T>::pack(const std::vector<const T*>& parameters) {
+template <class W>
+void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
+  if constexpr (std::is_same_v<W, std::int8_t>) {
+    const Index longest = std::max({network_.first.input, network_.first.hidden, network_.output()});
+    FRNN_CHECK(longest <= cpu::kMostDepth, "int8 sums more than " + std::to_string(cpu::kMostDepth) +
+                                               " products of a unit, which may overflow 32 bits");
+  }
   kernels_ = nullptr;  // not packed, should memory run out on the way
-  const cpu::Kernels<T>& kernels = current_kernels<T>();
+  const Table<W>& kernels = current_kernels<W>();
   const auto layout = [&](Arena arena) {
     parts_.clear();
     for (Index i = 0; i < network_.parts(); ++i) {
@@ -48,7 +73,7 @@ void Weights<T>::pack(const std::vector<const T*>& parameters) {
   layout(Arena(memory_.reserve(layout(Arena()))));
   for (Index i = 0; i < network_.parts(); ++i) {
     parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels.lanes,
-                                             part_of<LayerParameters<T>>(network_, parameters, i));
+                                             part_of<LayerParameters<Compute<W>>>(network_, parameters, i));
   }
   kernels_ = &kernels;
 }
@@ -98,6 +123,8 @@ template Index segment_steps<float>(const LayerShape&, Index, Index, Index);
 template Index segment_steps<double>(const LayerShape&, Index, Index, Index);
 template class Weights<float>;
 template class Weights<double>;
+template class Weights<bfloat16_t>;
+template class Weights<std::int8_t>;
 template class Reserve<float>;
 template class Reserve<double>;
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/buffers.h"
@@ -18,27 +19,31 @@
 
 namespace fastrnn {
 
-// The table of the instruction set in force.
-template <class T>
-const cpu::Kernels<T>& current_kernels();
+// The table of the instruction set in force; for quantised weights it has no backward.
+template <class W>
+using Table = std::conditional_t<cpu::kQuantized<W>, cpu::ForwardKernels<W>, cpu::Kernels<W>>;
+template <class W>
+const Table<W>& current_kernels();
 
-// Parameters packed for forward.
-template <class T>
+// Parameters packed for forward, as W.  Quantised weights are for inference.
+template <class W>
 class Weights {
  public:
+  using Weight = W;
   explicit Weights(const Network& network) : network_(network) {}
-  void pack(const std::vector<const T*>& parameters);
+  // Throws std::invalid_argument for a network with longer sums than W allows.
+  void pack(const std::vector<const Compute<W>*>& parameters);
 
   const Network& network() const { return network_; }
   bool packed() const { return kernels_ != nullptr; }
-  const cpu::Kernels<T>& kernels() const { return *kernels_; }
-  const cpu::PackedLayer<T>& part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
+  const cpu::ForwardKernels<W>& kernels() const { return *kernels_; }
+  const cpu::PackedLayer<W>& part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
   std::size_t bytes() const { return memory_.capacity(); }
 
  private:
   Network network_;
-  const cpu::Kernels<T>* kernels_ = nullptr;
-  std::vector<cpu::PackedLayer<T>> parts_;
+  const cpu::ForwardKernels<W>* kernels_ = nullptr;
+  std::vector<cpu::PackedLayer<W>> parts_;
   Buffer memory_;
 };
 
@@ -86,17 +91,18 @@ struct Scratch {
 };
 
 // Inference, or training if `reserve` is given.
-template <class T>
-void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve,
-             Scratch& scratch);
+template <class W>
+void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args,
+             Reserve<Compute<W>>* reserve, Scratch& scratch);
 
 template <class T>
 void backward(const Network& network, const BackwardArguments<T>& args, const Reserve<T>& reserve,
               Scratch& scratch);
 
-// Which kernels such a call runs, and why; `checkpoint` as a Reserve has it.
+// Which kernels such a call runs with weights W, and why; `checkpoint` as a Reserve has it.
+template <class W>
 std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
-                                           bool tokens, bool is_double, Index checkpoint);
+                                           bool tokens, Index checkpoint);
 
 // A Scratch from the process's spare ones, returned at the end of the scope.
 class BorrowedScratch {
@@ -112,10 +118,11 @@ class BorrowedScratch {
 };
 
 // N streams with their state, advanced one step or a sequence at a time.
-template <class T>
+template <class W>
 class Stream {
  public:
-  Stream(std::shared_ptr<const Weights<T>> weights, Index batch);
+  using T = Compute<W>;
+  Stream(std::shared_ptr<const Weights<W>> weights, Index batch);
 
   // `rows` (count of them, distinct) or null for all.  Output in y().
   void step(const T* x, const std::int64_t* tokens, const Index* rows, Index count);
@@ -136,7 +143,7 @@ class Stream {
   class Entry;  // refuses a second thread
   void advance(ForwardArguments<T>& args, const Index* rows);
 
-  std::shared_ptr<const Weights<T>> weights_;
+  std::shared_ptr<const Weights<W>> weights_;
   Index batch_;
   Buffer memory_;
   T *h_ = nullptr, *c_ = nullptr, *y_ = nullptr;

@@ -2,6 +2,7 @@
 // what explain() says of it.
 #include <algorithm>
 
+#include "core/check.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "ops/network.h"
@@ -26,9 +27,8 @@ void zero_padding(const Rows<T>& rows, const Index* lengths, Index steps, Index 
 // What every direction of a layer is told, forward and backward.
 template <class T>
 void describe(cpu::Sequence<T>& call, const Network& network, Index part, const Arguments<T>& args,
-              const cpu::Kernels<T>& kernels, const cpu::Schedule& schedule) {
+              const cpu::Schedule& schedule) {
   call.shape = network.shape(part / network.directions);
-  call.kernels = &kernels;
   call.schedule = &schedule;
   call.reverse = part % network.directions == 1;
   call.batch = args.batch;
@@ -90,9 +90,9 @@ void run_directions(const Call* calls, Index directions, const Sharing& sharing,
   }
 }
 
-template <class T>
+template <class W>
 Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, bool may_pair,
-                  const cpu::Kernels<T>& kernels, int threads) {
+                  const cpu::ForwardKernels<W>& kernels, int threads) {
   auto choose = [&](int n) {
     return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n);
   };
@@ -106,9 +106,9 @@ Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index direc
 constexpr bool kForwardPairs = true, kBackwardPairs = false;
 
 // The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
-template <class T>
+template <class W>
 int threads_wanted(const Network& network, Index steps, Index batch, bool may_pair,
-                   const cpu::Kernels<T>& kernels) {
+                   const cpu::ForwardKernels<W>& kernels) {
   int most = 1;
   for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
        ++layer) {  // all above the first are alike
@@ -121,11 +121,13 @@ int threads_wanted(const Network& network, Index steps, Index batch, bool may_pa
 
 }  // namespace
 
-template <class T>
-void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve<T>* reserve,
-             Scratch& scratch) {
+template <class W>
+void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args,
+             Reserve<Compute<W>>* reserve, Scratch& scratch) {
+  using T = Compute<W>;
+  FRNN_CHECK(!reserve || !cpu::kQuantized<W>, "quantised weights are for inference");
   const Network& network = weights.network();
-  const cpu::Kernels<T>& kernels = weights.kernels();
+  const cpu::ForwardKernels<W>& kernels = weights.kernels();
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
   const Index state_batch = args.state_rows ? args.state_batch : B;
   network.check_call(args.steps, B);
@@ -135,7 +137,7 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
 
   Dropout mask;
-  cpu::ForwardCall<T> calls[2];
+  cpu::ForwardCall<W> calls[2];
   Sharing sharing;
   Rows<const T> x = args.x;
   Rows<T> y;
@@ -150,9 +152,10 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
                         team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
-      cpu::ForwardCall<T>& call = calls[d];
+      cpu::ForwardCall<W>& call = calls[d];
       call = {};
-      describe<T>(call, network, part, args, kernels, scratch.schedule);
+      describe<T>(call, network, part, args, scratch.schedule);
+      call.kernels = &kernels;
       call.weights = &weights.part(part);
       call.x = x;
       call.dropout = reserve && layer > 0 && network.dropout > 0 ? &mask : nullptr;
@@ -173,7 +176,7 @@ void forward(const Weights<T>& weights, const ForwardArguments<T>& args, Reserve
   for (Index layer = 0; layer < network.layers; ++layer) {
     prepare(layer, Arena(memory));
     run_directions(calls, network.directions, sharing, team,
-                   [](const cpu::ForwardCall<T>& call, const Share& share) { cpu::forward(call, share); });
+                   [](const cpu::ForwardCall<W>& call, const Share& share) { cpu::forward(call, share); });
     x = {y.data, y.time_stride, y.batch_stride};
   }
 }
@@ -210,7 +213,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       const Index part = layer * network.directions + d;
       cpu::BackwardCall<T>& call = calls[d];
       call = {};
-      describe<T>(call, network, part, args, kernels, scratch.schedule);
+      describe<T>(call, network, part, args, scratch.schedule);
+      call.kernels = &kernels;
       transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
       call.weights = &transposed[d];
       if (reserve.segment()) again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
@@ -279,71 +283,94 @@ std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index 
   return segment ? kept + "; backward computes the gates again, " + count + " steps at a time" : kept;
 }
 
+// How weights are stored, and where that is not as they are computed, how they are multiplied and why so.
+template <class W>
+std::string weights_text() {
+  if constexpr (!cpu::kQuantized<W>) {
+    return std::is_same_v<W, double> ? "float64" : "float32";
+  } else {
+    constexpr bool bytes = sizeof(W) == 1;
+    const cpu::Isa isa = cpu::current_isa();
+    const std::string type = bytes ? "int8" : "bfloat16";
+    if (bytes ? cpu::dots_int8(isa) : cpu::dots_bfloat16(isa))
+      return type + ", multiplied by " + current_kernels<W>().name;
+    return type + ", widened to " + (bytes ? "16 bits" : "float32") + " for " + cpu::name(isa) +
+           ": the CPU has no " + (bytes ? "VNNI" : "BF16") + " of this width, or it is not allowed";
+  }
+}
+
 }  // namespace
 
+template <class W>
 std::map<std::string, std::string> explain(const Network& network, Index steps, Index batch, bool training,
-                                           bool tokens, bool is_double, Index checkpoint) {
+                                           bool tokens, Index checkpoint) {
   const LayerShape& first = network.first;
-  const auto with = [&]<class T>(const cpu::Kernels<T>& kernels) {
-    const auto sharing_of = [&](Index layer) {
-      return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
-                       cpu::num_threads());
-    };
-    const auto thread_count = [&](Index layer) {
-      const Sharing s = sharing_of(layer);
-      return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
-    };
-    const auto split_text = [&](Index layer) {
-      const Sharing s = sharing_of(layer);
-      return (s.side_by_side ? "both directions side by side; within each: " : "") +
-             std::string(s.split.reason);
-    };
-    // All layers above the first are alike.
-    const auto of_layers = [&](const auto& text) {
-      const std::string lowest = text(0), above = text(network.layers - 1);
-      return above == lowest ? lowest : lowest + "; in the layers above the first: " + above;
-    };
-    const Index panels = cpu::panel_count(first.hidden, kernels.lanes);
-    std::string kernel = first.cell == Cell::lstm ? "lstm" : first.cell == Cell::gru ? "gru" : "elman";
-    kernel += training ? "_fwd_train" : "_fwd_infer";
-    const auto input_text = [&](Index layer) -> std::string {
-      if (layer == 0 && tokens) return "columns of W_ih gathered, no input product";
-      const Split split = sharing_of(layer).split;
-      const Index rows = split.by_units ? batch : (batch + split.threads - 1) / split.threads;
-      return cpu::fuses_input(network.shape(layer), rows, false, kernels)
-                 ? "input product in the step's own pass"
-                 : "input product per block of steps";
-    };
-    std::string products = "1 recurrent product per step, activations and state update fused into it";
-    if (first.cell == Cell::gru && !first.reset_after)
-      products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
-    if (first.peephole == Peephole::full)
-      products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
-    if (first.projection) products += "; 1 more for the projection";
-    std::map<std::string, std::string> report{
-        {"kernel", kernel},
-        {"isa", std::string(cpu::name(cpu::current_isa())) + ", " + std::to_string(kernels.lanes) + " lanes"},
-        {"isa_reason", cpu::current_isa() == cpu::available_isas().back()
-                           ? "the widest this CPU has"
-                           : "forced by FASTRNN_ISA or set_isa"},
-        {"dtype", is_double ? "float64" : "float32"},
-        {"input", of_layers(input_text)},
-        {"products", products},
-        {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows; " + std::to_string(panels) +
-                     " panels of " + std::to_string(kernels.lanes) + " units, " +
-                     std::to_string(first.hidden) + " of " + std::to_string(panels * kernels.lanes) +
-                     " used"},
-        {"threads", of_layers(thread_count)},
-        {"split", of_layers(split_text)},
-    };
-    if (training) report.emplace("saved", saved_text<T>(first, steps, batch, checkpoint));
-    return report;
+  const Table<W>& kernels = current_kernels<W>();
+  const auto sharing_of = [&](Index layer) {
+    return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
+                     cpu::num_threads());
   };
-  return is_double ? with(current_kernels<double>()) : with(current_kernels<float>());
+  const auto thread_count = [&](Index layer) {
+    const Sharing s = sharing_of(layer);
+    return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
+  };
+  const auto split_text = [&](Index layer) {
+    const Sharing s = sharing_of(layer);
+    return (s.side_by_side ? "both directions side by side; within each: " : "") +
+           std::string(s.split.reason);
+  };
+  // All layers above the first are alike.
+  const auto of_layers = [&](const auto& text) {
+    const std::string lowest = text(0), above = text(network.layers - 1);
+    return above == lowest ? lowest : lowest + "; in the layers above the first: " + above;
+  };
+  const Index panels = cpu::panel_count(first.hidden, kernels.lanes);
+  std::string kernel = first.cell == Cell::lstm ? "lstm" : first.cell == Cell::gru ? "gru" : "elman";
+  kernel += training ? "_fwd_train" : "_fwd_infer";
+  const auto input_text = [&](Index layer) -> std::string {
+    if (layer == 0 && tokens) return "columns of W_ih gathered, no input product";
+    const Split split = sharing_of(layer).split;
+    const Index rows = split.by_units ? batch : (batch + split.threads - 1) / split.threads;
+    return cpu::fuses_input(network.shape(layer), rows, false, kernels)
+               ? "input product in the step's own pass"
+               : "input product per block of steps";
+  };
+  std::string products = "1 recurrent product per step, activations and state update fused into it";
+  if (first.cell == Cell::gru && !first.reset_after)
+    products = "2 products per step: the candidate needs all of r * h (reset_after=False)";
+  if (first.peephole == Peephole::full)
+    products = "2 products per step: the output gate needs all of the new c (peephole=\"full\")";
+  if (first.projection) products += "; 1 more for the projection";
+  std::map<std::string, std::string> report{
+      {"kernel", kernel},
+      {"isa", std::string(cpu::name(cpu::current_isa())) + ", " + std::to_string(kernels.lanes) + " lanes"},
+      {"isa_reason", cpu::current_isa() == cpu::available_isas().back() ? "the widest this CPU has"
+                                                                        : "forced by FASTRNN_ISA or set_isa"},
+      {"dtype", std::is_same_v<W, double> ? "float64" : "float32"},
+      {"weights", weights_text<W>()},
+      {"input", of_layers(input_text)},
+      {"products", products},
+      {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows; " + std::to_string(panels) +
+                   " panels of " + std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) +
+                   " of " + std::to_string(panels * kernels.lanes) + " used"},
+      {"threads", of_layers(thread_count)},
+      {"split", of_layers(split_text)},
+  };
+  if (training) report.emplace("saved", saved_text<Compute<W>>(first, steps, batch, checkpoint));
+  return report;
 }
+
+template std::map<std::string, std::string> explain<float>(const Network&, Index, Index, bool, bool, Index);
+template std::map<std::string, std::string> explain<double>(const Network&, Index, Index, bool, bool, Index);
+template std::map<std::string, std::string> explain<bfloat16_t>(const Network&, Index, Index, bool, bool,
+                                                                Index);
+template std::map<std::string, std::string> explain<std::int8_t>(const Network&, Index, Index, bool, bool,
+                                                                 Index);
 
 template void forward(const Weights<float>&, const ForwardArguments<float>&, Reserve<float>*, Scratch&);
 template void forward(const Weights<double>&, const ForwardArguments<double>&, Reserve<double>*, Scratch&);
+template void forward(const Weights<bfloat16_t>&, const ForwardArguments<float>&, Reserve<float>*, Scratch&);
+template void forward(const Weights<std::int8_t>&, const ForwardArguments<float>&, Reserve<float>*, Scratch&);
 template void backward(const Network&, const BackwardArguments<float>&, const Reserve<float>&, Scratch&);
 template void backward(const Network&, const BackwardArguments<double>&, const Reserve<double>&, Scratch&);
 

@@ -65,8 +65,8 @@ std::atomic<unsigned> process{1};
 
 }  // namespace
 
-template <class T>
-class Stream<T>::Entry {
+template <class W>
+class Stream<W>::Entry {
  public:
   explicit Entry(Stream& stream) : stream_(stream) { stream_.enter(); }
   ~Entry() { stream_.leave(); }
@@ -77,8 +77,8 @@ class Stream<T>::Entry {
   Stream& stream_;
 };
 
-template <class T>
-void Stream<T>::enter() {
+template <class W>
+void Stream<W>::enter() {
   const unsigned own = process.load(std::memory_order_relaxed);
   unsigned user = user_.load(std::memory_order_relaxed);
   if (user == own || !user_.compare_exchange_strong(user, own, std::memory_order_acquire)) {
@@ -86,13 +86,13 @@ void Stream<T>::enter() {
   }
 }
 
-template <class T>
-void Stream<T>::leave() {
+template <class W>
+void Stream<W>::leave() {
   user_.store(0, std::memory_order_release);
 }
 
-template <class T>
-Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
+template <class W>
+Stream<W>::Stream(std::shared_ptr<const Weights<W>> weights, Index batch)
     : weights_(std::move(weights)), batch_(batch) {
   const Network& n = network();
   FRNN_CHECK(n.directions == 1, "a stream has no future to run a reverse direction over");
@@ -110,8 +110,8 @@ Stream<T>::Stream(std::shared_ptr<const Weights<T>> weights, Index batch)
   seen_.assign(static_cast<std::size_t>(batch), 0);
 }
 
-template <class T>
-void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, Index count) {
+template <class W>
+void Stream<W>::step(const T* x, const std::int64_t* tokens, const Index* rows, Index count) {
   const Entry entry(*this);
   if (rows) {
     std::optional<Index> outside, twice;
@@ -147,24 +147,26 @@ void Stream<T>::step(const T* x, const std::int64_t* tokens, const Index* rows, 
   advance(args, rows);
 }
 
-template <class T>
-void Stream<T>::run(const ForwardArguments<T>& sequence) {
+template <class W>
+void Stream<W>::run(const ForwardArguments<T>& sequence) {
   const Entry entry(*this);
   ForwardArguments<T> args = sequence;
   args.batch = batch_;
   advance(args, nullptr);
 }
 
-template <class T>
-void Stream<T>::advance(ForwardArguments<T>& args, const Index* rows) {
+template <class W>
+void Stream<W>::advance(ForwardArguments<T>& args, const Index* rows) {
   args.h0 = args.h_n = h_;
   args.c0 = args.c_n = c_;
   args.state_rows = rows;
   args.state_batch = batch_;
-  forward<T>(*weights_, args, nullptr, scratch_);
+  forward<W>(*weights_, args, nullptr, scratch_);
 }
 
 template class Stream<float>;
 template class Stream<double>;
+template class Stream<bfloat16_t>;
+template class Stream<std::int8_t>;
 
 }  // namespace fastrnn

@@ -15,7 +15,7 @@ import numpy as np
 
 from ._arrays import BOOLS, INTEGERS, describe_axes, expect_shape
 from ._backends import CPU, Array, Backend, Library, is_integer
-from .layouts import DTYPES, Spec, integer
+from .layouts import DTYPES, Spec, integer, one_of
 
 NATIVE = {name: np.dtype(name) for name in DTYPES}
 """The dtypes of the CPU's kernels; NumPy has one object for each."""
@@ -378,6 +378,29 @@ class KernelMemory:
         raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled; {self._instead}")
 
 
+_MOST_INT8_PRODUCTS = (2**31 - 1) // 127**2  # whose sum is exact in 32 bits
+
+
+def check_quantize(name: str, backend: Backend, spec: Spec, chosen: str) -> str | None:
+    """Return what `Packed` is told to make weights of this dtype; None for "float32"."""
+    one_of(name, chosen, ("bfloat16", "int8", "float32"))
+    if backend is not CPU:
+        raise TypeError(f"{name} is {chosen!r}, for {backend.name}; only networks on the CPU are quantised")
+    if spec.dtype != "float32":
+        raise TypeError(
+            f"{name} is {chosen!r}, for a {spec.dtype} network; only float32 networks are quantised, since "
+            f"the rest of the computation is in float32"
+        )
+    if chosen == "int8":
+        longest = max(spec.input_size, spec.hidden_size, spec.output_size)
+        if longest > _MOST_INT8_PRODUCTS:
+            raise ValueError(
+                f"{name} is 'int8', for sums of {longest} products; expected at most {_MOST_INT8_PRODUCTS}, "
+                f"which are exact in 32 bits"
+            )
+    return None if chosen == "float32" else chosen
+
+
 class Packed(KernelMemory):
     """Parameters packed once for the forward kernels, of the instruction set in force then.
 
@@ -387,17 +410,23 @@ class Packed(KernelMemory):
     ----------
     spec : Spec
         What it was packed for.
+    quantized : str or None
+        "bfloat16" or "int8" if the packed copy has weights of that type.
     nbytes : int
         Memory that the packed copy takes.
     """
 
     _instead = "pack the parameters again"
 
-    def __init__(self, backend: Backend, spec: Spec, arrays: Sequence[Array]) -> None:
+    def __init__(
+        self, backend: Backend, spec: Spec, arrays: Sequence[Array], quantized: str | None = None
+    ) -> None:
         self.backend = backend
         self.spec = spec
+        self.quantized = quantized
         self.network = backend.network(spec)
-        self.weights = backend.core.Weights(self.network)
+        # Only the CPU's take a second argument.
+        self.weights = backend.core.Weights(self.network, *(() if quantized is None else (quantized,)))
         self.weights.pack(arrays)
 
     @property
@@ -406,7 +435,8 @@ class Packed(KernelMemory):
         return int(self.weights.nbytes)
 
     def __repr__(self) -> str:
-        return f"Packed({self.spec}, nbytes={self.nbytes})"
+        quantized = "" if self.quantized is None else f", quantized={self.quantized!r}"
+        return f"Packed({self.spec}, nbytes={self.nbytes}{quantized})"
 
 
 # ------------------------------------------------------------------------------------ running them

@@ -32,14 +32,23 @@ class Network:
         dropout: float,
     ) -> None: ...
     def explain(
-        self, steps: int, batch: int, training: bool, tokens: bool, checkpoint: int = 0
+        self,
+        steps: int,
+        batch: int,
+        training: bool,
+        tokens: bool,
+        checkpoint: int = 0,
+        quantized: str | None = None,
     ) -> dict[str, str]:
-        """Which kernel would run for a call of this size, and why: kernel, isa, threads, split, ..."""
+        """Which kernel would run for a call of this size, and why: kernel, isa, weights, threads, ..."""
 
 class Weights:
-    """Parameters packed for the forward kernels of the instruction set in force."""
+    """Parameters packed for the forward kernels of the instruction set in force.
 
-    def __init__(self, network: Network) -> None: ...
+    `quantized`: "bfloat16" or "int8", for a float32 network and inference alone.
+    """
+
+    def __init__(self, network: Network, quantized: str | None = None) -> None: ...
     def pack(self, parameters: Sequence[Array]) -> None:
         """Pack (again) from arrays in `Spec.parameter_shapes` order; memory is reused."""
     @property
@@ -125,6 +134,9 @@ def available_isas() -> list[str]:
 
 def set_isa(name: str) -> None:
     """Force one for everything packed from now on; ValueError if unknown or not available here."""
+
+def allow_dot_instructions(allowed: bool) -> None:
+    """For tests: may what is packed from now on use BF16 and VNNI instructions, where there are any?"""
 
 def build_info() -> dict[str, str]:
     """compiler, build_type, isas compiled in, version."""

@@ -42,6 +42,7 @@ from ._calls import (
     check_checkpoint,
     check_incoming,
     check_parameters,
+    check_quantize,
     check_spec,
     run_backward,
     run_forward,
@@ -52,7 +53,7 @@ from .layouts import Spec, integer
 __all__ = ["Packed", "Reserve", "Spec", "backward", "forward", "forward_train", "pack"]
 
 
-def pack(spec: Spec, parameters: Mapping[str, Any]) -> Packed:
+def pack(spec: Spec, parameters: Mapping[str, Any], *, quantize: str = "float32") -> Packed:
     """Pack parameters once, for many calls of `forward`.
 
     Parameters
@@ -61,6 +62,9 @@ def pack(spec: Spec, parameters: Mapping[str, Any]) -> Packed:
         Shape and options of the network.
     parameters : mapping of str to array
         Exactly the names and shapes of ``spec.parameter_shapes()``, of the dtype of `spec`.
+    quantize : "bfloat16", "int8" or "float32", optional
+        Round the weights of a float32 network on the CPU, as `fastrnn.LSTM.quantize` does; such a Packed is
+        for `forward` alone.
 
     Returns
     -------
@@ -70,9 +74,9 @@ def pack(spec: Spec, parameters: Mapping[str, Any]) -> Packed:
     Raises
     ------
     TypeError
-        For an array of another dtype, or something that is no array.
+        For an array of another dtype, something that is no array, or a network that is not quantised.
     ValueError
-        For missing or unexpected names and wrong shapes, all of them listed.
+        For missing or unexpected names and wrong shapes, all of them listed; for another value of `quantize`.
 
     Examples
     --------
@@ -87,7 +91,8 @@ def pack(spec: Spec, parameters: Mapping[str, Any]) -> Packed:
     """
     check_spec(spec)
     backend, arrays = _parameters(spec, parameters)
-    return Packed(backend, spec, backend.fixed(arrays))
+    quantized = None if quantize == "float32" else check_quantize("quantize", backend, spec, quantize)
+    return Packed(backend, spec, backend.fixed(arrays), quantized)
 
 
 def forward(
@@ -188,6 +193,8 @@ def forward_train(
     seed = integer("seed", seed, 0, SEED_END - 1)
     number = integer("call", call, 0, SEED_END - 1)
     packed = _packed(spec, weights)
+    if packed.quantized is not None:
+        raise ValueError(f"weights are {packed.quantized}; expected float32, as quantised ones do not train")
     checked = check_call(packed.backend, spec, (TIME_MAJOR,), x, state, lengths, reset)
     y_out, state_out = _split_out(out)
     y, state_n = _check_forward_out(checked, weights, y_out, state_out)

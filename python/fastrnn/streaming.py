@@ -239,6 +239,6 @@ class Stream(KernelMemory):
 
     def _outdated(self) -> RuntimeError:
         return RuntimeError(
-            "this stream was made with weights that its layer no longer has (train() or load_state_dict() "
-            "was called since); make a new one with stream()"
+            "this stream was made with weights that its layer no longer has (train(), quantize() or "
+            "load_state_dict() was called since); make a new one with stream()"
         )
