@@ -138,6 +138,10 @@ def fastrnn_run(layer: Any, workload: Workload, x: Any, reset: Any, dy: Any) -> 
     return train
 
 
+def no_replayed_stream(peer: OnDevice, workload: Workload) -> tuple[bool, str]:
+    return peer.graph and workload.run == "streaming", "a stream: making its graph takes a step of it"
+
+
 class FastRNN(OnHost):
     rival = None
 
@@ -169,7 +173,7 @@ class FastRNNCuda(OnDevice):
             raise AbsentError(str(error)) from error
 
     def unable(self, workload: Workload) -> str:
-        return ""
+        return first_reason(no_replayed_stream(self, workload))
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         layer = layer_of(self.library, workload, dtype=workload.dtype, device="cuda")
@@ -219,7 +223,7 @@ class Cudnn(OnDevice):
     def unable(self, workload: Workload) -> str:
         return first_reason(
             (self.tf32 and workload.dtype != "float32", "TF32 is for float32"),
-            (self.graph and workload.run == "streaming", "a replay starts from the same state"),
+            no_replayed_stream(self, workload),
             no_resets(workload),
         )
 

@@ -6,6 +6,7 @@ NAME-speedup-*.png     time of the best peer / fastrnn over H and B, a panel for
 NAME-throughput-*.png  sequences per second against H and against B, CPU and GPU
 NAME-steps.png         histogram of single streaming steps
 NAME-growth.png        time against T, layers and threads
+NAME-memory.png        memory of a training step against T, from a file of memory.py
 NAME-roofline.png      arithmetic per byte of weights against GFLOP/s, under the machine's ceilings
 """
 
@@ -15,9 +16,11 @@ import argparse
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import memory
 from results import Row, on_device, read
 from workloads import GATES, PASSES, level_of
 
@@ -33,6 +36,7 @@ COLOURS = {
 }
 LEVELS = {"L1": "#2ca02c", "L2": "#1f77b4", "L3": "#9467bd", "memory": "#8c564b"}
 MARKERS = {"lstm": "o", "gru": "s", "rnn": "^"}
+FILLS = {"forward": "full", "training": "none", "streaming": "left"}
 
 
 def style(peer: str) -> dict[str, Any]:
@@ -94,15 +98,16 @@ class Pictures:
             for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
                 found.setdefault(name, handle)
         figure.legend(
-            found.values(), found.keys(), loc="outside right upper", fontsize="small", frameon=False
+            found.values(), found.keys(), loc="outside right center", fontsize="small", frameon=False
         )
 
-    def save(self, figure: Any, name: str, title: str) -> None:
+    def save(self, figure: Any, name: str, title: str) -> Path:
         figure.suptitle(f"{title}\n{self.title}", fontsize="medium")
-        file = self.stem.with_name(f"{self.stem.name}-{name}.png")
+        file = self.stem.with_name(f"{self.stem.name}-{name}".removesuffix("-") + ".png")
         figure.savefig(file, dpi=130)
         self.plt.close(figure)
         self.files.append(file)
+        return file
 
 
 def sizes_on(axis: Any, values: Iterable[int]) -> None:
@@ -245,69 +250,60 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
     pictures.save(figure, "steps", "One streaming step called from Python; dotted: 99 % take less")
 
 
+# How rows are alike but for one thing, and what that is.
+AXES: dict[str, tuple[Callable[[Row], int], Callable[[Row], Any]]] = {
+    "T": (lambda row: row.load.steps, lambda row: (replace(row.load, steps=0), row.threads)),
+    "layers": (lambda row: row.load.num_layers, lambda row: (replace(row.load, num_layers=0), row.threads)),
+    "threads": (lambda row: row.threads, lambda row: row.load),
+}
+
+
 def growth(pictures: Pictures, rows: list[Row]) -> None:
-    """Against T, layers and threads: a row of panels for each that varies, a panel for each workload."""
-    axes_of: dict[str, tuple[str, Callable[[Row], int], Callable[[Row], Any]]] = {
-        "T": ("ms", lambda row: row.load.steps, lambda row: (replace(row.load, steps=0), row.threads)),
-        "layers": (
-            "ms",
-            lambda row: row.load.num_layers,
-            lambda row: (replace(row.load, num_layers=0), row.threads),
-        ),
-        "threads": ("ms", lambda row: row.threads, lambda row: (row.load, 0)),
-    }
-    lines: list[tuple[str, list[Row]]] = []
-    for name, (_, value, others) in axes_of.items():
+    """Against T, layers and threads: panels for each that varies, each pass and each cell.
+
+    Of each the workload with the most work. Dotted: in proportion, for threads inversely, from our first.
+    """
+    lines: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for name, (value, others) in AXES.items():
         groups: dict[Any, list[Row]] = {}
         for row in rows:
             groups.setdefault(others(row), []).append(row)
-        enough = 2 if name == "threads" else 3
-        found = [
-            sorted(some, key=value) for some in groups.values() if len({value(row) for row in some}) >= enough
-        ]
-        # The most work first: small sizes tell little of growth.
-        found.sort(key=lambda some: -some[-1].load.flop)
-        chosen: dict[tuple[str, str], list[Row]] = {}
-        for some in found:
-            chosen.setdefault((some[0].load.run, some[0].load.cell), some)
-        lines += [
-            (name, some)
-            for some in sorted(
-                chosen.values(),
-                key=lambda some: (PASSES.index(some[0].load.run), list(GATES).index(some[0].load.cell)),
-            )
-        ]
+        for some in sorted(groups.values(), key=lambda some: -max(row.load.flop for row in some)):
+            if len({value(row) for row in some}) >= (2 if name == "threads" else 3):
+                panels = lines.setdefault((name, some[0].load.run), {})
+                panels.setdefault(some[0].load.cell, sorted(some, key=value))
     if not lines:
         return
-    names = list(dict.fromkeys(name for name, _ in lines))
-    columns = max(sum(name == other for other, _ in lines) for name in names)
-    figure, axes = pictures.panels(len(names), columns, 3.4, 2.7)
-    for panel in axes.flat:
-        panel.set_visible(False)
-    for i, name in enumerate(names):
-        for panel, some in zip(axes[i], (some for other, some in lines if other == name), strict=False):
-            panel.set_visible(True)
-            value = axes_of[name][1]
+    cells = [cell for cell in GATES if any(cell in panels for panels in lines.values())]
+    figure, axes = pictures.panels(len(lines), len(cells), 3.6, 2.8)
+    for i, ((name, run), panels) in enumerate(sorted(lines.items())):
+        for panel, cell in zip(axes[i], cells, strict=True):
+            some = panels.get(cell, [])
+            panel.set_visible(bool(some))
+            if not some:
+                continue
+            value = AXES[name][0]
             for peer in dict.fromkeys(peer for row in some for peer in row.peers):
-                mine = [row for row in some if peer in row.peers]
-                panel.plot(
-                    [value(row) for row in mine],
-                    [row.seconds(peer) * 1e3 for row in mine],
-                    label=label(peer),
-                    **style(peer),
-                )
-            panel.set_xscale("log", base=2 if name != "T" else 10)
+                points = [(value(row), row.seconds(peer) * 1e3) for row in some if peer in row.peers]
+                panel.plot(*zip(*points, strict=True), label=label(peer), **style(peer))
+                if peer == "fastrnn":
+                    (x0, y0), power = points[0], -1 if name == "threads" else 1
+                    ideal = [y0 * (x / x0) ** power for x, _ in points]
+                    panel.plot(
+                        [x for x, _ in points], ideal, ":", color="black", linewidth=1, label="in proportion"
+                    )
+            panel.set_xscale("log", base=10 if name == "T" else 2)
             panel.set_yscale("log")
             sizes_on(panel.xaxis, [value(row) for row in some])
+            panel.tick_params(axis="y", which="minor", labelleft=False)
             panel.grid(alpha=0.3)
             panel.set_xlabel(name)
             panel.set_ylabel("ms")
             load = some[0].load
-            title = f"{load.cell.upper()} {load.run}, B={load.batch} H={load.hidden_size}"
-            title += f" T={load.steps}" * (name != "T") + f" L={load.num_layers}" * (
-                name != "layers" and load.num_layers > 1
-            )
-            panel.set_title(title, fontsize="small")
+            title = f"{cell.upper()} {run}, B={load.batch} H={load.hidden_size}"
+            title += f" T={load.steps}" * (name != "T" and run != "streaming")
+            title += f" L={load.num_layers}" * (name != "layers" and load.num_layers > 1)
+            panel.set_title(title + f", {some[0].threads} thread" * (name != "threads"), fontsize="small")
     pictures.legend(figure, axes)
     pictures.save(figure, "growth", "How time grows")
 
@@ -355,7 +351,7 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
                 row.gflops("fastrnn"),
                 MARKERS[row.load.cell],
                 color=colour,
-                markerfacecolor="none" if row.load.run == "training" else colour,
+                fillstyle=FILLS[row.load.run],
                 markersize=5,
                 label=f"{row.load.cell.upper()} {row.load.run}",
             )
@@ -371,6 +367,80 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
     pictures.save(figure, "roofline", "Roofline, float32; a colour is the cache that holds W_hh")
 
 
+def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
+    """A panel for each cell: what a step takes beyond the process, against T."""
+    points = [point for point in points if "failed" not in point]
+    cells = list(dict.fromkeys(point["cell"] for point in points))
+    if not cells:
+        return
+    figure, axes = pictures.panels(1, len(cells), 4.2, 3.2, sharey="row")
+    for panel, cell in zip(axes[0], cells, strict=True):
+        mine = [point for point in points if point["cell"] == cell]
+        for name in dict.fromkeys(memory.title(point) for point in mine):
+            line = sorted((p["steps"], p["step_mb"]) for p in mine if memory.title(p) == name)
+            look = style(name.split()[0]) | ({"linestyle": "--", "marker": "s"} if " " in name else {})
+            panel.plot(*zip(*line, strict=True), label=name, **look)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        sizes_on(panel.xaxis, [point["steps"] for point in mine])
+        panel.grid(alpha=0.3)
+        panel.set_xlabel("T")
+        panel.set_title(f"{cell.upper()}, B={mine[0]['batch']} H={mine[0]['hidden']}", fontsize="medium")
+    axes[0][0].set_ylabel("MB")
+    pictures.legend(figure, axes)
+    pictures.save(figure, "memory", "Peak memory of a training step, beyond the process before it")
+
+
+def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None:
+    """One picture of one run, whatever its sizes: throughput over the one that takes most values.
+
+    A panel for each cell and pass, a marker for each of the other sizes, three of these at most. None without
+    matplotlib.
+    """
+    rows = [row for row in rows if row.peers]
+    sizes = ("hidden_size", "batch", "steps")
+    axis = max(sizes, key=lambda size: len({getattr(row.load, size) for row in rows}))
+
+    def rest(row: Row) -> str:
+        named = {"hidden_size": f"H={row.load.hidden_size}", "batch": f"B={row.load.batch}", "steps": ""}
+        if row.load.run != "streaming":
+            named["steps"] = f"T={row.load.steps}"
+        del named[axis]
+        return " ".join([*named.values(), row.load.dtype, f"threads={row.threads}", row.load.name]).strip()
+
+    try:
+        pictures = Pictures(file.with_suffix(""), machine([result]))
+    except ImportError:
+        return None
+    cells = [cell for cell in GATES if any(row.load.cell == cell for row in rows)]
+    passes = [run for run in PASSES if any(row.load.run == run for row in rows)]
+    figure, axes = pictures.panels(len(passes), len(cells), 4.0, 3.0)
+    for run, cell in product(passes, cells):
+        panel = axes[passes.index(run)][cells.index(cell)]
+        mine = [row for row in rows if (row.load.run, row.load.cell) == (run, cell)]
+        rests = list(dict.fromkeys(map(rest, mine)))
+        chosen = dict.fromkeys([*rests[:1], *rests[len(rests) // 2 :][:1], *rests[-1:]])
+        for marker, other in zip("osv", chosen, strict=False):
+            line = sorted(
+                (row for row in mine if rest(row) == other), key=lambda row: getattr(row.load, axis)
+            )
+            panel.plot([], [], marker, color="black", markersize=4, label=other)
+            for peer in dict.fromkeys(peer for row in line for peer in row.peers):
+                points = [
+                    (getattr(row.load, axis), row.throughput(peer)) for row in line if peer in row.peers
+                ]
+                panel.plot(*zip(*points, strict=True), label=label(peer), **style(peer) | {"marker": marker})
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        sizes_on(panel.xaxis, [getattr(row.load, axis) for row in mine])
+        panel.grid(alpha=0.3)
+        panel.set_title(f"{cell.upper()}, {run}", fontsize="medium")
+        panel.set_xlabel({"hidden_size": "H", "batch": "B", "steps": "T"}[axis])
+        panel.set_ylabel("sequences per second")
+    pictures.legend(figure, axes)
+    return pictures.save(figure, "", "Throughput")
+
+
 def draw(results: list[dict[str, Any]], rows: list[Row], stem: Path) -> list[Path]:
     """Write PNG files whose names begin with `stem`; none without matplotlib."""
     try:
@@ -384,6 +454,7 @@ def draw(results: list[dict[str, Any]], rows: list[Row], stem: Path) -> list[Pat
     latency(pictures, rows)
     growth(pictures, rows)
     roofline(pictures, rows)
+    memory_growth(pictures, [point for result in results for point in result.get("memory", [])])
     return pictures.files
 
 

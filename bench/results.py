@@ -1,9 +1,11 @@
-"""What run.py has written, to be read: for tables.py, compare.py and plot.py."""
+"""Files of results: written by run.py and memory.py, read by tables.py, compare.py and plot.py."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +60,27 @@ def on_device(peer: str) -> bool:
     return "cud" in peer
 
 
+def commit() -> str:
+    """Commit of the tree that is measured, with a mark if it has been changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError):  # no git
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "unknown"
+    return "unknown"
+
+
+def write(file: Path, head: dict[str, Any], name: str, rows: list[dict[str, Any]]) -> None:
+    """A JSON file with a line for each row. It is replaced at once, so that no moment finds half of it."""
+    first = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    part = file.with_suffix(".part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(f'{{{first}"{name}": [\n{lines}\n]}}\n')
+    part.replace(file)
+
+
 def rows_of(result: dict[str, Any]) -> Iterator[Row]:
-    for row in result["rows"]:
+    for row in result.get("rows", []):  # a file of memory.py has none
         ceiling = result.get("ceilings", {}).get(str(row["threads"]))
         load = Workload(**row["workload"])
         yield Row(load, row["threads"], row["peers"], row["failed"], row.get("unable", {}), ceiling)

@@ -8,13 +8,13 @@
 
 Every list is an axis, and all combinations are measured. CPU and GPU peers run side by side where there is a
 GPU. Prints tables, and writes them with machine, versions and commit to bench/results/, a row as soon as it
-is measured, and plots beside them. Ctrl-C, or --total seconds, end it with what has been measured.
+is measured, and one plot beside them (plot.py draws more, tables.py sums up). Ctrl-C, or --total seconds,
+end it with what has been measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
 import math
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from peers import ALL, ON_DEVICE, ON_HOST
-from plot import draw
+from plot import overview
 from progress import within
-from results import rows_of
+from results import commit, rows_of, write
 from tables import compared, throughput
 from workloads import DTYPES, GATES, NAMED, PASSES, Workload, floor, grid
 
@@ -61,11 +61,8 @@ class Worker:
     def row(self, workload: Workload, seconds: float) -> dict[str, Any]:
         try:
             return self.ask(json.dumps([seconds, workload.as_dict()]))
-        except (
-            ChildProcessError,
-            BrokenPipeError,
-        ) as error:  # killed for its memory, or a crash of a library
-            self.start()
+        except (ChildProcessError, BrokenPipeError) as error:
+            self.start()  # after it was killed for its memory, or a library crashed
             row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}, "unable": {}}
             return row | {"failed": {"all": str(error)}}
 
@@ -103,23 +100,7 @@ class Result:
             before["read"][level]["gb_s"] = max(read["gb_s"], before["read"][level]["gb_s"])
 
     def write(self) -> None:
-        """A line for each row. The file is replaced at once, so that no moment finds half of it."""
-        head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in self.head.items())
-        rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.rows)
-        part = self.file.with_suffix(".part")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(f'{{{head}"rows": [\n{rows}\n]}}\n')
-        part.replace(self.file)
-
-
-def commit() -> str:
-    """Commit of the tree that is measured, with a mark if it has been changed."""
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    with contextlib.suppress(OSError):  # no git
-        return (
-            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-        )
-    return "unknown"
+        write(self.file, self.head, "rows", self.rows)
 
 
 class Team:
@@ -190,7 +171,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
-        "--out", type=Path, help="JSON file, plots beside it; default bench/results/<date>.json"
+        "--out", type=Path, help="JSON file, one plot beside it; default bench/results/<date>.json"
     )
     return parser.parse_args()
 
@@ -224,8 +205,8 @@ def main() -> None:
     rows = list(rows_of(result.head | {"rows": result.rows}))
     print(compared(rows))
     print(throughput(rows))
-    pictures = draw([result.head], rows, result.file.with_suffix(""))
-    print("written to", result.file, *pictures)
+    picture = overview(result.head, rows, result.file.with_suffix(".png"))
+    print(f"written to {result.file}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
     failed = [f"{name}: {reason}" for row in result.rows for name, reason in row["failed"].items()]
     if failed or (args.peers and result.head["absent"]):
         sys.exit("not measured: " + "; ".join(failed + result.head["absent"]))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import memory
 from results import Row, geometric_mean, on_device, read
 from workloads import PASSES, Workload
 
@@ -84,7 +85,7 @@ def machines(results: list[dict[str, Any]]) -> str:
             peaks = ", ".join(f"{kind} {rate:.0f}" for kind, rate in ceiling["gflops"].items())
             reads = ", ".join(f"{level} {read['gb_s']:.0f}" for level, read in ceiling["read"].items())
             lines.append(f"{threads} thread(s): GFLOP/s at most {peaks}; GB/s read from {reads}.")
-        lines += [f"{absent}." for absent in result["absent"]]
+        lines += [f"{absent}." for absent in result.get("absent", [])]
     return "\n".join(f"- {line}" for line in dict.fromkeys(lines)) + "\n"
 
 
@@ -271,6 +272,8 @@ def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
         parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
         streams = [row for row in mine if "steps" in row.peers[own]]
         parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
+    points = [point for result in results for point in result.get("memory", [])]
+    parts.append(("Memory of a training step", memory.table(points) if points else ""))
     return "\n".join(f"## {title}\n\n{text}" for title, text in parts if text)
 
 

@@ -299,11 +299,14 @@ def test_slower_within_the_spread_is_not_judged_slower(bench: Callable[[str], An
 def test_every_picture_is_drawn(bench: Callable[[str], Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
+    point = {"peer": "fastrnn", "checkpoint": 0, "cell": "gru", "batch": 1, "hidden": 2, "step_mb": 3}
+    result["memory"] = [point | {"steps": T} for T in (10, 100)]
     files = bench("plot").draw([result], list(bench("results").rows_of(result)), tmp_path / "some")
     names = {file.name.removeprefix("some-").split("-")[0].removesuffix(".png") for file in files}
-    assert names == {"speedup", "throughput", "steps", "growth", "roofline"}
+    assert names == {"speedup", "throughput", "steps", "growth", "roofline", "memory"}
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")
+    assert bench("plot").overview(result, list(bench("results").rows_of(result)), tmp_path / "one.png").exists()
 
 
 def test_cudnn_sizes_that_matter_most_come_first(bench: Callable[[str], Any]) -> None:
@@ -351,3 +354,51 @@ def test_measuring_ends_with_its_time(bench: Callable[[str], Any], monkeypatch: 
     monkeypatch.setattr(progress.signal, "signal", lambda *_: None)
     assert list(progress.within(60, [1, 2, 3])) == [1, 2, 3]
     assert list(progress.within(-1, [1, 2, 3])) == []
+
+
+def test_memory_is_measured_in_processes_of_their_own(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    file = tmp_path / "memory.json"
+    options = [
+        "--cells",
+        "gru",
+        "--steps",
+        "50",
+        "100",
+        "--batch",
+        "2",
+        "--hidden",
+        "8",
+        "--checkpoint",
+        "0",
+        "4",
+    ]
+    command = [sys.executable, str(BENCH / "memory.py"), *options, "--peers", "fastrnn", "--out", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert [(point["steps"], point["checkpoint"]) for point in result["memory"]] == [
+        (50, 0),
+        (50, 4),
+        (100, 0),
+        (100, 4),
+    ]
+    for point in result["memory"]:
+        assert "failed" not in point, point
+        assert 0 <= point["step_mb"] < point["peak_mb"]
+    assert "OTHER BITS" not in done.stdout
+    assert done.stdout.count("same bits") == 4
+    assert bench("memory").table(result["memory"]) in bench("tables").report([result], [])
+
+
+def test_a_memory_figure_that_failed_is_told(bench: Callable[[str], Any]) -> None:
+    sizes = {"cell": "gru", "steps": 5, "batch": 1, "hidden": 2, "threads": 1}
+    figures = {"peak_mb": 30, "step_mb": 20, "seconds": 1.0, "bits": "a"}
+    points = [
+        {"peer": "fastrnn", "checkpoint": 0} | sizes | figures,
+        {"peer": "fastrnn", "checkpoint": 8} | sizes | figures | {"step_mb": 5, "seconds": 1.3, "bits": "b"},
+        {"peer": "torch", "checkpoint": 0} | sizes | {"failed": "MemoryError: too much"},
+    ]
+    plain, other, failed = bench("memory").table(points).splitlines()[2:]
+    assert plain.endswith("| 1.00 | 1.00 | same bits |")
+    assert other.endswith("| 5 | 1.3 | 0.25 | 1.30 | OTHER BITS |")
+    assert "torch | MemoryError: too much |" in failed
