@@ -104,6 +104,7 @@ class Pictures:
     def save(self, figure: Any, name: str, title: str) -> Path:
         figure.suptitle(f"{title}\n{self.title}", fontsize="medium")
         file = self.stem.with_name(f"{self.stem.name}-{name}".removesuffix("-") + ".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=130)
         self.plt.close(figure)
         self.files.append(file)
@@ -368,7 +369,7 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
 
 
 def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
-    """A panel for each cell: what a step takes beyond the process, against T."""
+    """A panel for each cell: what a step keeps, and scratch, against T."""
     points = [point for point in points if "failed" not in point]
     cells = list(dict.fromkeys(point["cell"] for point in points))
     if not cells:
@@ -377,7 +378,7 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
     for panel, cell in zip(axes[0], cells, strict=True):
         mine = [point for point in points if point["cell"] == cell]
         for name in dict.fromkeys(memory.title(point) for point in mine):
-            line = sorted((p["steps"], p["step_mb"]) for p in mine if memory.title(p) == name)
+            line = sorted((p["steps"], p["kept_mb"]) for p in mine if memory.title(p) == name)
             look = style(name.split()[0]) | ({"linestyle": "--", "marker": "s"} if " " in name else {})
             panel.plot(*zip(*line, strict=True), label=name, **look)
         panel.set_xscale("log")
@@ -388,7 +389,7 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
         panel.set_title(f"{cell.upper()}, B={mine[0]['batch']} H={mine[0]['hidden']}", fontsize="medium")
     axes[0][0].set_ylabel("MB")
     pictures.legend(figure, axes)
-    pictures.save(figure, "memory", "Peak memory of a training step, beyond the process before it")
+    pictures.save(figure, "memory", "Peak memory of a training step, beyond x, y, dy, dx and the process")
 
 
 def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None:

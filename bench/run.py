@@ -108,16 +108,23 @@ class Team:
 
     def __init__(self, threads: int, names: list[str], result: Result) -> None:
         self.threads, self.result = threads, result
-        host, device = ([name for name in names if name in group] for group in (ON_HOST, ON_DEVICE))
-        self.host = Worker(threads, host) if host else None
-        self.workers = ([self.host] if self.host else []) + ([Worker(0, device)] if device else [])
-        for worker in self.workers:
-            result.about(worker)
+        self.workers: list[Worker] = []
+        for group, count in ((ON_HOST, threads), (ON_DEVICE, 0)):
+            if chosen := [name for name in names if name in group]:
+                worker = Worker(count, chosen)
+                result.about(worker)
+                if worker.about["versions"]:
+                    self.workers.append(worker)
+                else:
+                    worker.stop()
+        if not self.workers:
+            sys.exit("nothing to measure: " + "; ".join(result.head["absent"]))
         self.probe()
 
     def probe(self) -> None:
-        if self.host:
-            self.result.ceiling(self.host)
+        for worker in self.workers:
+            if worker.threads:
+                self.result.ceiling(worker)
 
     def measure(self, workload: Workload, seconds: float) -> None:
         first, *others = (worker.row(workload, seconds) for worker in self.workers)
