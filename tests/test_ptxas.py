@@ -45,6 +45,15 @@ def test_no_kernel_spills() -> None:
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_no_kernel_of_whole_arrays_spills_on_later_devices() -> None:
+    source = SCRIPT.parents[1] / "csrc/cuda/kernels/arrays.cu"
+    command = [sys.executable, SCRIPT, "--arch", "100", "120", "--", source]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("AdamUpdate<") == 8
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_every_call_of_the_context_compiles() -> None:
     source = SCRIPT.parents[1] / "tests/cuda/every_primitive.cu"
     archs = ["80", "90", "100", "120"]

@@ -110,7 +110,11 @@ void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, dou
 template <class T>
 void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
                  const AdamNumbers& n) {
-  launch<AdamUpdate<T>>(stream, grid_for(count), {count, p, g, m, v, n.b1, n.b2, n.rate, n.root, n.eps});
+  using A = Compute<T>;
+  launch<AdamUpdate<T>>(
+      stream, grid_for(count),
+      {count, p, g, m, v, static_cast<A>(n.b1), static_cast<A>(1 - n.b1), static_cast<A>(n.b2),
+       static_cast<A>(1 - n.b2), static_cast<A>(n.rate), static_cast<A>(n.root), static_cast<A>(n.eps)});
 }
 
 #define FRNN_INSTANTIATE(T)                                                                                \

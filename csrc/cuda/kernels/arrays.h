@@ -180,20 +180,19 @@ struct AdamUpdate {
     T* parameter = nullptr;
     const T* gradient = nullptr;
     Compute<T>*mean = nullptr, *square = nullptr;
-    double b1 = 0, b2 = 0, rate = 0, root = 1, eps = 0;
+    Compute<T> b1 = 0, rest1 = 1, b2 = 0, rest2 = 1;  // rest: 1 - b
+    Compute<T> rate = 0, root = 1, eps = 0;
   };
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     using A = Compute<T>;
-    const A b1 = static_cast<A>(p.b1), b2 = static_cast<A>(p.b2), rest1 = static_cast<A>(1 - p.b1),
-            rest2 = static_cast<A>(1 - p.b2);
     for_elements(x, p.count, [&](Index i) {
       const A g = widen(p.gradient[i]);
-      const A m = p.mean[i] = b1 * p.mean[i] + rest1 * g;
-      const A v = p.square[i] = b2 * p.square[i] + rest2 * (g * g);
-      const A root = static_cast<A>(p.root) * static_cast<A>(std::sqrt(v)) + static_cast<A>(p.eps);
-      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - static_cast<A>(p.rate) * (m / root));
+      const A m = p.mean[i] = p.b1 * p.mean[i] + p.rest1 * g;
+      const A v = p.square[i] = p.b2 * p.square[i] + p.rest2 * (g * g);
+      const A root = p.root * static_cast<A>(std::sqrt(v)) + p.eps;
+      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - p.rate * (m / root));
     });
   }
 };
