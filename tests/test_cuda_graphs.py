@@ -95,8 +95,10 @@ class Asked:
 # ---------------------------------------------------------------------------------------- memory
 
 
-def test_a_training_call_is_captured_after_an_equal_one(emulated: Emulated) -> None:
-    layer, longer = fastrnn.LSTM(IN, H, device="cuda", seed=1), array_on(CAPTURED, normal(T + 1, B, IN))
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_training_call_is_captured_after_an_equal_one(emulated: Emulated, bidirectional: bool) -> None:
+    layer = fastrnn.LSTM(IN, H, num_layers=2, bidirectional=bidirectional, device="cuda", seed=1)
+    longer = array_on(CAPTURED, normal(T + 1, B, IN))
     x = longer[:T]
     with emulated.capture(), pytest.raises(RuntimeError, match="make an equal call before the capture"):
         layer(x)

@@ -97,13 +97,16 @@ class BackwardPart {
     }
     initial_state(queue);
     input_weights(queue);
-    if (dx) {
-      queue.product<T>(walk.steps * walk.batch, shape.input, shape.gate_rows(), plain(dg_input(), width()),
-                       plain(weights.weight_ih, shape.input), dx, dx_stride, split_, add_dx);
-    }
     recurrent_weights(queue);
     if (shape.projection) projection_weights(queue);
     if (shape.peephole != Peephole::none) peephole_weights(queue);
+  }
+
+  // After run(): both directions write the same dx, one after the other.
+  void input_gradient(const Queue& queue) const {
+    if (!dx) return;
+    queue.product<T>(walk.steps * walk.batch, shape.input, shape.gate_rows(), plain(dg_input(), width()),
+                     plain(weights.weight_ih, shape.input), dx, dx_stride, split_, add_dx);
   }
 
  private:
@@ -411,65 +414,64 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
   if (!dx_in_place) dx_stride = I;
 
   Dropout mask;
-  BackwardPart<T> part;
+  std::vector<BackwardPart<T>> directions;
   const auto layer_mask = [&](Index layer) {  // of the outputs of a layer
     return Dropout::make(network.dropout, 0, 0, layer, network.directions);
   };
   T *between[2], *dx_copy;  // dL/dy of the layers below, in turn in one of two arrays
-  const auto prepare = [&](Index layer, Index direction, Arena arena) {
+  const auto prepare = [&](Index layer, Arena arena) {
+    directions.clear();
     for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
     dx_copy = args.dx && !dx_in_place ? arena.take<T>(args.steps * B * I) : nullptr;
-    const Index i = layer * network.directions + direction;
     const auto output = [&](Index of) {
       return of + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(of), B, width);
     };
-    part = {};
-    part.shape = network.shape(layer);
-    part.weights = part_of<LayerParameters<T>>(network, args.parameters, i);
-    part.gradients = part_of<LayerArrays<T>>(network, args.gradients, i);
-    part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
-    if (layer == 0) {
-      part.x = args.x;
-      part.tokens = args.tokens;
-      part.dx = args.tokens || !args.dx ? nullptr : dx_in_place ? args.dx.data : dx_copy;
-      part.dx_stride = dx_stride;
-    } else {
-      part.x = output(layer - 1);
-      part.dx = between[layer % 2];
-      part.dx_stride = width;
-      if (network.dropout > 0) {
-        mask = layer_mask(layer - 1);
-        part.dropout = &mask;
-        part.dropout_key = reserve.dropout_key();
+    for (Index direction = 0; direction < network.directions; ++direction) {
+      const Index i = layer * network.directions + direction;
+      BackwardPart<T>& part = directions.emplace_back();
+      part.shape = network.shape(layer);
+      part.weights = part_of<LayerParameters<T>>(network, args.parameters, i);
+      part.gradients = part_of<LayerArrays<T>>(network, args.gradients, i);
+      part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
+      if (layer == 0) {
+        part.x = args.x;
+        part.tokens = args.tokens;
+        part.dx = args.tokens || !args.dx ? nullptr : dx_in_place ? args.dx.data : dx_copy;
+        part.dx_stride = dx_stride;
+      } else {
+        part.x = output(layer - 1);
+        part.dx = between[layer % 2];
+        part.dx_stride = width;
+        if (network.dropout > 0) {
+          mask = layer_mask(layer - 1);
+          part.dropout = &mask;
+          part.dropout_key = reserve.dropout_key();
+        }
       }
+      part.add_dx = direction > 0;
+      part.y = columns_from(output(layer), direction * R);
+      const Rows<const T> dy =
+          layer + 1 == network.layers ? args.dy : contiguous<const T>(between[(layer + 1) % 2], B, width);
+      part.dy = columns_from(dy, direction * R);
+      part.h0 = offset(args.h0, i * B * R);
+      part.c0 = offset(args.c0, i * B * H);
+      part.dh_n = offset(args.dh_n, i * B * R);
+      part.dc_n = offset(args.dc_n, i * B * H);
+      part.dh0 = offset(args.dh0, i * B * R);
+      part.dc0 = offset(args.dc0, i * B * H);
+      part.reserve = reserve.part(i);
+      part.layout(arena, queue);
     }
-    part.add_dx = direction > 0;
-    part.y = columns_from(output(layer), direction * R);
-    const Rows<const T> dy =
-        layer + 1 == network.layers ? args.dy : contiguous<const T>(between[(layer + 1) % 2], B, width);
-    part.dy = columns_from(dy, direction * R);
-    part.h0 = offset(args.h0, i * B * R);
-    part.c0 = offset(args.c0, i * B * H);
-    part.dh_n = offset(args.dh_n, i * B * R);
-    part.dc_n = offset(args.dc_n, i * B * H);
-    part.dh0 = offset(args.dh0, i * B * R);
-    part.dc0 = offset(args.dc0, i * B * H);
-    part.reserve = reserve.part(i);
-    part.layout(arena, queue);
     return arena.used();
   };
   std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) {
-    for (Index direction = 0; direction < network.directions; ++direction) {
-      most = std::max(most, prepare(layer, direction, Arena()));
-    }
-  }
+  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
   const Memory scratch(most, stream);
   for (Index layer = network.layers; layer-- > 0;) {
-    for (Index direction = 0; direction < network.directions; ++direction) {
-      prepare(layer, direction, Arena(scratch.get()));
-      part.run(queue);
-    }
+    prepare(layer, Arena(scratch.get()));
+    run_directions(queue, directions);
+    for (const BackwardPart<T>& part : directions) part.input_gradient(queue);
+    const BackwardPart<T>& part = directions.front();
     // What is left to do on dx: the mask of the layer below, zeros at padding (whatever the weights), its own
     // rows.
     if (!part.dx) continue;

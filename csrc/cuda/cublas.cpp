@@ -182,11 +182,13 @@ bool gemm_cublas(Stream stream, const Gemm& p) {
       !fits_int(p.b.stride) || !fits_int(p.c_stride)) {
     return false;
   }
-  if (!innermost || !(innermost->stream() == stream)) {
+  const CublasScope* scope = innermost;
+  while (scope && !(scope->stream() == stream)) scope = scope->outer();
+  if (!scope) {
     const CublasScope own(stream);
     return own.handle() && gemm_cublas(stream, p);
   }
-  if (!innermost->handle()) return false;
+  if (!scope->handle()) return false;
   const double one_double = 1, beta_double = p.add ? 1 : 0;
   const float one = 1, beta = p.add ? 1 : 0;
   const bool wide = p.dtype == DType::float64;
@@ -194,7 +196,7 @@ bool gemm_cublas(Stream stream, const Gemm& p) {
   const int compute = wide ? kCompute64 : p.tf32 && p.dtype == DType::float32 ? kComputeTf32 : kCompute32;
   // cuBLAS is column-major: it sees each matrix transposed, so C^T = op(B)^T op(A)^T.
   const int status = state().library.gemm(
-      innermost->handle(), p.b.transposed ? kTransposed : kAsItIs, p.a.transposed ? kTransposed : kAsItIs,
+      scope->handle(), p.b.transposed ? kTransposed : kAsItIs, p.a.transposed ? kTransposed : kAsItIs,
       static_cast<int>(p.columns), static_cast<int>(p.rows), static_cast<int>(p.depth),
       wide ? static_cast<const void*>(&one_double) : &one, p.b.data, type, static_cast<int>(p.b.stride),
       p.a.data, type, static_cast<int>(p.a.stride), wide ? static_cast<const void*>(&beta_double) : &beta,

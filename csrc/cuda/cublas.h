@@ -20,6 +20,7 @@ class CublasScope {
 
   void* handle() const { return handle_; }  // null without cuBLAS
   Stream stream() const { return stream_; }
+  const CublasScope* outer() const { return outer_; }  // the next larger one of this thread, or null
 
  private:
   Stream stream_;

@@ -335,8 +335,9 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
   }
 
   Dropout mask;
-  ForwardPart<T> part;
-  const auto prepare = [&](Index layer, Index direction, Arena arena) {
+  std::vector<ForwardPart<T>> directions;
+  const auto prepare = [&](Index layer, Arena arena) {
+    directions.clear();
     // In inference the layers below the last write in turn to one of two arrays.
     T* between[2] = {};
     for (Index i = 0; i < std::min<Index>(2, reserve ? 0 : network.layers - 1); ++i) {
@@ -346,42 +347,42 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
       if (of + 1 == network.layers) return args.y;
       return contiguous(reserve ? reserve->output(of) : between[of % 2], B, width);
     };
-    const Index i = layer * network.directions + direction;
-    part = {};
-    part.shape = network.shape(layer);
-    part.weights = part_of<LayerParameters<T>>(network, parameters, i);
-    part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
-    if (layer == 0) {
-      part.x = args.x;
-      part.tokens = args.tokens;
-    } else {
-      const Rows<T> below = output(layer - 1);
-      part.x = {below.data, below.time_stride, below.batch_stride};
+    for (Index direction = 0; direction < network.directions; ++direction) {
+      const Index i = layer * network.directions + direction;
+      ForwardPart<T>& part = directions.emplace_back();
+      part.shape = network.shape(layer);
+      part.weights = part_of<LayerParameters<T>>(network, parameters, i);
+      part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
+      if (layer == 0) {
+        part.x = args.x;
+        part.tokens = args.tokens;
+      } else {
+        const Rows<T> below = output(layer - 1);
+        part.x = {below.data, below.time_stride, below.batch_stride};
+      }
+      if (masked && layer > 0) {
+        mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
+        part.dropout = &mask;
+        part.dropout_key = reserve->dropout_key();
+      }
+      part.y = columns_from(output(layer), direction * R);
+      part.h0 = offset(args.h0, i * state_batch * R);
+      part.h_n = offset(args.h_n, i * state_batch * R);
+      part.c0 = offset(args.c0, i * state_batch * H);
+      part.c_n = offset(args.c_n, i * state_batch * H);
+      part.cells_state = offset(cells, i * state_batch * H);
+      part.state_rows = {args.state_rows, state_batch};
+      if (reserve) part.reserve = reserve->part(i);
+      part.layout(arena, queue);
     }
-    if (masked && layer > 0) {
-      mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
-      part.dropout = &mask;
-      part.dropout_key = reserve->dropout_key();
-    }
-    part.y = columns_from(output(layer), direction * R);
-    part.h0 = offset(args.h0, i * state_batch * R);
-    part.h_n = offset(args.h_n, i * state_batch * R);
-    part.c0 = offset(args.c0, i * state_batch * H);
-    part.c_n = offset(args.c_n, i * state_batch * H);
-    part.cells_state = offset(cells, i * state_batch * H);
-    part.state_rows = {args.state_rows, state_batch};
-    if (reserve) part.reserve = reserve->part(i);
-    part.layout(arena, queue);
     return arena.used();
   };
   std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, 0, Arena()));
+  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
   const Memory scratch(most, stream);
   for (Index layer = 0; layer < network.layers; ++layer) {
-    for (Index direction = 0; direction < network.directions; ++direction) {
-      prepare(layer, direction, Arena(scratch.get()));
-      part.run(queue);
-    }
+    prepare(layer, Arena(scratch.get()));
+    run_directions(queue, directions);
   }
 }
 

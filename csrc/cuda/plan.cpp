@@ -167,6 +167,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"input", !request.tokens         ? "one product for all steps"
                 : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
                                         : "columns of W_ih gathered, no product"},
+      {"directions", request.network.directions == 2 ? "two, side by side on two streams" : "one"},
       {"arithmetic", name(plan.products)},
       {"arithmetic_reason", plan.products_reason},
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +

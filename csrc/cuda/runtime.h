@@ -73,6 +73,7 @@ void synchronize_device();        // waits for every stream
 // What is queued on `later` from now on waits for what is on `earlier`. Waiting for a stream that is being
 // captured takes `later` into the capture; one that is in a capture may not wait for one that is not.
 void wait_for(Stream later, Stream earlier);
+Stream make_stream();           // a new one of the current device, never destroyed
 bool capturing(Stream stream);  // whether its work goes into a graph instead of to the device
 
 // Throws, with this message, if the stream is being captured.
@@ -81,6 +82,24 @@ inline void refuse_in_graph(Stream stream, const char* message) {
 }
 inline constexpr const char* kNoCopyInGraph =
     "a copy between host and device cannot be captured in a graph; have the array on the device before";
+
+// Work beside that of a stream: `side` waits for what is on the stream, and by join(), or at the latest at
+// the end of the scope, the stream waits for what was queued on `side`. In a capture both take part.
+class Fork {
+ public:
+  explicit Fork(Stream stream);
+  ~Fork();
+  Fork(const Fork&) = delete;
+  Fork& operator=(const Fork&) = delete;
+
+  Stream side() const { return side_; }
+  void join();
+
+ private:
+  Stream stream_, side_;
+  int device_;
+  bool joined_ = false;
+};
 
 // ---- launches
 

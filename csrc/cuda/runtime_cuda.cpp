@@ -188,6 +188,12 @@ void wait_for(Stream later, Stream earlier) {
   FRNN_CUDA(destroyed);
 }
 
+Stream make_stream() {
+  cudaStream_t stream = nullptr;
+  FRNN_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return {stream};
+}
+
 bool capturing(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   const cudaError_t asked = cudaStreamIsCapturing(native(stream), &status);

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/network.h"
 #include "core/philox.h"
+#include "cuda/cublas.h"
 #include "cuda/gemm.h"
 #include "cuda/kernels/pointwise.h"
 #include "cuda/kernels/rows.h"
@@ -171,6 +172,20 @@ Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>&
   queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(width, p.dropout.directions),
                               p);
   return plain(static_cast<const T*>(copy), width);
+}
+
+// Runs the directions of a layer, of which there are one or two: the second on a stream of its own beside the
+// first, since the steps of one rarely fill a device.
+template <class Part>
+void run_directions(const Queue& queue, const std::vector<Part>& directions) {
+  if (directions.size() == 1) return directions[0].run(queue);
+  Fork fork(queue.stream());
+  {
+    const CublasScope products(fork.side());
+    directions[1].run(Queue(fork.side(), queue.plan()));
+  }
+  directions[0].run(queue);
+  fork.join();
 }
 
 // Gradient of W_ih (columns, vocabulary) for tokens [rows], from dG's rows. `keys` has memory for 2*rows of

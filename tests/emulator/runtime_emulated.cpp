@@ -3,12 +3,16 @@
 #include "emulator/runtime_emulated.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <random>
 #include <sstream>
 #include <vector>
 
@@ -78,7 +82,10 @@ std::string name_of(Stream stream) {
   return name.str();
 }
 
+void finish_work();
+
 void host_waits(const std::string& earlier) {
+  finish_work();
   const std::lock_guard<std::mutex> lock(machine().mutex);
   const bool held = machine().lock_held && machine().lock_held() != 0;
   machine().waits << "cuda:" << current << " host for " << earlier << (held ? " locked\n" : "\n");
@@ -92,11 +99,61 @@ void check_host(const void* memory, const char* call) {
 
 // ---- what tests ask
 
+namespace {
+
+// What is queued in an AnyOrderScope.
+struct Piece {
+  std::function<void()> run;
+  std::shared_ptr<const bool> after;  // what has to have happened, or null
+};
+struct Queues {
+  std::mt19937 bits;
+  std::map<void*, std::deque<Piece>> of_stream;
+};
+thread_local std::unique_ptr<Queues> queues;
+
+void finish_work() {
+  while (queues && !queues->of_stream.empty()) {
+    auto& all = queues->of_stream;
+    std::vector<decltype(all.begin())> ready;
+    for (auto it = all.begin(); it != all.end(); ++it) {
+      const Piece& next = it->second.front();
+      if (!next.after || *next.after) ready.push_back(it);
+    }
+    if (ready.empty()) throw Error("streams wait for each other");
+    const auto chosen = ready[queues->bits() % ready.size()];
+    const Piece piece = std::move(chosen->second.front());
+    chosen->second.pop_front();
+    if (chosen->second.empty()) all.erase(chosen);
+    piece.run();
+  }
+}
+
+}  // namespace
+
 namespace emulated {
+
+AnyOrderScope::AnyOrderScope(unsigned seed) {
+  queues = std::make_unique<Queues>(Queues{std::mt19937(seed), {}});
+}
+AnyOrderScope::~AnyOrderScope() {
+  finish_work();
+  queues.reset();
+}
+
+void work(Stream stream, std::function<void()> piece) {
+  if (!queues) return piece();
+  queues->of_stream[stream.handle].push_back({[piece = std::move(piece), device = current] {
+                                                const DeviceScope scope(device);
+                                                piece();
+                                              },
+                                              nullptr});
+}
 
 void set_limits(const Limits& limits) { machine().info.limits = limits; }
 
 std::size_t live_bytes() {
+  finish_work();
   const std::lock_guard<std::mutex> lock(machine().mutex);
   return machine().live;
 }
@@ -182,7 +239,17 @@ void wait_for(Stream later, Stream earlier) {
       of_earlier->joined[later.handle] = false;
     }
   }
+  if (queues) {
+    const auto happened = std::make_shared<bool>(false);
+    queues->of_stream[earlier.handle].push_back({[happened] { *happened = true; }, nullptr});
+    queues->of_stream[later.handle].push_back({[] {}, happened});
+  }
   machine().waits << "cuda:" << current << " " << name_of(later) << " for " << name_of(earlier) << "\n";
+}
+
+Stream make_stream() {
+  static std::atomic<std::uintptr_t> made{0x1000};
+  return {reinterpret_cast<void*>(++made)};
 }
 
 bool capturing(Stream stream) {
@@ -209,15 +276,17 @@ void* allocate(std::size_t bytes, Stream stream) {
 
 void release(void* memory, Stream stream) noexcept {
   if (!memory) return;
-  {
-    const std::lock_guard<std::mutex> lock(machine().mutex);
-    const auto found = machine().allocations.find(static_cast<const char*>(memory));
-    if (found == machine().allocations.end()) std::abort();           // released twice, or never allocated
-    if (capture_of(stream) && !found->second.of_graph) std::abort();  // a graph gives back its own alone
-    machine().live -= found->second.bytes;
-    machine().allocations.erase(found);
-  }
-  std::free(memory);
+  emulated::work(stream, [memory, in_capture = capturing(stream)] {
+    {
+      const std::lock_guard<std::mutex> lock(machine().mutex);
+      const auto found = machine().allocations.find(static_cast<const char*>(memory));
+      if (found == machine().allocations.end()) std::abort();   // released twice, or never allocated
+      if (in_capture && !found->second.of_graph) std::abort();  // a graph gives back its own alone
+      machine().live -= found->second.bytes;
+      machine().allocations.erase(found);
+    }
+    std::free(memory);
+  });
 }
 
 int device_of(const void* memory) {
@@ -238,6 +307,7 @@ std::string describe_cublas() { return "the emulated device has none"; }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
   refuse_in_graph(stream, kNoCopyInGraph);
+  finish_work();
   check_held(to, bytes, "copy_to_device");
   check_host(from, "copy_to_device");
   if (bytes) std::memcpy(to, from, bytes);
@@ -251,15 +321,19 @@ void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) 
   if (bytes) std::memcpy(to, from, bytes);
 }
 
-void copy_on_device(void* to, const void* from, std::size_t bytes, Stream) {
+void copy_on_device(void* to, const void* from, std::size_t bytes, Stream stream) {
   check_held(from, bytes, "copy_on_device");
   check_held(to, bytes, "copy_on_device");
-  if (bytes) std::memmove(to, from, bytes);
+  emulated::work(stream, [=] {
+    if (bytes) std::memmove(to, from, bytes);
+  });
 }
 
-void set_bytes(void* to, int value, std::size_t bytes, Stream) {
+void set_bytes(void* to, int value, std::size_t bytes, Stream stream) {
   check_held(to, bytes, "set_bytes");
-  if (bytes) std::memset(to, value, bytes);
+  emulated::work(stream, [=] {
+    if (bytes) std::memset(to, value, bytes);
+  });
 }
 
 }  // namespace fastrnn::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "cuda/limits.h"
@@ -22,6 +23,19 @@ bool holds(const void* memory, std::size_t bytes);
 // turn.
 void begin_capture(Stream stream);
 void end_capture(Stream stream);
+
+// In this scope the work of this thread is queued, and done when the host waits for something: of the streams
+// whose next piece need not wait for another stream's, any goes on. Otherwise everything is done at once.
+class AnyOrderScope {
+ public:
+  explicit AnyOrderScope(unsigned seed);
+  ~AnyOrderScope();
+  AnyOrderScope(const AnyOrderScope&) = delete;
+  AnyOrderScope& operator=(const AnyOrderScope&) = delete;
+};
+
+// Does work of the current device in the order of a stream.
+void work(Stream stream, std::function<void()> piece);
 
 // Who was made to wait since this was last asked, a line each: "cuda:0 0x77 for 0x99" (the current device,
 // the later stream, the earlier), "cuda:0 host for 0x77", "cuda:0 host for all". Lines of the host end in "

@@ -27,11 +27,12 @@ TEST(a_reserve_stays_where_a_graph_has_it) {
   CHECK(reserve.part(0).gates == gates);
   CHECK_THROWS(reserve.layout(captured, n, 3, 2), Error, "make an equal call before the capture");
   end_capture(captured);
-  for (const Index steps : {30, 60}) reserve.layout(captured, n, steps, 2);
-  CHECK(holds(gates, 1));
-  const float* const larger = reserve.part(0).gates;
-  reserve.layout(captured, n, 90, 2);
-  CHECK(!holds(larger, 1));  // which no graph has
+  const std::size_t live = emulated::live_bytes();
+  for (const Index steps : {30, 60}) {  // the larger one alone: the smaller one is no graph's
+    reserve.layout(captured, n, steps, 2);
+    CHECK(holds(gates, 1));
+    CHECK(emulated::live_bytes() == live + reserve.bytes());
+  }
 }
 
 TEST(memory_let_go_in_a_capture_is_released_after_it) {
@@ -67,4 +68,48 @@ TEST(an_emulated_capture_has_the_rules_of_a_real_one) {
   wait_for(other, captured);
   CHECK_THROWS(end_capture(captured), Error, "without waiting for it");
   CHECK_THROWS(end_capture(captured), Error, "is not being captured");
+}
+
+TEST(a_fork_joins_and_takes_part_in_a_capture) {
+  Stream side, second;
+  begin_capture(captured);
+  {
+    Fork fork(captured);
+    side = fork.side();
+    CHECK(capturing(side));
+    const Fork inner(captured);
+    second = inner.side();
+    CHECK(!(second == side));
+    fork.join();
+  }  // joins the inner one
+  {
+    const Fork again(captured), elsewhere(other);  // nothing of the capture for another stream
+    CHECK(again.side() == side || again.side() == second);
+    CHECK(!capturing(elsewhere.side()));
+  }
+  end_capture(captured);
+  const Fork free(other);
+  CHECK(!capturing(free.side()));
+}
+
+// What the order of streams lets happen, happens in some order.
+TEST(work_is_done_in_any_order_that_streams_allow) {
+  int first_of_side = 0;
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    const emulated::AnyOrderScope scope(seed);
+    std::string done;
+    const auto note = [&](Stream stream, char c) { emulated::work(stream, [&done, c] { done += c; }); };
+    note(captured, 'a');
+    {
+      const Fork fork(captured);
+      note(fork.side(), 's');
+      note(captured, 'm');
+    }
+    note(captured, 'z');
+    CHECK(done.empty());
+    synchronize(captured);
+    CHECK(done == "asmz" || done == "amsz");
+    first_of_side += done == "asmz";
+  }
+  CHECK(first_of_side > 0 && first_of_side < 20);
 }
