@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from peers import Data, OnHost, Run, first_reason, no_resets, only_inference
+from peers import AbsentError, Data, OnHost, Run, first_reason, no_resets, only_inference
 from workloads import GATES, Workload
 
 # torch.nn's gates in the order of ONNX: i o f g of i f g o, z r n of r z n.
@@ -72,7 +72,7 @@ def model(workload: Workload, weights: dict[str, np.ndarray]) -> bytes:
 
 
 class OnnxPeer(OnHost):
-    rival = "fastrnn"
+    rival: str | None = "fastrnn"
 
     def unable(self, workload: Workload) -> str:
         others = (workload.dtype != "float32", f"no {workload.dtype}")
@@ -122,14 +122,19 @@ class OnnxRuntime(OnnxPeer):
 
 
 class OpenVino(OnnxPeer):
-    """With x bound, and for streaming with the state inside the model."""
+    """With x bound, and for streaming with the state inside the model; float32 unless it is `rounded`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounded: str = "") -> None:
         import openvino
         import openvino.passes
 
         self.library = openvino
         self.version = openvino.__version__.split("-")[0]
+        self.precision = {"": "f32", "bfloat16": "bf16"}[rounded]
+        self.rival = f"fastrnn-{rounded}" if rounded else "fastrnn"
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if rounded and "BF16" not in capabilities:
+            raise AbsentError("this CPU has no instructions for bfloat16, without which it stays float32")
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         core = self.library.Core()
@@ -141,7 +146,7 @@ class OpenVino(OnnxPeer):
             passes.run_passes(network)
         options = {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.precision,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }

@@ -73,6 +73,11 @@ def only_32_or_64_bits(workload: Workload) -> tuple[bool, str]:
     return workload.itemsize < 4, f"no {workload.dtype}"
 
 
+def no_rounding(workload: Workload) -> tuple[tuple[bool, str], ...]:
+    """What a layer with rounded weights cannot do."""
+    return only_inference(workload), (workload.dtype != "float32", f"no {workload.dtype}")
+
+
 class OnHost:
     """Runs that are done when they return."""
 
@@ -143,22 +148,28 @@ def no_replayed_stream(peer: OnDevice, workload: Workload) -> tuple[bool, str]:
 
 
 class FastRNN(OnHost):
+    """In the workload's type; `rounded`: with weights of that type, x, y and state float32."""
+
     rival = None
 
-    def __init__(self) -> None:
+    def __init__(self, rounded: str = "") -> None:
         self.library = importlib.import_module("fastrnn")
         self.version = self.library.__version__
+        self.rounded = rounded
+        if rounded and not hasattr(self.library.LSTM, "quantize"):
+            raise AbsentError(f"fastrnn {self.version} has no quantize()")
 
     def unable(self, workload: Workload) -> str:
-        return first_reason(only_32_or_64_bits(workload))
+        return first_reason(only_32_or_64_bits(workload), *(no_rounding(workload) if self.rounded else ()))
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         self.library.set_num_threads(threads)
         layer = layer_of(self.library, workload, dtype=workload.dtype)
         layer.load_state_dict(data.weights)
-        return fastrnn_run(
-            layer, workload, data.x, data.reset, np.ones(workload.output_shape, workload.dtype)
-        )
+        if self.rounded:
+            layer.eval().quantize(self.rounded)
+        dy = np.ones(workload.output_shape, workload.dtype)
+        return fastrnn_run(layer, workload, data.x, data.reset, dy)
 
 
 class FastRNNCuda(OnDevice):
@@ -315,6 +326,12 @@ ON_HOST: dict[str, Callable[[], Peer]] = {
     "jax": other("jax_peer", "Jax"),
     "numpy": NumpyLoop,
 }
+# Weights and products of fewer bits, float32 outside: measured when they are asked for.
+ROUNDED: dict[str, Callable[[], Peer]] = {
+    "fastrnn-bfloat16": lambda: FastRNN("bfloat16"),
+    "fastrnn-int8": lambda: FastRNN("int8"),
+    "openvino-bfloat16": other("onnx_peers", "OpenVino", "bfloat16"),
+}
 ON_DEVICE: dict[str, Callable[[], Peer]] = {
     "fastrnn-cuda": FastRNNCuda,
     "cudnn": Cudnn,
@@ -323,7 +340,7 @@ ON_DEVICE: dict[str, Callable[[], Peer]] = {
     "cudnn-graph": lambda: Cudnn(graph=True),
     "cudnn-tf32-graph": lambda: Cudnn(tf32=True, graph=True),
 }
-ALL = ON_HOST | ON_DEVICE
+ALL = ON_HOST | ROUNDED | ON_DEVICE
 
 
 def available(names: list[str]) -> tuple[dict[str, Peer], list[str]]:

@@ -41,9 +41,11 @@ FILLS = {"forward": "full", "training": "none", "streaming": "left"}
 
 def style(peer: str) -> dict[str, Any]:
     library = peer.split("-")[0]
-    line = ":" if peer.endswith("-graph") else "--" if on_device(peer) else "-"
+    line = ":" if peer.endswith("-graph") else "--" if on_device(peer) else "-." if "-" in peer else "-"
     width = 2.4 if library == "fastrnn" else 1.3
-    marker = {"tf32": "v"}.get(peer.removesuffix("-graph").rpartition("-")[2], "o")
+    marker = {"tf32": "v", "bfloat16": "s", "int8": "D"}.get(
+        peer.removesuffix("-graph").rpartition("-")[2], "o"
+    )
     return {
         "color": COLOURS[library],
         "linestyle": line,

@@ -7,11 +7,11 @@ import json
 import math
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workloads import Workload, bound
+from workloads import DTYPES, Workload, bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +50,12 @@ class Row:
 
     def share(self, peer: str) -> tuple[float, str] | None:
         """Part of the bound that a peer on the CPU reaches, and what sets it; None without a ceiling."""
-        if on_device(peer) or not self.ceiling or self.load.dtype not in self.ceiling["gflops"]:
+        rounded = peer.partition("-")[2]
+        load = replace(self.load, dtype=rounded) if rounded in DTYPES else self.load
+        unknown = rounded not in ("", load.dtype)  # int8
+        if unknown or on_device(peer) or not self.ceiling or load.dtype not in self.ceiling["gflops"]:
             return None
-        seconds, by = bound(self.load, self.ceiling)
+        seconds, by = bound(load, self.ceiling)
         return seconds / self.seconds(peer), by
 
 

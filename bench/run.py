@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peers import ALL, ON_DEVICE, ON_HOST
+from peers import ALL, ON_DEVICE, ON_HOST, ROUNDED
 from plot import overview
 from progress import within
 from results import commit, rows_of, write
@@ -109,7 +109,7 @@ class Team:
     def __init__(self, threads: int, names: list[str], result: Result) -> None:
         self.threads, self.result = threads, result
         self.workers: list[Worker] = []
-        for group, count in ((ON_HOST, threads), (ON_DEVICE, 0)):
+        for group, count in ((ON_HOST | ROUNDED, threads), (ON_DEVICE, 0)):
             if chosen := [name for name in names if name in group]:
                 worker = Worker(count, chosen)
                 result.about(worker)
@@ -175,6 +175,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
     parser.add_argument("--peers", nargs="+", choices=ALL, help="default: all that can run here")
+    parser.add_argument("--rounded", action="store_true", help="bfloat16 and int8 weights on the CPU too")
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
@@ -196,6 +197,7 @@ def main() -> None:
     args = parsed()
     groups = {"cpu": ON_HOST, "cuda": ON_DEVICE}
     names = args.peers or [name for device in args.devices for name in groups[device]]
+    names += [name for name in ROUNDED if args.rounded and name not in names]
     workloads = wanted(args)
     pairs = [(threads, workload) for threads in args.threads for workload in workloads]
     result = Result(args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json")

@@ -6,6 +6,7 @@ python bench/tables.py bench/results/NAME.json ...     in Markdown, as docs/perf
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import memory
+from peers import ROUNDED
 from results import Row, geometric_mean, on_device, read
 from workloads import PASSES, Workload
 
@@ -112,7 +114,7 @@ def summary(rows: list[Row], own: str) -> str:
                 threads,
                 len(best),
                 f"{geometric_mean(entry['ratio'] for entry in best):.2f}",
-                f"{torch:.2f}",
+                "" if math.isnan(torch) else f"{torch:.2f}",
                 f"{min(entry['ratio'] for entry in best):.2f}",
                 *(judged.count(word) for word in ("FASTER", "SAME", "UNCLEAR", "SLOWER")),
                 f"{statistics.median(shares):.0%} (to {max(shares):.0%})" if shares else "",
@@ -203,6 +205,17 @@ def one_by_one(rows: list[Row], own: str) -> str:
     )
 
 
+def rounded(rows: list[Row]) -> str:
+    """What weights of fewer bits gain: our float32 time / time with them."""
+    names = [name for name in ROUNDED if any(name in row.peers for row in rows)]
+    lines = []
+    for row in rows:
+        own = row.seconds("fastrnn")
+        cells = (f"{own / row.seconds(name):.2f}" if name in row.peers else "" for name in names)
+        lines.append([row.load, row.threads, f"{own * 1e3:.4g}", *cells])
+    return markdown(["", "threads", "float32 ms", *(f"x with {name}" for name in names)], lines)
+
+
 def steps(rows: list[Row]) -> str:
     """Microseconds of single streaming steps, median and 99th percentile."""
     names = list(dict.fromkeys(name for row in rows for name in row.peers if "steps" in row.peers[name]))
@@ -272,6 +285,8 @@ def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
         parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
         streams = [row for row in mine if "steps" in row.peers[own]]
         parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
+    both = [row for row in rows if "fastrnn" in row.peers and row.peers.keys() & ROUNDED.keys()]
+    parts.append(("Weights of fewer bits", rounded(both) if both else ""))
     points = [point for result in results for point in result.get("memory", [])]
     parts.append(("Memory of a training step", memory.table(points) if points else ""))
     return "\n".join(f"## {title}\n\n{text}" for title, text in parts if text)
