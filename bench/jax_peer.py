@@ -22,7 +22,7 @@ State = tuple[Any, ...]  # h, for LSTM h and c
 
 def lstm(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
     h, c = state
-    i, f, g, o = jnp.split(a + h @ w_hh.T + b_hh, 4, axis=-1)
+    i, f, g, o = jnp.split(a + h @ w_hh + b_hh, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -30,7 +30,7 @@ def lstm(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
 def gru(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
     (h,) = state
     a_r, a_z, a_n = jnp.split(a, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(h @ w_hh.T + b_hh, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h @ w_hh + b_hh, 3, axis=-1)
     z = jax.nn.sigmoid(a_z + h_z)
     n = jnp.tanh(a_n + jax.nn.sigmoid(a_r + h_r) * h_n)
     return ((1 - z) * n + z * h,)
@@ -38,7 +38,7 @@ def gru(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
 
 def rnn(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
     (h,) = state
-    return (jnp.tanh(a + h @ w_hh.T + b_hh),)
+    return (jnp.tanh(a + h @ w_hh + b_hh),)
 
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
@@ -50,7 +50,7 @@ def zeros(workload: Workload) -> State:
 
 
 def input_product(w_ih: Any, b_ih: Any, x: Any) -> Any:
-    return (w_ih.T[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ w_ih.T) + b_ih
+    return (w_ih[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ w_ih) + b_ih
 
 
 def forward(workload: Workload, weights: Weights, x: Any, reset: Any) -> Any:
@@ -99,7 +99,9 @@ class Jax(OnHost):
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         # XLA's threads follow the affinity of the process: worker.py sets it.
-        weights, x = jax.tree.map(jnp.asarray, (data.weights, data.x))
+        # Matrices are [I, G H] and [H, G H], or a single step would transpose them each time.
+        own = {name: np.ascontiguousarray(array.T) for name, array in data.weights.items()}
+        weights, x = jax.tree.map(jnp.asarray, (own, data.x))
         reset = None if data.reset is None else jnp.asarray(data.reset)
         make = {"forward": self.forward, "training": self.training, "streaming": self.streaming}
         return make[workload.run](workload, weights, x, reset)
@@ -116,9 +118,9 @@ class Jax(OnHost):
         arguments = (0,) if workload.tokens else (0, 1)
         compiled = jax.jit(jax.value_and_grad(loss, arguments, has_aux=True))
 
-        def run() -> dict[str, np.ndarray]:
+        def run() -> dict[str, Any]:
             (_, y), (dw, *dx) = jax.block_until_ready(compiled(weights, x))
-            result = {"y": y, "dw": dw["weight_hh_l0"]}
+            result = {"y": y, "dw": lambda: dw["weight_hh_l0"].T}
             return result | {"dx": dx[0]} if dx else result
 
         return run

@@ -27,7 +27,10 @@ LIMITS = {
 }
 CHECKED_STEPS = 3  # of a stream, so that a state that is not carried shows
 SHORT = 0.01  # seconds: a run below is repeated, so that the clock's own cost does not count
-TURN = 0.002  # seconds that a peer takes in its turn, at the least
+TURN = 0.004  # seconds that a peer takes in its turn, at the least
+PAUSE = (
+    0.001  # seconds before the turn of a short run, in which threads of the peer before stop waiting for work
+)
 CLOCKED = 100  # steps of a stream that are clocked one by one in each turn
 BINS_PER_DECADE = 40  # of the histogram of their times
 
@@ -48,7 +51,7 @@ def data(workload: Workload) -> Data:
 
 def arrays(result: Any) -> dict[str, np.ndarray]:
     named = result if isinstance(result, dict) else {"y": result}
-    return {key: np.array(as_array(value)) for key, value in named.items()}
+    return {key: np.array(as_array(value() if callable(value) else value)) for key, value in named.items()}
 
 
 def check_equal(
@@ -109,9 +112,9 @@ def measure(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of each, taken in turn: whatever disturbs the machine disturbs all of them.
 
-    At least 3 turns, however long they take. Before the turn of a short run comes a pause, in which the
-    threads of the peer before stop waiting for more work, and a run that is not timed and fills the caches.
-    `steps` receives the times of single runs for the peers it names. Also returns how many runs a turn has.
+    At least 3 turns, however long they take. Before the turn of a short run comes a pause, and a quarter of a
+    turn that is not timed and fills the caches. `steps` receives the times of single runs for the peers it
+    names. Also returns how many runs a turn has.
     """
     repeat: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -125,8 +128,8 @@ def measure(
                     times[name].append(once)
                     continue
             if repeat[name]:
-                time.sleep(0.001)
-                run()
+                time.sleep(PAUSE)
+                peer.seconds(run, 1 + repeat[name] // 4)
             times[name].append(peer.seconds(run, max(1, repeat[name])))
             if name in steps:
                 steps[name] += clocked(run)

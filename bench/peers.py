@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from workloads import Workload
 
-Run = Callable[[], Any]  # what it returns can be compared: arrays by name, or y alone
+# What it returns can be compared: arrays by name, or y alone; a function where an array has to be made first.
+Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)

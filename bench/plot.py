@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import memory
+from peers import ROUNDED
 from results import Row, on_device, read
-from workloads import GATES, PASSES, level_of
+from workloads import GATES, PASSES, level
 
 # fastrnn stands out; a library has the same colour everywhere.
 COLOURS = {
@@ -232,7 +233,7 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
         panel.set_visible(False)
     for panel, row in zip(axes.flat, streams, strict=False):
         for peer, entry in row.peers.items():
-            if "steps" not in entry:
+            if "steps" not in entry or peer in ROUNDED:
                 continue
             counts, first = entry["steps"]["counts"], entry["steps"]["first_bin"]
             edges = [1e-1 * 10 ** ((first + k) / BINS_PER_DECADE) for k in range(len(counts) + 1)]
@@ -319,7 +320,7 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
         return
 
     def intensity(row: Row) -> float:
-        return row.load.flop / (row.load.recurrent_bytes * row.load.recurrent_reads)
+        return row.load.flop / sum(read for _, read in row.load.reads)
 
     figure, axes = pictures.panels(1, len(counts), 6.0, 4.4, sharey="row")
     for panel, threads in zip(axes[0], counts, strict=True):
@@ -330,9 +331,9 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
         low, high = min(map(intensity, some)) / 1.3, max(map(intensity, some)) * 1.3
         panel.axhline(peak, color="black", linewidth=1.2)
         panel.text(high / 1.05, peak * 1.05, f"{peak:.0f} GFLOP/s", ha="right", fontsize="small")
-        for level, rate in ceiling["read"].items():
-            colour, ridge = LEVELS[level], peak / rate["gb_s"]
-            panel.plot([ridge / 1e4, ridge], [peak / 1e4, peak], color=colour, label=f"read from {level}")
+        for name, rate in ceiling["read"].items():
+            colour, ridge = LEVELS[name], peak / rate["gb_s"]
+            panel.plot([ridge / 1e4, ridge], [peak / 1e4, peak], color=colour, label=f"read from {name}")
             panel.text(
                 ridge,
                 peak / 1.05,
@@ -348,7 +349,7 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
                 panel.plot(
                     intensity(row), row.gflops(best), ".", color="#c8c8c8", zorder=1, label="best peer"
                 )
-            colour = LEVELS[level_of(row.load, ceiling)]
+            colour = LEVELS[level(row.load, ceiling)]
             panel.plot(
                 intensity(row),
                 row.gflops("fastrnn"),
@@ -363,11 +364,11 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
         panel.set_xlim(low, high)
         panel.set_ylim(max(peak / 300, min(row.gflops("fastrnn") for row in some) / 1.5), peak * 1.4)
         panel.grid(alpha=0.3)
-        panel.set_xlabel("operations per byte of W_hh that is read")
+        panel.set_xlabel("operations per byte of weights that is read")
         panel.set_title(f"{threads} thread" + "s" * (threads > 1), fontsize="medium")
     axes[0][0].set_ylabel("GFLOP/s")
     pictures.legend(figure, axes)
-    pictures.save(figure, "roofline", "Roofline, float32; a colour is the cache that holds W_hh")
+    pictures.save(figure, "roofline", "Roofline, float32; a colour is the cache that holds the weights")
 
 
 def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:

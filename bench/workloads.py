@@ -38,28 +38,39 @@ class Workload:
         return 2 if self.bidirectional else 1
 
     @property
-    def flop(self) -> float:
-        """Multiplications and additions of the products; backward counts as two forwards.
-
-        Tokens are gathered, so that their layer has no input product.
-        """
-        total = 0.0
+    def matrices(self) -> list[tuple[int, int]]:
+        """Shapes [G H, I] and [G H, H] of the weights that are multiplied; tokens gather columns."""
+        rows, found = GATES[self.cell] * self.hidden_size, []
         for layer in range(self.num_layers):
             inputs = self.input_size if layer == 0 else self.directions * self.hidden_size
-            inputs *= not (self.tokens and layer == 0)
-            total += self.directions * 2.0 * GATES[self.cell] * self.hidden_size * (inputs + self.hidden_size)
+            both = (
+                [(rows, self.hidden_size)]
+                if self.tokens and layer == 0
+                else [(rows, inputs), (rows, self.hidden_size)]
+            )
+            found += both * self.directions
+        return found
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.run == "training" else 1
+
+    @property
+    def flop(self) -> float:
+        """Multiplications and additions of the products; backward counts as two forwards."""
+        total = 2.0 * sum(rows * columns for rows, columns in self.matrices)
         return total * self.steps * self.batch * (3 if self.run == "training" else 1)
 
     @property
-    def recurrent_bytes(self) -> int:
-        """Size of one W_hh, which every step needs whole before the next can begin."""
-        return GATES[self.cell] * self.hidden_size**2 * self.itemsize
+    def reads(self) -> list[tuple[int, int]]:
+        """Weights that must be read, (bytes that are read in turn, bytes read in a run), at the least.
 
-    @property
-    def recurrent_reads(self) -> int:
-        """How often a W_hh is read in a run: once a step, in training once more on the way back."""
-        passes = 2 if self.run == "training" else 1
-        return self.num_layers * self.directions * self.steps * passes
+        All of them once in each pass, and at every further step each W_hh.
+        """
+        recurrent = GATES[self.cell] * self.hidden_size**2 * self.itemsize
+        everything = sum(rows * columns for rows, columns in self.matrices) * self.itemsize
+        further = (self.steps - 1) * self.num_layers * self.directions
+        return [(everything, self.passes * everything), (recurrent, self.passes * further * recurrent)]
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
@@ -82,27 +93,31 @@ class Workload:
         return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
 
-def level_of(workload: Workload, ceiling: dict[str, Any]) -> str:
-    """The smallest cache that holds a W_hh, or memory."""
-    size = workload.recurrent_bytes
+def level_of(size: int, ceiling: dict[str, Any]) -> str:
+    """The smallest cache that holds so many bytes, or memory."""
     return next(name for name, rate in ceiling["read"].items() if size <= (rate["bytes"] or size))
 
 
 def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
     """The least time that a run can take on this machine, in seconds, and what sets it: a simple roofline.
 
-    The larger of two times. Arithmetic: `flop` at the peak rate of multiply-adds. Reading: every step needs
-    all of W_hh, at the read rate of the smallest cache that holds it (each thread has an L1 and an L2 of its
-    own, so n threads hold n times as much). What is left out (activations, x, y, W_ih, gates that training
-    saves, waiting for other threads) can only add to it. One thing can take from it: of a matrix that does
-    not fit a cache a part may still be there from the step before, so that small sizes may reach a little
-    over 100 %.
+    The larger of two times. Arithmetic: `flop` at the peak rate of multiply-adds. Reading: `reads`, mostly
+    W_hh, which every step needs whole, each at the rate of the smallest cache that holds what is read in turn
+    (each thread has an L1 and an L2 of its own, so n threads hold n times as much). What is left out
+    (activations, x, y, gates that training saves, waiting for other threads) can only add to it. One thing
+    can take from it: of a matrix that does not fit a cache a part may still be there from the step before, so
+    that some sizes may reach a little over 100 %.
     """
     arithmetic = workload.flop / (ceiling["gflops"][workload.dtype] * 1e9)
-    level = level_of(workload, ceiling)
-    size = workload.recurrent_bytes * workload.recurrent_reads
-    reading = size / (ceiling["read"][level]["gb_s"] * 1e9)
-    return (arithmetic, "FMA") if arithmetic >= reading else (reading, level)
+    rates = [ceiling["read"][level_of(size, ceiling)]["gb_s"] * 1e9 for size, _ in workload.reads]
+    reading = sum(read / rate for (_, read), rate in zip(workload.reads, rates, strict=True))
+    return (arithmetic, "FMA") if arithmetic >= reading else (reading, level(workload, ceiling))
+
+
+def level(workload: Workload, ceiling: dict[str, Any]) -> str:
+    """From where most of `reads` come."""
+    size, _ = max(workload.reads, key=lambda read: read[1])
+    return level_of(size, ceiling)
 
 
 def floor() -> list[Workload]:

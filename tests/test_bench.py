@@ -145,12 +145,11 @@ def asked(peers: list[str], loads: list[Any]) -> tuple[dict[str, Any], list[dict
 
 def test_all_peers_on_the_cpu_get_the_same_results(bench: Callable[[str], Any]) -> None:
     w = bench("workloads")
-    passes = ["forward", "training", "streaming"]
-    loads = w.grid(["lstm", "gru", "rnn"], passes, ["float32"], [4], [2], [7], [3])
-    loads += [w.Workload("lstm", run, 4, 2, 3, 5, num_layers=2, bidirectional=True) for run in passes[:2]]
+    loads = w.grid(["lstm", "gru", "rnn"], w.PASSES, ["float32"], [4], [2], [7], [3])
+    loads += [w.Workload("lstm", "forward", 4, 2, 3, 5, num_layers=2, bidirectional=True)]
     loads += [w.Workload("lstm", "streaming", 1, 2, 3, 5, num_layers=2)]
     loads += [w.Workload("gru", "training", 4, 2, 3, 7, dtype="float64")]
-    loads += [w.Workload("lstm", run, 1, 2, 3, 7, tokens=True) for run in passes[1:]]
+    loads += [w.Workload("lstm", "training", 4, 2, 3, 7, tokens=True)]
     loads += [w.Workload("lstm", "training", 60, 2, 3, 7, resets=True)]
     about, rows = asked([*bench("peers").ON_HOST, *bench("peers").ROUNDED], loads)
     assert [row["workload"] for row in rows] == [load.as_dict() for load in loads]
@@ -185,10 +184,20 @@ def test_run_writes_what_it_measured(tmp_path: Path) -> None:
 
 def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
     w = bench("workloads")
-    # One row of an RNN reads 4 H^2 bytes for 4 H^2 operations in a step.
-    for H, level, rate in ((15, "L1", 100), (16, "L2", 50), (50, "L2", 50), (51, "memory", 10)):
+    # A single step reads W_ih and W_hh, 4 H^2 bytes each; of many steps each further one reads W_hh alone.
+    for H, level, rate in ((11, "L1", 100), (12, "L2", 50), (35, "L2", 50), (36, "memory", 10)):
+        seconds, by = w.bound(w.Workload("rnn", "streaming", 1, 1, H, H), CEILING)
+        assert (seconds, by) == (pytest.approx(8 * H * H / rate / 1e9), level)
+    for H, level, both, rate in (
+        (15, "L1", 50, 100),
+        (16, "L2", 50, 50),
+        (50, "L2", 10, 50),
+        (51, "memory", 10, 10),
+    ):
         seconds, by = w.bound(w.Workload("rnn", "forward", 10, 1, H, H), CEILING)
-        assert (seconds, by) == (pytest.approx(10 * 4 * H * H / rate / 1e9), level)
+        assert (seconds, by) == (pytest.approx((8 / both + 9 * 4 / rate) * H * H / 1e9), level)
+    stack = w.Workload("rnn", "streaming", 1, 1, 8, 8, num_layers=2, tokens=True)
+    assert stack.reads == [(3 * 4 * 64, 3 * 4 * 64), (4 * 64, 0)]
     seconds, by = w.bound(w.Workload("rnn", "training", 10, 100, 16, 16), CEILING)
     assert (seconds, by) == (pytest.approx(3 * 10 * 100 * 4 * 16 * 16 / 200e9), "FMA")
     peers = {"fastrnn": Fake(1.0), "cudnn": Fake(1.0, rival="fastrnn-cuda")}
