@@ -94,7 +94,7 @@ class Jax(OnHost):
         self.version = jax.__version__
 
     def unable(self, workload: Workload) -> str:
-        both = (workload.resets and workload.bidirectional, "resets in one direction alone")
+        both = (workload.resets and workload.bidirectional, "resets in one direction only")
         return first_reason(only_32_or_64_bits(workload), both)
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:

@@ -97,10 +97,9 @@ def one_line(error: Exception) -> str:
 
 
 def settle() -> None:
-    """Wait until the other threads of this process are idle.
+    """Wait until the other threads of this process are idle, so that every turn begins alike.
 
-    Those of a peer may go on waiting for more work in a loop after its turn, on cores that the next one needs:
-    with two threads ONNX Runtime's made a run of 0.44 ms, of another library, take 4.5.
+    Those of a peer may go on waiting for more work in a loop after its turn, on cores that others need.
     """
     for _ in range(200):
         before = time.process_time()

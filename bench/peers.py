@@ -262,7 +262,7 @@ class NumpyLoop(OnHost):
         return first_reason(
             only_32_or_64_bits(workload),
             only_inference(workload),
-            (workload.num_layers > 1 or workload.bidirectional, "one layer, one direction"),
+            (workload.num_layers > 1 or workload.bidirectional, "one layer and one direction only"),
         )
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:

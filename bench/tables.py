@@ -47,7 +47,7 @@ def compared(rows: list[Row]) -> str:
             lines.append(f"{title(row)}  {own:18}{speed}   {'   '.join(others)}".rstrip())
         lines += [f"{title(row)}  {name} failed: {reason}" for name, reason in row.failed.items()]
     unable = {(name, reason): None for row in rows for name, reason in row.unable.items()}
-    lines += [f"{name} is left out where there is {reason}" for name, reason in unable]
+    lines += [f"{name} is left out of some rows: {reason}" for name, reason in unable]
     return "\n".join(lines)
 
 
