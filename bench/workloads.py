@@ -104,9 +104,9 @@ def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
     The larger of two times. Arithmetic: `flop` at the peak rate of multiply-adds. Reading: `reads`, mostly
     W_hh, which every step needs whole, each at the rate of the smallest cache that holds what is read in turn
     (each thread has an L1 and an L2 of its own, so n threads hold n times as much). What is left out
-    (activations, x, y, gates that training saves, waiting for other threads) can only add to it. One thing
-    can take from it: of a matrix that does not fit a cache a part may still be there from the step before, so
-    that some sizes may reach a little over 100 %.
+    (activations, x, y, gates that training saves, waiting for other threads) can only add to it. Where they
+    are little larger than a cache, part of them may still be there from the step before, and a run may reach
+    over 100 %.
     """
     arithmetic = workload.flop / (ceiling["gflops"][workload.dtype] * 1e9)
     rates = [ceiling["read"][level_of(size, ceiling)]["gb_s"] * 1e9 for size, _ in workload.reads]
