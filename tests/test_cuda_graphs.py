@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _device
-from fastrnn.training import clip_by_global_norm, softmax_cross_entropy
+from fastrnn.training import SGD, Adam, clip_by_global_norm, softmax_cross_entropy
 
 pytestmark = pytest.mark.cuda
 
@@ -44,6 +45,10 @@ class Emulated:
         finally:
             unjoined = self.function("end_capture")(stream)
         assert not unjoined, "a stream was taken into the capture"
+
+    def replay(self) -> None:
+        """Do the work of the graph that was captured last."""
+        self.function("replay")()
 
     def wait_for(self, later: int, earlier: int) -> None:
         self.function("wait_for")(later, earlier)
@@ -96,7 +101,10 @@ class Asked:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_training_call_is_captured_after_an_equal_one(emulated: Emulated, bidirectional: bool) -> None:
+def test_a_training_call_is_captured_after_an_equal_one(
+    emulated: Emulated, bidirectional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)  # for zero_grad()
     layer = fastrnn.LSTM(IN, H, num_layers=2, bidirectional=bidirectional, device="cuda", seed=1)
     longer = array_on(CAPTURED, normal(T + 1, B, IN))
     x = longer[:T]
@@ -110,6 +118,8 @@ def test_a_training_call_is_captured_after_an_equal_one(emulated: Emulated, bidi
         layer.zero_grad()
         y, _ = layer(x)
         layer.backward(dy)
+    for _ in range(2):
+        emulated.replay()
     np.testing.assert_array_equal(y.numpy(), expected)
     for name, array in layer.gradients.items():
         np.testing.assert_array_equal(array.numpy(), gradients[name])
@@ -126,6 +136,7 @@ def test_a_stream_is_captured_after_it_was_made(emulated: Emulated) -> None:
     expected, stream = layer.stream(batch=B).step(x).numpy(), layer.stream(batch=B)
     with emulated.capture():
         h = stream.step(x)
+    emulated.replay()
     np.testing.assert_array_equal(h.numpy(), expected)
 
 
@@ -136,7 +147,42 @@ def test_the_host_is_not_copied_to_or_from(emulated: Emulated) -> None:
             with pytest.raises(RuntimeError, match="a copy between host and device cannot be captured"):
                 use()
         there[...] = 0  # needs nothing of the host
+    assert there.numpy().any()
+    emulated.replay()
     assert not there.numpy().any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("make", [partial(SGD, momentum=0.9), Adam], ids=["sgd", "adam"])
+def test_every_replay_is_another_training_step(
+    emulated: Emulated, make: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With masks of its own for every step, and Adam's steps counted."""
+    monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)
+    trained = []
+    for captured in False, True:
+        layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.4, device="cuda", dtype=dtype, seed=1)
+        optimizer = make([layer], learning_rate=0.05)
+        x, dy = (
+            _device.module().from_host(array, dtype, 0, CAPTURED)
+            for array in (normal(T, B, IN), normal(T, B, H))
+        )
+
+        def step(layer: Any = layer, optimizer: Any = optimizer, x: Any = x, dy: Any = dy) -> None:
+            optimizer.zero_grad()
+            layer(x)
+            layer.backward(dy)
+            optimizer.step()
+
+        step()
+        if captured:
+            with emulated.capture():
+                step()
+        for _ in range(3):
+            emulated.replay() if captured else step()
+        trained.append([array.numpy() for array in layer.parameters.values()])
+    for eager, replayed in zip(*trained, strict=True):
+        np.testing.assert_array_equal(replayed, eager)
 
 
 # ----------------------------------------------------------------------------------------- order

@@ -445,6 +445,14 @@ T* values(const DeviceArray& a) {
   return reinterpret_cast<T*>(a.data);
 }
 
+// What counts the steps of Adam, for work on a stream.
+double* adam_state(const DeviceArray& state, std::uintptr_t stream) {
+  if (state.size() != cuda::kAdamState || !state.contiguous())
+    throw py::value_error("state has shape " + shape_text(state.shape) + "; expected (4,)");
+  state.storage->follow(stream_of(stream));
+  return values<double>(state);
+}
+
 void register_updates(py::module_& m) {
   m.def(
       "clear_rows",
@@ -547,20 +555,29 @@ void register_updates(py::module_& m) {
       py::arg("parameter"), py::arg("gradient"), py::arg("velocity"), py::arg("momentum"), py::arg("rate"),
       py::arg("stream"));
   m.def(
+      "begin_adam_step",
+      [](const DeviceArray& state, double b1, double b2, double learning_rate, std::uintptr_t stream) {
+        const DeviceScope scope(state.device());
+        cuda::begin_adam_step(stream_of(stream), adam_state(state, stream), b1, b2, learning_rate);
+      },
+      py::arg("state"), py::arg("b1"), py::arg("b2"), py::arg("learning_rate"), py::arg("stream"));
+  m.def(
       "adam_update",
       [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& mean,
-         const DeviceArray& square, double b1, double b2, double rate, double root, double eps,
+         const DeviceArray& square, const DeviceArray& state, double b1, double b2, double eps,
          std::uintptr_t stream_handle) {
+        const DeviceScope scope(state.device());
+        const double* numbers = adam_state(state, stream_handle);
         over_arrays(stream_handle, {&parameter, &gradient, &mean, &square},
                     [&](auto zero, cuda::Stream stream, Index count) {
                       using T = decltype(zero);
                       cuda::adam_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
                                            values<Compute<T>>(mean), values<Compute<T>>(square),
-                                           {b1, b2, rate, root, eps});
+                                           {b1, b2, eps}, numbers);
                     });
       },
-      py::arg("parameter"), py::arg("gradient"), py::arg("mean"), py::arg("square"), py::arg("b1"),
-      py::arg("b2"), py::arg("rate"), py::arg("root"), py::arg("eps"), py::arg("stream"));
+      py::arg("parameter"), py::arg("gradient"), py::arg("mean"), py::arg("square"), py::arg("state"),
+      py::arg("b1"), py::arg("b2"), py::arg("eps"), py::arg("stream"));
 }
 
 }  // namespace

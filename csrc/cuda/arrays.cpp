@@ -107,14 +107,19 @@ void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, dou
   launch<SgdUpdate<T>>(stream, grid_for(count), {count, p, g, v, momentum, rate});
 }
 
+void begin_adam_step(Stream stream, double* state, double b1, double b2, double learning_rate) {
+  Grid one;
+  one.blocks = 1;
+  launch<BeginAdamStep>(stream, one, {b1, b2, learning_rate, state});
+}
+
 template <class T>
 void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
-                 const AdamNumbers& n) {
+                 const AdamNumbers& n, const double* state) {
   using A = Compute<T>;
-  launch<AdamUpdate<T>>(
-      stream, grid_for(count),
-      {count, p, g, m, v, static_cast<A>(n.b1), static_cast<A>(1 - n.b1), static_cast<A>(n.b2),
-       static_cast<A>(1 - n.b2), static_cast<A>(n.rate), static_cast<A>(n.root), static_cast<A>(n.eps)});
+  launch<AdamUpdate<T>>(stream, grid_for(count),
+                        {count, p, g, m, v, state, static_cast<A>(n.b1), static_cast<A>(1 - n.b1),
+                         static_cast<A>(n.b2), static_cast<A>(1 - n.b2), static_cast<A>(n.eps)});
 }
 
 #define FRNN_INSTANTIATE(T)                                                                                \
@@ -124,7 +129,8 @@ void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Co
   template double softmax_cross_entropy(Stream, Index, Index, const T*, const Index*, const std::uint8_t*, \
                                         double, T*);                                                       \
   template void sgd_update(Stream, Index, T*, const T*, Compute<T>*, double, double);                      \
-  template void adam_update(Stream, Index, T*, const T*, Compute<T>*, Compute<T>*, const AdamNumbers&);
+  template void adam_update(Stream, Index, T*, const T*, Compute<T>*, Compute<T>*, const AdamNumbers&,     \
+                            const double*);
 FRNN_INSTANTIATE(float)
 FRNN_INSTANTIATE(double)
 FRNN_INSTANTIATE(half_t)

@@ -33,13 +33,18 @@ double sum_of_squares(Stream stream, Index count, const T* values);
 template <class T>
 void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, double momentum, double rate);
 
-// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)
+// Step t of Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps), where
+// rate is learning_rate / (1 - b1^t) and root 1 / sqrt(1 - b2^t). Steps are counted on the device, so that a
+// graph makes the next one at every replay: begin_adam_step comes before the updates of a step. `state` is
+// [kAdamState] on the device, the first two of them 1 before the first step.
+inline constexpr Index kAdamState = 4;
 struct AdamNumbers {
-  double b1, b2, rate, root, eps;
+  double b1, b2, eps;
 };
+void begin_adam_step(Stream stream, double* state, double b1, double b2, double learning_rate);
 template <class T>
 void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
-                 const AdamNumbers& numbers);
+                 const AdamNumbers& numbers, const double* state);
 
 // logits and gradient [rows, width]; targets [rows] from 0 to width - 1 where scored [rows] is not 0, and
 // anything elsewhere.  gradient = scale times that of the sum over the scored rows of -log

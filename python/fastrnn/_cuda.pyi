@@ -223,19 +223,21 @@ def sgd_update(
 ) -> None:
     """v = momentum v + g, p -= rate v; v is float32 for 16-bit parameters."""
 
+def begin_adam_step(state: DeviceArray, b1: float, b2: float, learning_rate: float, stream: int) -> None:
+    """Count a step in `state`, four float64, of which the first two begin as 1; before its updates."""
+
 def adam_update(
     parameter: DeviceArray,
     gradient: DeviceArray,
     mean: DeviceArray,
     square: DeviceArray,
+    state: DeviceArray,
     b1: float,
     b2: float,
-    rate: float,
-    root: float,
     eps: float,
     stream: int,
 ) -> None:
-    """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)"""
+    """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps), by `state`."""
 
 def set_float32_products(how: str) -> None:
     """ "automatic", "plain", "bf16x3" or "tf32"."""

@@ -621,6 +621,8 @@ class Adam(_Optimizer):
         self.betas = (_number("betas[0]", b1, _FRACTION), _number("betas[1]", b2, _FRACTION))
         self.eps = _number("eps", eps, _POSITIVE)
         self._steps = 0
+        on_devices = {p.device: p for p, _ in self._pairs() if not isinstance(p, np.ndarray)}
+        self._states = {name: _device.cuda_of_array(p).adam_state() for name, p in on_devices.items()}
         self._mean = self._buffers()
         self._square = self._buffers()
 
@@ -631,10 +633,12 @@ class Adam(_Optimizer):
         b1, b2 = self.betas
         rate = self.learning_rate / (1 - b1**self._steps)
         root = 1 / math.sqrt(1 - b2**self._steps)
+        for state in self._states.values():
+            _device.cuda_of_array(state).begin_adam_step(state, b1, b2, self.learning_rate)
         for (parameter, gradient), m, v in zip(self._pairs(), self._mean, self._square, strict=True):
             if not isinstance(parameter, np.ndarray):
-                cuda = _device.cuda_of_array(parameter)
-                cuda.update("adam", parameter, gradient, m, v, b1, b2, rate, root, self.eps)
+                cuda, state = _device.cuda_of_array(parameter), self._states[parameter.device]
+                cuda.update("adam", parameter, gradient, m, v, state, b1, b2, self.eps)
                 continue
             m *= b1
             m += (1 - b1) * gradient

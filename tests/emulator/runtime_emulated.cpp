@@ -24,16 +24,25 @@ namespace fastrnn::cuda {
 
 namespace {
 
+struct Graph {
+  std::vector<std::function<void()>> pieces;
+  std::vector<void*> memory;  // of its own that has been released
+  ~Graph() {
+    for (void* one : memory) std::free(one);
+  }
+};
+
 struct Allocation {
   std::size_t bytes;
   int device;
-  bool of_graph;
+  std::shared_ptr<Graph> graph;  // or null
 };
 
-// A capture: who takes part, and whether the stream that it began with waits for all they have done.
+// Who takes part, and whether the stream that the capture began with waits for all they have done.
 struct Capture {
   void* origin;
   std::map<void*, bool> joined;
+  std::shared_ptr<Graph> graph;
 };
 
 struct Machine {
@@ -42,6 +51,7 @@ struct Machine {
   std::size_t live = 0;
   DeviceInfo info{"emulated device", {}};
   std::vector<Capture> captures;
+  std::shared_ptr<Graph> captured;  // last
   std::ostringstream waits;
   int (*lock_held)() = nullptr;
 };
@@ -142,12 +152,19 @@ AnyOrderScope::~AnyOrderScope() {
 }
 
 void work(Stream stream, std::function<void()> piece) {
-  if (!queues) return piece();
-  queues->of_stream[stream.handle].push_back({[piece = std::move(piece), device = current] {
-                                                const DeviceScope scope(device);
-                                                piece();
-                                              },
-                                              nullptr});
+  const auto there = [piece = std::move(piece), device = current] {
+    const DeviceScope scope(device);
+    piece();
+  };
+  {
+    const std::lock_guard<std::mutex> lock(machine().mutex);
+    if (const Capture* capture = capture_of(stream)) {
+      capture->graph->pieces.emplace_back(there);
+      return;
+    }
+  }
+  if (!queues) return there();
+  queues->of_stream[stream.handle].push_back({there, nullptr});
 }
 
 void set_limits(const Limits& limits) { machine().info.limits = limits; }
@@ -167,7 +184,12 @@ bool holds(const void* memory, std::size_t bytes) {
 
 void begin_capture(Stream stream) {
   const std::lock_guard<std::mutex> lock(machine().mutex);
-  machine().captures.push_back({stream.handle, {}});
+  machine().captures.push_back({stream.handle, {}, std::make_shared<Graph>()});
+}
+
+void replay() {
+  const std::shared_ptr<Graph> graph = machine().captured;
+  for (const auto& piece : graph->pieces) piece();
 }
 
 void end_capture(Stream stream) {
@@ -178,6 +200,7 @@ void end_capture(Stream stream) {
   if (found == all.end()) throw Error(name_of(stream) + " is not being captured");
   const Capture ended = *found;
   all.erase(found);
+  machine().captured = ended.graph;
   for (const auto& [other, joined] : ended.joined) {
     if (!joined) throw Error(name_of({other}) + " took part in a capture that ends without waiting for it");
   }
@@ -239,7 +262,7 @@ void wait_for(Stream later, Stream earlier) {
       of_earlier->joined[later.handle] = false;
     }
   }
-  if (queues) {
+  if (queues && !of_earlier) {
     const auto happened = std::make_shared<bool>(false);
     queues->of_stream[earlier.handle].push_back({[happened] { *happened = true; }, nullptr});
     queues->of_stream[later.handle].push_back({[] {}, happened});
@@ -269,24 +292,34 @@ void* allocate(std::size_t bytes, Stream stream) {
     throw OutOfMemory("allocate(" + std::to_string(bytes) + " bytes) failed");
   std::memset(memory, 0xff, bytes);  // NaN in every float type
   const std::lock_guard<std::mutex> lock(machine().mutex);
-  machine().allocations[static_cast<const char*>(memory)] = {bytes, current, capture_of(stream) != nullptr};
+  machine().allocations[static_cast<const char*>(memory)] = {
+      bytes, current, capture_of(stream) ? capture_of(stream)->graph : nullptr};
   machine().live += bytes;
   return memory;
 }
 
 void release(void* memory, Stream stream) noexcept {
   if (!memory) return;
-  emulated::work(stream, [memory, in_capture = capturing(stream)] {
-    {
-      const std::lock_guard<std::mutex> lock(machine().mutex);
-      const auto found = machine().allocations.find(static_cast<const char*>(memory));
-      if (found == machine().allocations.end()) std::abort();   // released twice, or never allocated
-      if (in_capture && !found->second.of_graph) std::abort();  // a graph gives back its own alone
-      machine().live -= found->second.bytes;
-      machine().allocations.erase(found);
+  const bool in_capture = capturing(stream);
+  const auto forget = [memory, in_capture] {
+    const std::lock_guard<std::mutex> lock(machine().mutex);
+    const auto found = machine().allocations.find(static_cast<const char*>(memory));
+    if (found == machine().allocations.end()) std::abort();  // released twice, or never allocated
+    const std::shared_ptr<Graph> graph = found->second.graph;
+    if (in_capture && !graph) std::abort();  // a graph gives back its own alone
+    machine().live -= found->second.bytes;
+    machine().allocations.erase(found);
+    if (graph) {
+      graph->memory.push_back(memory);
+    } else {
+      std::free(memory);
     }
-    std::free(memory);
-  });
+  };
+  if (in_capture) {
+    forget();
+  } else {
+    emulated::work(stream, forget);
+  }
 }
 
 int device_of(const void* memory) {
@@ -353,6 +386,7 @@ FRNN_EXPORT int fastrnn_emulated_end_capture(void* stream) {
     return 1;
   }
 }
+FRNN_EXPORT void fastrnn_emulated_replay() { cuda::emulated::replay(); }
 FRNN_EXPORT void fastrnn_emulated_wait_for(void* later, void* earlier) { cuda::wait_for({later}, {earlier}); }
 FRNN_EXPORT const char* fastrnn_emulated_take_waits() {
   static std::string text;

@@ -18,11 +18,12 @@ std::size_t live_bytes();               // allocated and not released
 // Whether these bytes lie within one allocation, and on the current device.
 bool holds(const void* memory, std::size_t bytes);
 
-// Between the two the stream is being captured, as far as anyone who asks is told: its work is done at once
-// all the same. Streams that wait for it take part; end_capture throws if one of them was not waited for in
-// turn.
+// Between the two the work of a stream goes into a graph instead of being done. Streams that wait for it take
+// part; end_capture throws if one of them was not waited for in turn. replay does the work of the graph that
+// was captured last; memory that was allocated in a capture stays with its graph.
 void begin_capture(Stream stream);
 void end_capture(Stream stream);
+void replay();
 
 // In this scope the work of this thread is queued, and done when the host waits for something: of the streams
 // whose next piece need not wait for another stream's, any goes on. Otherwise everything is done at once.
@@ -49,6 +50,7 @@ void ask_lock(int (*held)());
 extern "C" {
 void fastrnn_emulated_begin_capture(void* stream);
 int fastrnn_emulated_end_capture(void* stream);  // 0, or 1 where end_capture throws
+void fastrnn_emulated_replay();
 void fastrnn_emulated_wait_for(void* later, void* earlier);
 const char* fastrnn_emulated_take_waits();  // until the next call
 void fastrnn_emulated_ask_lock(int (*held)());

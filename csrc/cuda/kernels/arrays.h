@@ -169,6 +169,25 @@ struct SgdUpdate {
   }
 };
 
+// state = b1^t, b2^t, and AdamUpdate's rate and root of step t.
+struct BeginAdamStep {
+  static constexpr const char* kName = "begin_adam_step";
+  static constexpr int kThreads = kWarp;
+
+  struct Params {
+    double b1 = 0, b2 = 0, learning_rate = 0;
+    double* state = nullptr;  // [kAdamState]
+  };
+
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    if (x.thread() != 0) return;
+    const double power1 = p.state[0] *= p.b1, power2 = p.state[1] *= p.b2;
+    p.state[2] = p.learning_rate / (1 - power1);
+    p.state[3] = 1 / std::sqrt(1 - power2);
+  }
+};
+
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)
 template <class T>
 struct AdamUpdate {
@@ -180,19 +199,21 @@ struct AdamUpdate {
     T* parameter = nullptr;
     const T* gradient = nullptr;
     Compute<T>*mean = nullptr, *square = nullptr;
+    const double* state = nullptr;                    // BeginAdamStep's
     Compute<T> b1 = 0, rest1 = 1, b2 = 0, rest2 = 1;  // rest: 1 - b
-    Compute<T> rate = 0, root = 1, eps = 0;
+    Compute<T> eps = 0;
   };
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     using A = Compute<T>;
+    const A rate = static_cast<A>(p.state[2]), scale = static_cast<A>(p.state[3]);
     for_elements(x, p.count, [&](Index i) {
       const A g = widen(p.gradient[i]);
       const A m = p.mean[i] = p.b1 * p.mean[i] + p.rest1 * g;
       const A v = p.square[i] = p.b2 * p.square[i] + p.rest2 * (g * g);
-      const A root = p.root * static_cast<A>(std::sqrt(v)) + p.eps;
-      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - p.rate * (m / root));
+      const A root = scale * static_cast<A>(std::sqrt(v)) + p.eps;
+      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - rate * (m / root));
     });
   }
 };
