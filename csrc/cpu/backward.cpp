@@ -485,7 +485,6 @@ class Walk {
     product.units = shape_.input;
     product.rows = mine.last - mine.first;
     product.panels = {0, panel_count(shape_.input, kernels_.lanes)};
-    product.add = call_.add_dx ? list_.dx + mine.first : nullptr;
     product.out = list_.dx + mine.first;
     kernels_.product(product);
   }

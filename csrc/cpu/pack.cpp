@@ -57,11 +57,13 @@ struct Quantizer<std::int8_t> {
 // Gate g of unit u has its weights in the row from + (g * units + u) * depth.  The gates stand in their own
 // order, beginning with gate `begin`.
 template <class W>
-void pack_gates(const Compute<W>* from, Index gates, Index units, Index depth, int lanes, W* out,
-                Index begin = 0) {
+void pack_gates(const Share& share, const Compute<W>* from, Index gates, Index units, Index depth, int lanes,
+                W* out, Index begin = 0) {
   constexpr Index group = kGroup<W>;
   const Index size = panel_size<W>(depth, gates, lanes), header = panel_header<W>(gates, lanes);
-  for (Index first = 0; first < units; first += lanes, out += size) {
+  const Range panels = share.slice(panel_count(units, lanes));
+  out += panels.first * size;
+  for (Index first = panels.first * lanes; first < panels.last * lanes; first += lanes, out += size) {
     const Index n = units - first < lanes ? units - first : lanes;
     if (n < lanes || depth % group) std::fill_n(out, size, W{});
     for (Index g = 0; g < gates; ++g) {
@@ -79,9 +81,11 @@ void pack_gates(const Compute<W>* from, Index gates, Index units, Index depth, i
 
 // Panels over the columns of the given rows.
 template <class T>
-void pack_transposed(const std::vector<const T*>& rows, Index units, const Kernels<T>& kernels, T* out) {
+void pack_transposed(const Share& share, const std::vector<const T*>& rows, Index units,
+                     const Kernels<T>& kernels, T* out) {
   const PackRows<T> args{
-      rows.data(), static_cast<Index>(rows.size()), units, {0, panel_count(units, kernels.lanes)}, out};
+      rows.data(), static_cast<Index>(rows.size()), units, share.slice(panel_count(units, kernels.lanes)),
+      out};
   kernels.pack_rows(args);
 }
 
@@ -114,16 +118,19 @@ PackedLayer<W>::PackedLayer(Arena& arena, const LayerShape& s, int lanes) {
 }
 
 template <class W>
-void PackedLayer<W>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from) {
+void PackedLayer<W>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from,
+                          const Share& share) {
   const Index H = s.hidden, R = s.recurrent();
-  pack_gates(from.weight_ih, s.gates(), H, s.input, lanes, input);
-  pack_gates(from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent, reset_after(s) ? 2 : 0);
-  if (candidate) pack_gates(from.weight_hh + 2 * H * R, 1, H, R, lanes, candidate);
-  if (projection) pack_gates(from.weight_hr, 1, s.projection, H, lanes, projection);
+  pack_gates(share, from.weight_ih, s.gates(), H, s.input, lanes, input);
+  pack_gates(share, from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent,
+             reset_after(s) ? 2 : 0);
+  if (candidate) pack_gates(share, from.weight_hh + 2 * H * R, 1, H, R, lanes, candidate);
+  if (projection) pack_gates(share, from.weight_hr, 1, s.projection, H, lanes, projection);
   if (peephole_cell) {
-    pack_gates(from.weight_ch, 2, H, H, lanes, peephole_cell);
-    pack_gates(from.weight_ch + 2 * H * H, 1, H, H, lanes, peephole_output);
+    pack_gates(share, from.weight_ch, 2, H, H, lanes, peephole_cell);
+    pack_gates(share, from.weight_ch + 2 * H * H, 1, H, H, lanes, peephole_output);
   }
+  if (share.tid != 0) return;
   if (peephole) {
     for (Index i = 0; i < 3 * H; ++i) peephole[i] = from.weight_ch[i];
   }
@@ -151,37 +158,37 @@ TransposedLayer<T>::TransposedLayer(Arena& arena, const LayerShape& s, int lanes
 }
 
 template <class T>
-void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels,
-                              const LayerParameters<T>& from) {
+void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels, const LayerParameters<T>& from,
+                              const Share& share) {
   const Index H = s.hidden, R = s.recurrent();
   std::vector<const T*> rows;
   if (input) {
     append_rows(rows, from.weight_ih, s.gate_rows(), s.input);
-    pack_transposed(rows, s.input, kernels, input);
+    pack_transposed(share, rows, s.input, kernels, input);
   }
   // The order of dG's columns (LayerShape::gradient_columns).
   rows.clear();
   if (reset_after(s)) append_rows(rows, from.weight_hh + 2 * H * R, H, R);
   append_rows(rows, from.weight_hh, s.cell == Cell::gru ? 2 * H : s.gate_rows(), R);
-  pack_transposed(rows, R, kernels, recurrent);
-  if (reset_after(s)) pack_gates(from.weight_hh + 2 * H * R, 1, H, R, kernels.lanes, candidate);
+  pack_transposed(share, rows, R, kernels, recurrent);
+  if (reset_after(s)) pack_gates(share, from.weight_hh + 2 * H * R, 1, H, R, kernels.lanes, candidate);
   if (reset_before(s)) {
     rows.clear();
     append_rows(rows, from.weight_hh + 2 * H * R, H, R);
-    pack_transposed(rows, H, kernels, candidate);
+    pack_transposed(share, rows, H, kernels, candidate);
   }
   if (projection) {
     rows.clear();
     append_rows(rows, from.weight_hr, s.projection, H);
-    pack_transposed(rows, H, kernels, projection);
+    pack_transposed(share, rows, H, kernels, projection);
   }
   if (peephole_cell) {
     rows.clear();
     append_rows(rows, from.weight_ch, 2 * H, H);
-    pack_transposed(rows, H, kernels, peephole_cell);
+    pack_transposed(share, rows, H, kernels, peephole_cell);
     rows.clear();
     append_rows(rows, from.weight_ch + 2 * H * H, H, H);
-    pack_transposed(rows, H, kernels, peephole_output);
+    pack_transposed(share, rows, H, kernels, peephole_output);
   }
 }
 

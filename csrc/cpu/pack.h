@@ -4,12 +4,14 @@
 #include "core/buffers.h"
 #include "core/network.h"
 #include "cpu/kernels.h"
+#include "cpu/schedule.h"
 
 namespace fastrnn::cpu {
 
 inline Index panel_count(Index units, int lanes) { return (units + lanes - 1) / lanes; }
 
-// For forward.  The constructor only lays out (with an empty arena it only measures); pack() fills.
+// For forward.  The constructor only lays out (with an empty arena it only measures); pack() fills a
+// thread's share.
 template <class W>
 struct PackedLayer {
   using T = Compute<W>;
@@ -25,7 +27,7 @@ struct PackedLayer {
 
   PackedLayer() = default;
   PackedLayer(Arena& arena, const LayerShape& shape, int lanes);
-  void pack(const LayerShape& shape, int lanes, const LayerParameters<T>& from);
+  void pack(const LayerShape& shape, int lanes, const LayerParameters<T>& from, const Share& share);
 };
 
 // For backward: transposed, so that what was an output is now summed over.
@@ -41,7 +43,8 @@ struct TransposedLayer {
   TransposedLayer() = default;
   // `input_needed`: false where no gradient of x is asked for.
   TransposedLayer(Arena& arena, const LayerShape& shape, int lanes, bool input_needed);
-  void pack(const LayerShape& shape, const Kernels<T>& kernels, const LayerParameters<T>& from);
+  void pack(const LayerShape& shape, const Kernels<T>& kernels, const LayerParameters<T>& from,
+            const Share& share);
 };
 
 }  // namespace fastrnn::cpu

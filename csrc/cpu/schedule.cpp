@@ -16,7 +16,8 @@ bool worth_threads(const LayerShape& shape, Index steps, Index batch) {
   return static_cast<double>(steps) * static_cast<double>(batch) * row >= kWorthThreads;
 }
 
-Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads) {
+Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads,
+                   bool backward) {
   if (threads <= 1) return {1, false, "one thread is allowed"};
   if (!worth_threads(shape, steps, batch)) return {1, false, "too little work to share"};
   const double recurrent =
@@ -32,6 +33,7 @@ Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes,
   if (by_units > 1 && by_units >= by_rows)
     return {by_units, true, "hidden units: too few rows, a step is worth a barrier"};
   if (by_rows > 1) return {by_rows, false, "rows of the batch: a step is too short for a barrier"};
+  if (backward) return {threads, false, "weight gradients in slices: one row, a step is too short for a barrier"};
   return {1, false, "one row, and a step too short for a barrier"};
 }
 

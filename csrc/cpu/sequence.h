@@ -99,7 +99,6 @@ struct BackwardCall : Sequence<T> {
   const T* dh_n = nullptr;  // [B,R] or null
   const T* dc_n = nullptr;  // [B,H] or null
   Rows<T> dx;               // [T,B,I], out, or null
-  bool add_dx = false;      // += instead of =: the second direction
   T* dh0 = nullptr;         // [B,R], out
   T* dc0 = nullptr;         // [B,H], out
   LayerGradients<T> gradients;

@@ -10,6 +10,9 @@ namespace fastrnn {
 
 namespace {
 
+// Packing so many bytes takes longer than a second thread takes to wake up.
+constexpr std::size_t kWorthThreads = 256 * 1024;
+
 // One instruction set's table for W.
 template <class W>
 const Table<W>& of_type(const cpu::Kernels<float>& single, const cpu::Kernels<double>& wide,
@@ -71,10 +74,14 @@ void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
     return arena.used();
   };
   layout(Arena(memory_.reserve(layout(Arena()))));
-  for (Index i = 0; i < network_.parts(); ++i) {
-    parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels.lanes,
-                                             part_of<LayerParameters<Compute<W>>>(network_, parameters, i));
-  }
+  cpu::Team team(memory_.capacity() < kWorthThreads ? 1 : cpu::num_threads());
+  team.run([&](int tid) {
+    for (Index i = 0; i < network_.parts(); ++i) {
+      parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels.lanes,
+                                               part_of<LayerParameters<Compute<W>>>(network_, parameters, i),
+                                               cpu::Share{tid, team.size()});
+    }
+  });
   kernels_ = &kernels;
 }
 

@@ -54,10 +54,29 @@ Dropout input_mask(const Network& network, Index layer, const Arguments<T>& args
 
 // weight_ih (G*H, I) += from (I, G*H), transposed.
 template <class T>
-void add_transposed(const T* from, const LayerShape& shape, T* weight_ih) {
+void add_transposed(const T* from, const LayerShape& shape, T* weight_ih, const Share& share) {
   const Index rows = shape.gate_rows();
-  for (Index r = 0; r < rows; ++r) {
+  const cpu::Range mine = share.slice(rows);
+  for (Index r = mine.first; r < mine.last; ++r) {
     for (Index i = 0; i < shape.input; ++i) weight_ih[r * shape.input + i] += from[i * rows + r];
+  }
+}
+
+// The gradient of a layer's input: the second direction's is added, then dropped where its mask dropped x.
+template <class T>
+void finish_dx(const Rows<T>& dx, const Rows<T>& second_dx, const Dropout* mask,
+               const cpu::Schedule& schedule, const LayerShape& shape, const Share& share) {
+  for (Index j = 0; j < schedule.batch(); ++j) {
+    const Index b = schedule.row(j);
+    const cpu::Range mine = share.slice(schedule.length(j));
+    for (Index t = mine.first; t < mine.last; ++t) {
+      T* row = dx.at(t, b);
+      if (second_dx) {
+        const T* more = second_dx.at(t, b);
+        for (Index i = 0; i < shape.input; ++i) row[i] += more[i];
+      }
+      if (mask) mask->apply(row, row, t, b, shape.input / mask->directions);
+    }
   }
 }
 
@@ -67,9 +86,9 @@ struct Sharing {
   Split split;
 };
 
-// Runs the calls of one layer, one for each direction.
-template <class Call, class Run>
-void run_directions(const Call* calls, Index directions, const Sharing& sharing, Team& team, Run run) {
+// Runs run(direction, share) for every direction of one layer.
+template <class Run>
+void run_directions(Index directions, const Sharing& sharing, Team& team, Run run) {
   const Split& split = sharing.split;
   SpinBarrier barriers[2] = {SpinBarrier(split.threads), SpinBarrier(split.threads)};
   const auto work = [&](int tid) {
@@ -78,9 +97,9 @@ void run_directions(const Call* calls, Index directions, const Sharing& sharing,
     const Share share{tid % split.threads, split.threads, split.by_units,
                       split.threads > 1 ? &barriers[group] : nullptr};
     if (sharing.side_by_side) {
-      run(calls[group], share);
+      run(group, share);
     } else {
-      for (Index d = 0; d < directions; ++d) run(calls[d], share);
+      for (Index d = 0; d < directions; ++d) run(d, share);
     }
   };
   if (split.threads > 1 || sharing.side_by_side) {
@@ -90,29 +109,35 @@ void run_directions(const Call* calls, Index directions, const Sharing& sharing,
   }
 }
 
+// Runs work(share) for a share of each thread of the team.
+template <class Work>
+void deal_out(Team& team, Work work) {
+  team.run([&](int tid) { work(Share{tid, team.size()}); });
+}
+
+enum class Pass { forward, backward };
+
 template <class W>
-Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, bool may_pair,
+Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, Pass pass,
                   const cpu::ForwardKernels<W>& kernels, int threads) {
   auto choose = [&](int n) {
-    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n);
+    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n,
+                             pass == Pass::backward);
   };
-  if (directions == 2 && may_pair && threads >= 2 && cpu::worth_threads(shape, steps, 2 * batch)) {
+  if (directions == 2 && threads >= 2 && cpu::worth_threads(shape, steps, 2 * batch)) {
     return {true, choose(threads / 2)};
   }
   return {false, choose(threads)};
 }
 
-// In backward the second direction adds to the dx that the first wrote.
-constexpr bool kForwardPairs = true, kBackwardPairs = false;
-
 // The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
 template <class W>
-int threads_wanted(const Network& network, Index steps, Index batch, bool may_pair,
+int threads_wanted(const Network& network, Index steps, Index batch, Pass pass,
                    const cpu::ForwardKernels<W>& kernels) {
   int most = 1;
   for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
        ++layer) {  // all above the first are alike
-    const Sharing s = share_out(network.shape(layer), steps, batch, network.directions, may_pair, kernels,
+    const Sharing s = share_out(network.shape(layer), steps, batch, network.directions, pass, kernels,
                                 cpu::num_threads());
     most = std::max(most, s.split.threads * (s.side_by_side ? 2 : 1));
   }
@@ -131,7 +156,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
   const Index state_batch = args.state_rows ? args.state_batch : B;
   network.check_call(args.steps, B);
-  Team team(threads_wanted(network, args.steps, B, kForwardPairs, kernels));
+  Team team(threads_wanted(network, args.steps, B, Pass::forward, kernels));
   if (reserve) reserve->layout(network, args.steps, B);
   scratch.schedule.set(args.steps, B, args.lengths);
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
@@ -148,7 +173,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
     const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
     y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
     mask = input_mask(network, layer, args);
-    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kForwardPairs, kernels,
+    sharing = share_out(network.shape(layer), args.steps, B, network.directions, Pass::forward, kernels,
                         team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
@@ -175,8 +200,8 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = 0; layer < network.layers; ++layer) {
     prepare(layer, Arena(memory));
-    run_directions(calls, network.directions, sharing, team,
-                   [](const cpu::ForwardCall<W>& call, const Share& share) { cpu::forward(call, share); });
+    run_directions(network.directions, sharing, team,
+                   [&](Index d, const Share& share) { cpu::forward(calls[d], share); });
     x = {y.data, y.time_stride, y.batch_stride};
   }
 }
@@ -187,10 +212,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   const cpu::Kernels<T>& kernels = current_kernels<T>();
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
               width = network.output();
-  Team team(threads_wanted(network, args.steps, B, kBackwardPairs, kernels));
+  Team team(threads_wanted(network, args.steps, B, Pass::backward, kernels));
   scratch.schedule.set(args.steps, B, args.lengths);
   const std::vector<Index> sizes = network.parameter_sizes();
-  for (std::size_t i = 0; i < sizes.size(); ++i) std::fill_n(args.gradients[i], sizes[i], T(0));
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
 
   Dropout mask;
@@ -199,7 +223,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   cpu::PackedLayer<T> again[2];  // with segments, whose gates are computed again
   Sharing sharing;
   Rows<const T> dy = args.dy;
-  Rows<T> dx;
+  // Each direction writes a dx of its own, so that they need not wait for each other; the first one's becomes
+  // the sum.
+  Rows<T> dx, second_dx;
   const auto prepare = [&](Index layer, Arena arena) {
     const LayerShape shape = network.shape(layer);
     // dL/dy of the layers below, in turn in one of two arrays.
@@ -207,8 +233,11 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
     dx = layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
     const bool input_needed = layer > 0 || args.dx;
+    second_dx = {};
+    if (input_needed && network.directions == 2)
+      second_dx = contiguous(arena.take<T>(args.steps * B * shape.input), B, shape.input);
     mask = input_mask(network, layer, args);
-    sharing = share_out(shape, args.steps, B, network.directions, kBackwardPairs, kernels, team.size());
+    sharing = share_out(shape, args.steps, B, network.directions, Pass::backward, kernels, team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
       cpu::BackwardCall<T>& call = calls[d];
@@ -235,8 +264,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       call.dy = columns_from(dy, d * R);
       call.dh_n = offset(args.dh_n, part * B * R);
       call.dc_n = offset(args.dc_n, part * B * H);
-      call.dx = dx;
-      call.add_dx = d > 0;
+      call.dx = d == 0 ? dx : second_dx;
       call.dh0 = offset(args.dh0, part * B * R);
       call.dc0 = offset(args.dc0, part * B * H);
       call.layout(arena, sharing.split.threads);
@@ -248,21 +276,30 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   void* memory = scratch.buffer.reserve(most);
   for (Index layer = network.layers; layer-- > 0;) {
     prepare(layer, Arena(memory));
-    for (Index d = 0; d < network.directions; ++d) {
-      transposed[d].pack(calls[d].shape, kernels, calls[d].parameters);
-      if (reserve.segment()) again[d].pack(calls[d].shape, kernels.lanes, calls[d].parameters);
-    }
-    run_directions(calls, network.directions, sharing, team,
-                   [](const cpu::BackwardCall<T>& call, const Share& share) { cpu::backward(call, share); });
-    for (cpu::BackwardCall<T>& call : calls) {
-      if (call.tokens)
-        add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih);
-    }
-    if (layer > 0 && network.dropout > 0) {
-      for (Index j = 0; j < B; ++j) {
-        const Index b = scratch.schedule.row(j);
-        for (Index t = 0; t < scratch.schedule.length(j); ++t) mask.apply(dx.at(t, b), dx.at(t, b), t, b, R);
+    deal_out(team, [&](const Share& share) {
+      for (Index d = 0; d < network.directions; ++d) {
+        const cpu::BackwardCall<T>& call = calls[d];
+        transposed[d].pack(call.shape, kernels, call.parameters, share);
+        if (reserve.segment()) again[d].pack(call.shape, kernels.lanes, call.parameters, share);
+        const Index each = network.parameters_per_part(), first = (layer * network.directions + d) * each;
+        for (Index i = first; i < first + each; ++i) {
+          const auto place = static_cast<std::size_t>(i);
+          const cpu::Range mine = share.slice(sizes[place]);
+          std::fill(args.gradients[place] + mine.first, args.gradients[place] + mine.last, T(0));
+        }
       }
+    });
+    run_directions(network.directions, sharing, team,
+                   [&](Index d, const Share& share) { cpu::backward(calls[d], share); });
+    const bool dropped = layer > 0 && network.dropout > 0;
+    if (second_dx || dropped || calls[0].tokens) {
+      deal_out(team, [&](const Share& share) {
+        for (const cpu::BackwardCall<T>& call : calls) {
+          if (call.tokens)
+            add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
+        }
+        if (dx) finish_dx(dx, second_dx, dropped ? &mask : nullptr, scratch.schedule, calls[0].shape, share);
+      });
     }
     dy = {dx.data, dx.time_stride, dx.batch_stride};
   }
@@ -307,7 +344,7 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
   const LayerShape& first = network.first;
   const Table<W>& kernels = current_kernels<W>();
   const auto sharing_of = [&](Index layer) {
-    return share_out(network.shape(layer), steps, batch, network.directions, kForwardPairs, kernels,
+    return share_out(network.shape(layer), steps, batch, network.directions, Pass::forward, kernels,
                      cpu::num_threads());
   };
   const auto thread_count = [&](Index layer) {
