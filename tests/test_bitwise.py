@@ -110,7 +110,7 @@ BOTH: dict[str, Any] = {"bidirectional": True, "num_layers": 2, "dropout": 0.5}
 # How four threads divide the work, as explain() puts it: H, T, B, network and call.
 THREADED: dict[str, tuple[int, int, int, dict[str, Any], dict[str, bool]]] = {
     "rows of the batch: enough for a full tile each": (130, 3, 64, {}, {}),
-    "rows of the batch: a step is too short for a barrier": (120, 16, 3, {}, {}),
+    "rows of the batch: a step is too short for a barrier": (50, 60, 3, {}, {}),
     "hidden units": (650, 3, 1, {}, {}),
     "both directions side by side; within each: rows": (130, 4, 37, BOTH, {"lengths": True, "reset": True}),
     "both directions side by side; within each: hidden units": (330, 4, 3, BOTH, {}),

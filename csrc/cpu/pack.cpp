@@ -83,9 +83,8 @@ void pack_gates(const Share& share, const Compute<W>* from, Index gates, Index u
 template <class T>
 void pack_transposed(const Share& share, const std::vector<const T*>& rows, Index units,
                      const Kernels<T>& kernels, T* out) {
-  const PackRows<T> args{
-      rows.data(), static_cast<Index>(rows.size()), units, share.slice(panel_count(units, kernels.lanes)),
-      out};
+  const PackRows<T> args{rows.data(), static_cast<Index>(rows.size()), units,
+                         share.slice(panel_count(units, kernels.lanes)), out};
   kernels.pack_rows(args);
 }
 

@@ -54,9 +54,7 @@ struct Split {
 };
 // Is a call long enough to wake other threads for?
 bool worth_threads(const LayerShape& shape, Index steps, Index batch);
-// In backward a thread without rows is of use: weight gradients and dx are dealt out whatever the split.
-Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads,
-                   bool backward);
+Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads);
 
 // One thread's share.
 struct Share {

@@ -115,14 +115,11 @@ void deal_out(Team& team, Work work) {
   team.run([&](int tid) { work(Share{tid, team.size()}); });
 }
 
-enum class Pass { forward, backward };
-
 template <class W>
-Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions, Pass pass,
+Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions,
                   const cpu::ForwardKernels<W>& kernels, int threads) {
   auto choose = [&](int n) {
-    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n,
-                             pass == Pass::backward);
+    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n);
   };
   if (directions == 2 && threads >= 2 && cpu::worth_threads(shape, steps, 2 * batch)) {
     return {true, choose(threads / 2)};
@@ -132,13 +129,12 @@ Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index direc
 
 // The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
 template <class W>
-int threads_wanted(const Network& network, Index steps, Index batch, Pass pass,
-                   const cpu::ForwardKernels<W>& kernels) {
+int threads_wanted(const Network& network, Index steps, Index batch, const cpu::ForwardKernels<W>& kernels) {
   int most = 1;
   for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
        ++layer) {  // all above the first are alike
-    const Sharing s = share_out(network.shape(layer), steps, batch, network.directions, pass, kernels,
-                                cpu::num_threads());
+    const Sharing s =
+        share_out(network.shape(layer), steps, batch, network.directions, kernels, cpu::num_threads());
     most = std::max(most, s.split.threads * (s.side_by_side ? 2 : 1));
   }
   return most;
@@ -156,7 +152,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
   const Index state_batch = args.state_rows ? args.state_batch : B;
   network.check_call(args.steps, B);
-  Team team(threads_wanted(network, args.steps, B, Pass::forward, kernels));
+  Team team(threads_wanted(network, args.steps, B, kernels));
   if (reserve) reserve->layout(network, args.steps, B);
   scratch.schedule.set(args.steps, B, args.lengths);
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
@@ -173,8 +169,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
     const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
     y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
     mask = input_mask(network, layer, args);
-    sharing = share_out(network.shape(layer), args.steps, B, network.directions, Pass::forward, kernels,
-                        team.size());
+    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kernels, team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
       cpu::ForwardCall<W>& call = calls[d];
@@ -212,7 +207,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   const cpu::Kernels<T>& kernels = current_kernels<T>();
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
               width = network.output();
-  Team team(threads_wanted(network, args.steps, B, Pass::backward, kernels));
+  Team team(threads_wanted(network, args.steps, B, kernels));
   scratch.schedule.set(args.steps, B, args.lengths);
   const std::vector<Index> sizes = network.parameter_sizes();
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
@@ -237,7 +232,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     if (input_needed && network.directions == 2)
       second_dx = contiguous(arena.take<T>(args.steps * B * shape.input), B, shape.input);
     mask = input_mask(network, layer, args);
-    sharing = share_out(shape, args.steps, B, network.directions, Pass::backward, kernels, team.size());
+    sharing = share_out(shape, args.steps, B, network.directions, kernels, team.size());
     for (Index d = 0; d < network.directions; ++d) {
       const Index part = layer * network.directions + d;
       cpu::BackwardCall<T>& call = calls[d];
@@ -344,8 +339,7 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
   const LayerShape& first = network.first;
   const Table<W>& kernels = current_kernels<W>();
   const auto sharing_of = [&](Index layer) {
-    return share_out(network.shape(layer), steps, batch, network.directions, Pass::forward, kernels,
-                     cpu::num_threads());
+    return share_out(network.shape(layer), steps, batch, network.directions, kernels, cpu::num_threads());
   };
   const auto thread_count = [&](Index layer) {
     const Sharing s = sharing_of(layer);

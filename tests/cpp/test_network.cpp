@@ -134,6 +134,14 @@ void check_gradient(const Case& c) {
   Scratch scratch;
   backward(c.network, args, reserve, scratch);
 
+  // Gates that are computed again have the same bits.
+  Reserve<double> checkpointed(2);
+  run(c, in, &checkpointed);
+  const Inputs kept = gradient;
+  backward(c.network, args, checkpointed, scratch);
+  CHECK(gradient.x == kept.x && gradient.h0 == kept.h0 && gradient.parameters == kept.parameters);
+  if (lstm) CHECK(gradient.c0 == kept.c0);
+
   double expected = dot(gradient.x, direction.x) + dot(gradient.h0, direction.h0);
   if (lstm) expected += dot(gradient.c0, direction.c0);
   for (std::size_t i = 0; i < gradient.parameters.size(); ++i) {
