@@ -231,7 +231,8 @@ void forward(const ForwardCall<W>& call, const Share& share) {
       args.panels = panels;
       args.panels.backwards =
           step % 2 == 1;  // begin with the weights that were read last: they are still in cache
-      args.recurrent = list.states.operand(list.h_prev, active, weights.recurrent, R);
+      const bool from_zeros = step == 0 && !call.h0;  // of all rows: nothing to multiply
+      if (!from_zeros) args.recurrent = list.states.operand(list.h_prev, active, weights.recurrent, R);
       if (fused) {
         args.input = list.inputs.operand(list.x, active, weights.input, shape.input);
         args.bias = weights.bias;
@@ -276,7 +277,7 @@ void forward(const ForwardCall<W>& call, const Share& share) {
             args.reset_h = list.reset_h;
             kernels.gru_forward_reset(args);
             share.wait_units();
-            args.recurrent = list.states.operand(list.reset_h, active, weights.candidate, H);
+            if (!from_zeros) args.recurrent = list.states.operand(list.reset_h, active, weights.candidate, H);
             kernels.gru_forward_candidate(args);
           }
           break;

@@ -148,7 +148,8 @@ struct StepForward {
   Index units = 0;  // H
   Index rows = 0;
   Range panels;
-  Operand<W> recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh
+  Operand<W>
+      recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh; none if h_prev is all zeros
   const T* const* pre = nullptr;
   Operand<W> input;         // without pre: x, W_ih
   const T* bias = nullptr;  // without pre: (G*H) or null

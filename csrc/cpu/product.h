@@ -144,9 +144,10 @@ struct TileAt {
   Index count;  // of all panels that the rows meet
 };
 
-// z += A W over the whole depth.  `z_gates`: gates of one z entry, at least Gates.
+// z += A W over the whole depth, which may be 0.  `z_gates`: gates of one z entry, at least Gates.
 template <int Gates, class W>
 FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z, int z_gates) {
+  if (op.depth == 0) return;
   constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   const Index panel_stride = panel_size<W>(op.depth, Gates, lanes);
   const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(W));
