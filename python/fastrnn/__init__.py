@@ -14,10 +14,16 @@ Examples
 ((5, 2, 4), (1, 2, 4), (1, 2, 4))
 """
 
-from . import _core, functional, reference, training
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import _core, functional
 from .info import get_float32_products, get_num_threads, info, set_float32_products, set_num_threads
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
+
+if TYPE_CHECKING:
+    from . import reference, training
 
 __version__: str = _core.build_info()["version"]
 
@@ -40,3 +46,10 @@ __all__ = [
     "set_num_threads",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Submodules that an import of the package does not wait for.
+    if name in ("reference", "training"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -128,7 +127,7 @@ class _Recurrent(ABC):
     def __init__(self, spec: Spec, batch_first: object, device: object, seed: object) -> None:
         backend = backend_of_device(device)
         batch_first = boolean("batch_first", batch_first)
-        seed = secrets.randbits(64) if seed is None else integer("seed", seed, 0, SEED_END - 1)
+        seed = int.from_bytes(os.urandom(8)) if seed is None else integer("seed", seed, 0, SEED_END - 1)
 
         rng = np.random.default_rng(seed)
         bound = spec.hidden_size**-0.5
