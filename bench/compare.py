@@ -42,6 +42,8 @@ def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, 
     """A table, and how many rows are slower."""
     before, after = ({(row.load, row.threads): row for row in rows_of(side)} for side in (old, new))
     pairs = [(before[key], after[key]) for key in before if key in after]
+    if not pairs:
+        raise SystemExit("the two runs have no workload in common")
     machine = drift(pairs, (old["versions"], new["versions"]))
     if raw or math.isnan(machine):  # no peers in common
         machine = 1.0

@@ -26,8 +26,11 @@ LIMITS = {
     "int8": 0.2,
 }
 CHECKED_STEPS = 3  # of a stream, so that a state that is not carried shows
-SHORT = 0.01  # seconds: a run below is repeated, so that the clock's own cost does not count
-TURN = 0.004  # seconds that a peer takes in its turn, at the least
+SHORT = 0.05  # seconds: a run below is preceded by runs that are not timed
+TURN = 0.004  # seconds that a peer takes in its turn, at the least: the clock's own cost does not count
+# Seconds that are not timed before the turn of a short run. One thread's caches fill in a millisecond; of
+# several threads that slept, some may wake on one core, and the system takes its time to move them apart.
+WARM = {"one thread": 0.001, "several": 0.012}
 PAUSE = 0.001  # seconds between two looks at whether other threads are at work
 CLOCKED = 100  # steps of a stream that are clocked one by one in each turn
 BINS_PER_DECADE = 40  # of the histogram of their times
@@ -118,15 +121,16 @@ def clocked(run: Run) -> list[float]:
 
 
 def measure(
-    runs: dict[str, tuple[Peer, Run]], seconds: float, steps: dict[str, list[float]]
+    runs: dict[str, tuple[Peer, Run]], seconds: float, steps: dict[str, list[float]], warm: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of each, taken in turn: whatever disturbs the machine disturbs all of them.
 
-    At least 3 turns, however long they take. Before the turn of a short run comes a quarter of a turn that is
-    not timed and fills the caches. `steps` receives the times of single runs for the peers it names. Also
-    returns how many runs a turn has.
+    At least 3 turns, however long they take. Before the turn of a short run come `warm` seconds that are not
+    timed. `steps` receives the times of single runs for the peers it names. Also returns how many runs a turn
+    has.
     """
     repeat: dict[str, int] = {}
+    before: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
@@ -134,13 +138,14 @@ def measure(
             settle()
             if name not in repeat:
                 once = peer.seconds(run, 1)
-                repeat[name] = max(1, round(TURN / max(once, 1e-7))) if once < SHORT else 0
-                if not repeat[name]:
+                repeat[name] = max(1, round(TURN / max(once, 1e-7)))
+                before[name] = max(1, round(warm / max(once, 1e-7))) if once < SHORT else 0
+                if not before[name]:
                     times[name].append(once)
                     continue
-            if repeat[name]:
-                peer.seconds(run, 1 + repeat[name] // 4)
-            times[name].append(peer.seconds(run, max(1, repeat[name])))
+            if before[name]:
+                peer.seconds(run, before[name])
+            times[name].append(peer.seconds(run, repeat[name]))
             if name in steps:
                 steps[name] += clocked(run)
     return times, repeat
@@ -178,7 +183,8 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
     streaming = workload.run == "streaming"
     steps: dict[str, list[float]] = {name: [] for name in runs if streaming and not on_device(name)}
     try:
-        times, repeat = measure(runs, seconds, steps)
+        warm = WARM["one thread" if threads == 1 else "several"]
+        times, repeat = measure(runs, seconds, steps, warm)
     except Exception as error:
         row["failed"]["all"] = one_line(error)
         return row
@@ -187,7 +193,7 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
             "median_s": rounded(statistics.median(values)),
             "quartiles_s": [rounded(value) for value in spread(values)],
             "turns": len(values),
-            "runs_a_turn": max(1, repeat[name]),
+            "runs_a_turn": repeat[name],
         }
         rival = runs[name][0].rival
         if rival in times:

@@ -297,6 +297,13 @@ def test_compare_judges_two_runs(
     assert lines[-1].startswith(f"{len(lines) - 3 if status else 0} of")
 
 
+def test_compare_needs_something_in_common(bench: Callable[[str], Any]) -> None:
+    old, new = made_up(bench, fastrnn=0.002), made_up(bench, fastrnn=0.002)
+    old["rows"], new["rows"] = old["rows"][:3], new["rows"][3:]
+    with pytest.raises(SystemExit, match="no workload in common"):
+        bench("compare").compared(old, new, False)
+
+
 def test_slower_within_the_spread_is_not_judged_slower(bench: Callable[[str], Any]) -> None:
     old, new = ({"median_s": m, "quartiles_s": q} for m, q in ((1.0, (0.9, 1.2)), (1.1, (1.0, 1.2))))
     ratio, low, high = bench("compare").change(old, new, 1.0)
