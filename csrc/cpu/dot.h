@@ -38,7 +38,8 @@ FRNN_INLINE Words word(const char* at) {
 
 // bfloat16 number `i`, of 2, of each lane, as float.
 FRNN_INLINE VecF widen(Words pair, int i) {
-  return (VecF::Native)(i == 0 ? (Bits)pair << 16 : (Bits)pair & 0xffff0000u);
+  // Two lanes at a time for the second: & 0xffff0000 would take a register, of which AVX2 has none left.
+  return (VecF::Native)((i == 0 ? (Bits)pair : (Bits)((DoubleBits)pair >> 16)) << 16);
 }
 
 template <>

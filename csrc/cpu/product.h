@@ -47,7 +47,7 @@ using TileFn = void (*)(const Row<W>* const* a, Index step, const W* w, Index pa
 template <class W, int Rows, int Panels, int Gates>
 void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth, Compute<W>* z,
           Index z_stride, Ahead<W> ahead) {
-  constexpr int lanes = Vec<Compute<W>>::lanes;
+  constexpr int lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   using D = Dot<W>;
   typename D::Sum acc[Rows][Panels][Gates];
   const Row<W>* row[Rows];
@@ -68,22 +68,39 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
   do {  // depth is at least 1: without that knowledge GCC keeps a second copy of the sums in memory
     // With fewer rows the weights themselves come as fast as they can.
     if constexpr (Rows > 2) __builtin_prefetch(ahead.first + k * ahead.step, 0, 2);
-#pragma GCC unroll 2
-    for (int part = 0; part < D::parts; ++part) {
+    if constexpr (D::parts == 1) {
       typename D::Factor weight[Panels][Gates];
 #pragma GCC unroll 8
       for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
         for (int g = 0; g < Gates; ++g)
-          weight[p][g] = D::weights(group + p * panel_stride + (k * Gates + g) * lanes * kGroup<W>, part);
+          weight[p][g] = D::weights(group + p * panel_stride + (k * Gates + g) * vector, 0);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
-        const typename D::Factor value = D::value(row[r], k, step, part);
+        const typename D::Factor value = D::value(row[r], k, step, 0);
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
           for (int g = 0; g < Gates; ++g) acc[r][p][g] = D::add(value, weight[p][g], acc[r][p][g]);
+        }
+      }
+    } else {
+      // Rows in registers and one vector of weights at a time: that is one register less, for widening.
+#pragma GCC unroll 2
+      for (int part = 0; part < D::parts; ++part) {
+        typename D::Factor value[Rows];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) value[r] = D::value(row[r], k, step, part);
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) {
+#pragma GCC unroll 8
+          for (int g = 0; g < Gates; ++g) {
+            const typename D::Factor weight =
+                D::weights(group + p * panel_stride + (k * Gates + g) * vector, part);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) acc[r][p][g] = D::add(value[r], weight, acc[r][p][g]);
+          }
         }
       }
     }

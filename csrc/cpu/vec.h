@@ -39,6 +39,7 @@ struct Lanes<double> {
 // What stands in quantised weights and rows.
 using Words = Lanes<float>::Mask;
 typedef std::uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+typedef std::uint64_t DoubleBits __attribute__((vector_size(kVectorBytes)));
 typedef std::int16_t Shorts __attribute__((vector_size(kVectorBytes)));
 typedef std::uint16_t UnsignedShorts __attribute__((vector_size(kVectorBytes)));
 
