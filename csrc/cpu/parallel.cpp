@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -68,17 +69,17 @@ class Pool {
   // Starts workers until there are `wanted`, or as many as the system lets us have; returns how many there
   // are.
   int grow(int wanted) {
-    while (static_cast<int>(start_.size()) < wanted) {
-      start_.push_back(std::make_unique<Event>());
+    while (static_cast<int>(workers_.size()) < wanted) {
+      workers_.push_back(std::make_unique<Worker>());
       try {
         const SignalsBlocked blocked;
-        std::thread(&Pool::work, this, start_.back().get(), static_cast<int>(start_.size())).detach();
+        std::thread(&Pool::work, this, workers_.back().get(), static_cast<int>(workers_.size())).detach();
       } catch (const std::exception&) {  // no more threads to be had, or no memory for one
-        start_.pop_back();
+        workers_.pop_back();
         break;
       }
     }
-    return std::min(wanted, static_cast<int>(start_.size()));
+    return std::min(wanted, static_cast<int>(workers_.size()));
   }
 
   void run(Task task, void* fn, int size) {
@@ -86,16 +87,44 @@ class Pool {
     fn_ = fn;
     std::fegetenv(&environment_);
     running_.store(size - 1, std::memory_order_relaxed);
-    for (int worker = 0; worker < size - 1; ++worker) start_[static_cast<std::size_t>(worker)]->signal();
+    for (int i = 0; i < size - 1; ++i) {
+      Worker& worker = *workers_[static_cast<std::size_t>(i)];
+      if (worker.start.slept_on()) worker.keep_away();
+      worker.start.signal();
+    }
     run_part(0);
     finished_.wait_past(rounds_++);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  void work(Event* start, int tid) {
+  struct Worker {
+    Event start;
+    std::atomic<pid_t> thread{0};
+    cpu_set_t allowed;       // where it may run ...
+    bool kept_away = false;  // ... but for the caller's CPU, to begin with
+
+    // The system likes to wake a thread on the CPU of the one that wakes it. There the two would take turns:
+    // in every barrier one polls in vain and sleeps, so that neither is ever busy enough to be moved
+    // (measured: 40 us a barrier, for calls some milliseconds apart).
+    void keep_away() {
+      const pid_t id = thread.load(std::memory_order_relaxed);
+      const int cpu = sched_getcpu();
+      if (id == 0 || cpu < 0 || sched_getaffinity(id, sizeof allowed, &allowed) != 0) return;
+      cpu_set_t others = allowed;
+      CPU_CLR(static_cast<std::size_t>(cpu), &others);
+      kept_away = CPU_COUNT(&others) != 0 && sched_setaffinity(id, sizeof others, &others) == 0;
+    }
+    void come_back() {
+      if (std::exchange(kept_away, false)) sched_setaffinity(0, sizeof allowed, &allowed);
+    }
+  };
+
+  void work(Worker* worker, int tid) {
+    worker->thread.store(static_cast<pid_t>(syscall(SYS_gettid)), std::memory_order_relaxed);
     for (std::uint32_t round = 0;; ++round) {
-      start->wait_past(round);
+      worker->start.wait_past(round);
+      worker->come_back();
       std::fesetenv(&environment_);
       run_part(tid);
       if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) finished_.signal();
@@ -112,7 +141,7 @@ class Pool {
   }
 
   std::atomic<bool> taken_{false};
-  std::vector<std::unique_ptr<Event>> start_;  // one for each worker; worker i has tid i + 1
+  std::vector<std::unique_ptr<Worker>> workers_;  // number i has tid i + 1
 
   // The task of this round: written before the start events, read after them.
   Task task_ = nullptr;

@@ -29,12 +29,13 @@ inline void pause() {
 #endif
 }
 
-// Polls until ready() or until some 3 to 50 us have gone (a pause is 10 to 140 cycles): longer than the
-// steps of a sequence differ between threads, and short beside the time slice that a sleeping thread's CPU is
-// worth. Returns the last ready().
+// Polls until ready() or until some 10 to 200 us have gone (a pause is 10 to 140 cycles): longer than the
+// steps of a sequence differ between threads and than a sleeper takes to be woken, since else one sleep leads
+// to the next, each coming back so late that the other has gone to sleep; and short beside the time slice
+// that a sleeping thread's CPU is worth. Returns the last ready().
 template <class Ready>
 bool spin(Ready ready) {
-  for (int i = 0; i < 1024; ++i) {
+  for (int i = 0; i < 4096; ++i) {
     if (ready()) return true;
     pause();
   }
@@ -54,6 +55,8 @@ class alignas(cache_line) Event {
     count_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) != 0) wake();
   }
+  // Does a thread sleep on it?
+  bool slept_on() const { return sleepers_.load(std::memory_order_relaxed) != 0; }
   void wait_past(std::uint32_t seen) {
     if (!spin([&] { return count_.load(std::memory_order_acquire) != seen; })) sleep(seen);
   }

@@ -1,3 +1,4 @@
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -124,6 +125,23 @@ TEST(team_works_after_its_threads_have_slept) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     Team team(3);
     CHECK(calls_per_thread(team) == std::vector<int>(3, 1));
+  }
+}
+
+TEST(team_threads_that_have_slept_may_run_anywhere) {
+  const Threads threads(3);
+  cpu_set_t own;
+  CHECK(sched_getaffinity(0, sizeof own, &own) == 0);
+  Team team(3);
+  for (int round = 0; round < 3; ++round) {
+    usleep(20000);
+    std::array<bool, 3> same{};
+    team.run([&](int tid) {
+      cpu_set_t allowed;
+      const bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+      same[static_cast<std::size_t>(tid)] = known && CPU_EQUAL(&allowed, &own);
+    });
+    CHECK(same[0] && same[1] && same[2]);
   }
 }
 
