@@ -56,21 +56,34 @@ class Workload:
         return 2 if self.run == "training" else 1
 
     @property
+    def elements(self) -> tuple[int, int]:
+        """Of all matrices that x, or the layer below, is multiplied by, and of all W_hh."""
+        recurrent = GATES[self.cell] * self.hidden_size**2 * self.num_layers * self.directions
+        return sum(rows * columns for rows, columns in self.matrices) - recurrent, recurrent
+
+    @property
+    def recurrent_steps(self) -> int:
+        """Steps that have a state to multiply by W_hh: a sequence begins without one."""
+        return self.steps - (self.run != "streaming")
+
+    @property
     def flop(self) -> float:
         """Multiplications and additions of the products; backward counts as two forwards."""
-        total = 2.0 * sum(rows * columns for rows, columns in self.matrices)
-        return total * self.steps * self.batch * (3 if self.run == "training" else 1)
+        inputs, recurrent = self.elements
+        total = 2.0 * (inputs * self.steps + recurrent * self.recurrent_steps)
+        return total * self.batch * (3 if self.run == "training" else 1)
 
     @property
     def reads(self) -> list[tuple[int, int]]:
         """Weights that must be read, (bytes that are read in turn, bytes read in a run), at the least.
 
-        All of them once in each pass, and at every further step each W_hh.
+        All that are multiplied once in each pass, and at every further step each W_hh.
         """
-        recurrent = GATES[self.cell] * self.hidden_size**2 * self.itemsize
-        everything = sum(rows * columns for rows, columns in self.matrices) * self.itemsize
-        further = (self.steps - 1) * self.num_layers * self.directions
-        return [(everything, self.passes * everything), (recurrent, self.passes * further * recurrent)]
+        inputs, recurrent = (count * self.itemsize for count in self.elements)
+        once = inputs + recurrent * min(self.recurrent_steps, 1)
+        again = recurrent * max(self.recurrent_steps - 1, 0)
+        one = recurrent // (self.num_layers * self.directions)
+        return [(once, self.passes * once), (one, self.passes * again)]
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
