@@ -184,7 +184,8 @@ def test_run_writes_what_it_measured(tmp_path: Path) -> None:
 
 def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
     w = bench("workloads")
-    # A single step reads W_ih and W_hh, 4 H^2 bytes each; of many steps each further one reads W_hh alone.
+    # A single step reads W_ih and W_hh, 4 H^2 bytes each; a sequence begins
+    # without a state, and each step after the second reads W_hh again.
     for H, level, rate in ((11, "L1", 100), (12, "L2", 50), (35, "L2", 50), (36, "memory", 10)):
         seconds, by = w.bound(w.Workload("rnn", "streaming", 1, 1, H, H), CEILING)
         assert (seconds, by) == (pytest.approx(8 * H * H / rate / 1e9), level)
@@ -195,11 +196,11 @@ def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
         (51, "memory", 10, 10),
     ):
         seconds, by = w.bound(w.Workload("rnn", "forward", 10, 1, H, H), CEILING)
-        assert (seconds, by) == (pytest.approx((8 / both + 9 * 4 / rate) * H * H / 1e9), level)
+        assert (seconds, by) == (pytest.approx((8 / both + 8 * 4 / rate) * H * H / 1e9), level)
     stack = w.Workload("rnn", "streaming", 1, 1, 8, 8, num_layers=2, tokens=True)
     assert stack.reads == [(3 * 4 * 64, 3 * 4 * 64), (4 * 64, 0)]
     seconds, by = w.bound(w.Workload("rnn", "training", 10, 100, 16, 16), CEILING)
-    assert (seconds, by) == (pytest.approx(3 * 10 * 100 * 4 * 16 * 16 / 200e9), "FMA")
+    assert (seconds, by) == (pytest.approx(3 * 100 * (10 + 9) * 2 * 16 * 16 / 200e9), "FMA")
     peers = {"fastrnn": Fake(1.0), "cudnn": Fake(1.0, rival="fastrnn-cuda")}
     (row,) = bench("results").rows_of({"rows": [row_of(bench, peers)], "ceilings": {"1": CEILING}})
     assert row.share("fastrnn") == w.bound(row.load, CEILING)
