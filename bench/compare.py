@@ -39,7 +39,7 @@ def change(before: dict[str, Any], after: dict[str, Any], machine: float) -> tup
 
 
 def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, int]:
-    """A table, and how many rows are slower."""
+    """A table, and how many times are slower or no longer there."""
     before, after = ({(row.load, row.threads): row for row in rows_of(side)} for side in (old, new))
     pairs = [(before[key], after[key]) for key in before if key in after]
     if not pairs:
@@ -51,22 +51,26 @@ def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, 
         f"{old['commit']} -> {new['commit']}; divided out: the peers now take {machine:.3f} of their time"
     ]
     lines.append(f"{'':45}threads{'':18}{'old ms':>10}{'new ms':>10}   old / new, (range)")
-    slower = 0
+    worse = count = 0
     for row, other in pairs:
         for own in row.owns:
             if own not in other.peers:
+                reason = other.failed.get(own) or other.failed.get("all") or "not measured"
+                lines.append(f"{row.load!s:45}{row.threads:>7}  {own:16} FAILED: {reason}")
+                worse += 1
                 continue
+            count += 1
             ratio, low, high = change(row.peers[own], other.peers[own], machine)
             judged = verdict(low, high)
-            slower += judged == "SLOWER"
+            worse += judged == "SLOWER"
             times = "".join(f"{side.seconds(own) * 1e3:>10.4g}" for side in (row, other))
             head = f"{row.load!s:45}{row.threads:>7}  {own:16}"
             lines.append(f"{head}{times}   {ratio:.2f} ({low:.2f}-{high:.2f}) {judged}")
     for name, side, others in (("old", before, after), ("new", after, before)):
         if missing := len(side.keys() - others.keys()):
             lines.append(f"{missing} rows are in the {name} run alone")
-    lines.append(f"{slower} of {len(pairs)} rows are slower beyond the spread")
-    return "\n".join(lines), slower
+    lines.append(f"{worse} of {count} times are slower beyond the spread, or failed")
+    return "\n".join(lines), worse
 
 
 def main() -> None:
@@ -75,9 +79,9 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--raw", action="store_true", help="times as they are, for runs of one sitting")
     args = parser.parse_args()
-    text, slower = compared(*(json.loads(file.read_text()) for file in (args.old, args.new)), args.raw)
+    text, worse = compared(*(json.loads(file.read_text()) for file in (args.old, args.new)), args.raw)
     print(text)
-    sys.exit(1 if slower else 0)
+    sys.exit(1 if worse else 0)
 
 
 if __name__ == "__main__":

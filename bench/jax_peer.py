@@ -20,9 +20,9 @@ Weights = dict[str, Any]
 State = tuple[Any, ...]  # h, for LSTM h and c
 
 
-def lstm(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
+def lstm(w_hh: Any, _: Any, a: Any, state: State) -> State:
     h, c = state
-    i, f, g, o = jnp.split(a + h @ w_hh + b_hh, 4, axis=-1)
+    i, f, g, o = jnp.split(a + h @ w_hh, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -36,9 +36,9 @@ def gru(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
     return ((1 - z) * n + z * h,)
 
 
-def rnn(w_hh: Any, b_hh: Any, a: Any, state: State) -> State:
+def rnn(w_hh: Any, _: Any, a: Any, state: State) -> State:
     (h,) = state
-    return (jnp.tanh(a + h @ w_hh + b_hh),)
+    return (jnp.tanh(a + h @ w_hh),)
 
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
@@ -49,8 +49,10 @@ def zeros(workload: Workload) -> State:
     return (jnp.zeros(shape, workload.dtype),) * (2 if workload.cell == "lstm" else 1)
 
 
-def input_product(w_ih: Any, b_ih: Any, x: Any) -> Any:
-    return (w_ih[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ w_ih) + b_ih
+def input_product(workload: Workload, w_ih: Any, b_ih: Any, b_hh: Any, x: Any) -> Any:
+    """W_ih x + b; only a GRU's b_hh has to wait for the recurrent product."""
+    bias = b_ih if workload.cell == "gru" else b_ih + b_hh
+    return (w_ih[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ w_ih) + bias
 
 
 def forward(workload: Workload, weights: Weights, x: Any, reset: Any) -> Any:
@@ -69,7 +71,7 @@ def forward(workload: Workload, weights: Weights, x: Any, reset: Any) -> Any:
                 state = cell(a, state)
                 return state, state[0]
 
-            inputs = (input_product(w_ih, b_ih, x), reset)
+            inputs = (input_product(workload, w_ih, b_ih, b_hh, x), reset)
             outputs.append(jax.lax.scan(step, zeros(workload), inputs, reverse=suffix.endswith("reverse"))[1])
         x = outputs[0] if workload.directions == 1 else jnp.concatenate(outputs, axis=-1)
     return x
@@ -82,7 +84,7 @@ def step(workload: Workload, weights: Weights, x: Any, states: list[State]) -> l
         w_ih, w_hh, b_ih, b_hh = (
             weights[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
-        after.append(CELLS[workload.cell](w_hh, b_hh, input_product(w_ih, b_ih, x), state))
+        after.append(CELLS[workload.cell](w_hh, b_hh, input_product(workload, w_ih, b_ih, b_hh, x), state))
         x = after[-1][0]
     return after
 

@@ -32,7 +32,8 @@ def model(workload: Workload, weights: dict[str, np.ndarray]) -> bytes:
     """
     T, B, D, H = workload.steps, workload.batch, workload.directions, workload.hidden_size
     streaming = workload.run == "streaming"
-    nodes, constants = [], {"shape": np.array([T, B, D * H])}
+    nodes = []
+    constants = {"shape": np.array([T, B, D * H])} if D == 2 else {"directions": np.array([1])}
     x = "x"
     for layer in range(workload.num_layers):
         suffixes = [f"_l{layer}", f"_l{layer}_reverse"][:D]
@@ -52,9 +53,13 @@ def model(workload: Workload, weights: dict[str, np.ndarray]) -> bytes:
         if workload.cell == "gru":
             options["linear_before_reset"] = 1
         nodes.append(helper.make_node(workload.cell.upper(), inputs, outputs, hidden_size=H, **options))
-        nodes.append(helper.make_node("Transpose", [f"Y{layer}"], [f"Z{layer}"], perm=[0, 2, 1, 3]))
-        x = "y" if layer == workload.num_layers - 1 else f"x{layer + 1}"
-        nodes.append(helper.make_node("Reshape", [f"Z{layer}", "shape"], [x]))
+        after = "y" if layer == workload.num_layers - 1 else f"x{layer + 1}"
+        if D == 1:
+            nodes.append(helper.make_node("Squeeze", [f"Y{layer}", "directions"], [after]))
+        else:
+            nodes.append(helper.make_node("Transpose", [f"Y{layer}"], [f"Z{layer}"], perm=[0, 2, 1, 3]))
+            nodes.append(helper.make_node("Reshape", [f"Z{layer}", "shape"], [after]))
+        x = after
 
     def value(name: str, shape: list[int]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -153,8 +158,8 @@ class OpenVino(OnnxPeer):
         request = core.compile_model(network, "CPU", options).create_infer_request()
         request.set_input_tensor(self.library.Tensor(data.vectors, shared_memory=True))
 
-        def run() -> np.ndarray:
+        def run() -> dict[str, Any]:
             request.infer(share_outputs=True)
-            return request.get_output_tensor(0).data
+            return {"y": lambda: request.get_output_tensor(0).data}
 
         return run

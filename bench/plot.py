@@ -404,6 +404,8 @@ def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None
     matplotlib.
     """
     rows = [row for row in rows if row.peers]
+    if not rows:
+        return None
     sizes = ("hidden_size", "batch", "steps")
     axis = max(sizes, key=lambda size: len({getattr(row.load, size) for row in rows}))
 
@@ -412,6 +414,9 @@ def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None
         if row.load.run != "streaming":
             named["steps"] = f"T={row.load.steps}"
         del named[axis]
+        named |= {"input": f"I={row.load.input_size}"} if row.load.input_size != row.load.hidden_size else {}
+        named |= {"layers": f"L={row.load.num_layers}"} if row.load.num_layers > 1 else {}
+        named |= {"directions": "bi"} if row.load.bidirectional else {}
         return " ".join([*named.values(), row.load.dtype, f"threads={row.threads}", row.load.name]).strip()
 
     try:

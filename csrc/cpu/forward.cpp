@@ -77,7 +77,8 @@ struct Lists {
   // At the products: x, what W_hh or a projection multiplies, and what a full peephole does.
   RowsAtProduct<W> inputs, states, cells;
 
-  Lists(Arena arena, Index block_rows, Index B, const LayerShape& shape, const ForwardKernels<W>& kernels)
+  Lists(Arena arena, Index block_rows, Index B, const LayerShape& shape, bool with_tokens,
+        const ForwardKernels<W>& kernels)
       : x(arena.take<const T*>(block_rows)),
         tokens(arena.take<std::int64_t>(block_rows)),
         block_pre(arena.take<T*>(block_rows)),
@@ -87,7 +88,7 @@ struct Lists {
         reset_h(arena.take<T*>(B)),
         h_prev(arena.take<const T*>(B)),
         c_prev(arena.take<const T*>(B)),
-        inputs(arena, block_rows, shape.input, kernels),
+        inputs(arena, with_tokens ? 0 : block_rows, shape.input, kernels),
         states(arena, B, shape.hidden, kernels),
         cells(arena, shape.peephole == Peephole::full ? B : 0, shape.hidden, kernels),
         bytes(static_cast<Index>(arena.used())) {}
@@ -120,7 +121,7 @@ void ForwardCall<W>::layout(Arena& arena, int threads) {
   zeros = arena.take_zeroed<T>(s.hidden);
   const bool two_cells = s.peephole == Peephole::full && !this->cells;
   cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
-  list_bytes = Lists<W>(Arena(), block_rows, B, s, *kernels).bytes;
+  list_bytes = Lists<W>(Arena(), block_rows, B, s, this->tokens, *kernels).bytes;
   lists = arena.take<char>(list_bytes * threads);
 }
 
@@ -135,7 +136,8 @@ void forward(const ForwardCall<W>& call, const Share& share) {
   const bool lstm = shape.cell == Cell::lstm;
   const Range panels = share.panels(H, kernels.lanes);
 
-  const Lists<W> list(Arena(call.lists + call.list_bytes * share.tid), call.block_rows, B, shape, kernels);
+  const Lists<W> list(Arena(call.lists + call.list_bytes * share.tid), call.block_rows, B, shape, call.tokens,
+                      kernels);
   // By rows, each thread goes through the sequence at its own pace, with blocks of its own.
   const Index slab = (share.by_units ? 0 : share.tid) * call.block_rows;
 

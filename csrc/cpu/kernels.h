@@ -7,7 +7,7 @@
 //
 // Packed weights: a matrix that maps K inputs to G gates of N units is stored as ceil(N / lanes) panels,
 // each [K][G][lanes], missing units zero.  One panel holds all gates of `lanes` units.
-// Each sum is one chain of fused multiply-adds: first what `z` starts from, then k = 0, 1, 2, ...
+// Each sum of floats is one chain of fused multiply-adds: first what `z` starts from, then k = 0, 1, 2, ...
 //
 // W, the type of weights, is float, double, or for quantised inference bfloat16_t or std::int8_t; everything
 // else is Compute<W>.  Quantised, a panel is [K / group][G][lanes][group], K filled up with zeros, and rows
@@ -40,8 +40,8 @@ inline constexpr int kGroup<bfloat16_t> = 2;
 template <>
 inline constexpr int kGroup<std::int8_t> = 4;
 
-// The K at which 127 * 127 * K still fits a std::int32_t.
-inline constexpr Index kMostDepth = 2147483647 / (127 * 127);
+// The K at which the sum of K products, and what cancels the 128, still fit a std::int32_t.
+inline constexpr Index kMostDepth = 2147483647 / (127 * 128);
 
 // Elements of type W in front of a panel's weights, and in a panel.
 template <class W>

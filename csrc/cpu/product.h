@@ -167,8 +167,10 @@ FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z, int z_
   if (op.depth == 0) return;
   constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   const Index panel_stride = panel_size<W>(op.depth, Gates, lanes);
-  const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(W));
-  const Index fetched = at.tiles * ((op.depth + kGroup<W> - 1) / kGroup<W>)*vector;
+  // A tile fetches one Gates-th of a panel, so that after so many the next group of panels is there.
+  const bool far = at.count * panel_stride > kFarBytes / static_cast<Index>(sizeof(W)) &&
+                   at.next != at.panel && at.tiles < Gates * panels_for(Gates, 1);
+  const Index fetched = far ? at.tiles * ((op.depth + kGroup<W> - 1) / kGroup<W>)*vector : 0;
   const Ahead<W> ahead{op.panels + at.next * panel_stride + fetched, far ? vector : 0};
   tiles<W, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
                                                   panel_stride, op.depth, z, z_gates * lanes, ahead);

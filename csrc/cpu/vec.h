@@ -2,8 +2,8 @@
 //
 // Arithmetic and comparison are GCC's vector extensions (Clang has them too), the same for every set;
 // what differs - width, number of registers, fma, partial loads - stands in vec_<set>.h.  Included by
-// kernels_unit.cpp only, once per build of it.  No STL here: a shared inline function compiled with
-// wider instructions could be the copy that the linker keeps for the whole program.
+// kernels_unit.cpp and quantized_unit.cpp only, once per build of them.  No STL here: a shared inline
+// function compiled with wider instructions could be the copy that the linker keeps for the whole program.
 #pragma once
 
 #include "cells/math.h"

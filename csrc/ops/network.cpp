@@ -60,7 +60,8 @@ template const Table<std::int8_t>& current_kernels<std::int8_t>();
 template <class W>
 void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
   if constexpr (std::is_same_v<W, std::int8_t>) {
-    const Index longest = std::max({network_.first.input, network_.first.hidden, network_.output()});
+    const Index above = network_.layers > 1 ? network_.output() : 0;
+    const Index longest = std::max({network_.first.input, network_.first.hidden, above});
     FRNN_CHECK(longest <= cpu::kMostDepth, "int8 sums more than " + std::to_string(cpu::kMostDepth) +
                                                " products of a unit, which may overflow 32 bits");
   }

@@ -378,12 +378,14 @@ class KernelMemory:
         raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled; {self._instead}")
 
 
-_MOST_INT8_PRODUCTS = (2**31 - 1) // 127**2  # whose sum is exact in 32 bits
+_MOST_INT8_PRODUCTS = (2**31 - 1) // (127 * 128)  # whose sum is exact in 32 bits
 
 
 def check_quantize(name: str, backend: Backend, spec: Spec, chosen: str) -> str | None:
     """Return what `Packed` is told to make weights of this dtype; None for "float32"."""
     one_of(name, chosen, ("bfloat16", "int8", "float32"))
+    if chosen == "float32":
+        return None
     if backend is not CPU:
         raise TypeError(f"{name} is {chosen!r}, for {backend.name}; only networks on the CPU are quantised")
     if spec.dtype != "float32":
@@ -392,13 +394,13 @@ def check_quantize(name: str, backend: Backend, spec: Spec, chosen: str) -> str 
             f"the rest of the computation is in float32"
         )
     if chosen == "int8":
-        longest = max(spec.input_size, spec.hidden_size, spec.output_size)
+        longest = max(spec.input_size, spec.hidden_size, spec.output_size if spec.num_layers > 1 else 0)
         if longest > _MOST_INT8_PRODUCTS:
             raise ValueError(
                 f"{name} is 'int8', for sums of {longest} products; expected at most {_MOST_INT8_PRODUCTS}, "
                 f"which are exact in 32 bits"
             )
-    return None if chosen == "float32" else chosen
+    return chosen
 
 
 class Packed(KernelMemory):

@@ -91,7 +91,7 @@ def pack(spec: Spec, parameters: Mapping[str, Any], *, quantize: str = "float32"
     """
     check_spec(spec)
     backend, arrays = _parameters(spec, parameters)
-    quantized = None if quantize == "float32" else check_quantize("quantize", backend, spec, quantize)
+    quantized = check_quantize("quantize", backend, spec, quantize)
     return Packed(backend, spec, backend.fixed(arrays), quantized)
 
 

@@ -251,7 +251,7 @@ class _Recurrent(ABC):
             Save memory for time: calls do not keep the activated gates, backward computes them again from y
             and, for LSTM, from c kept every `checkpoint` steps, rounded up to the steps that backward takes
             together (`explain` tells how many).  It may exceed T.  The gradients have the same bits.  None
-            keeps the gates of every step.  An RNN keeps none in any case.
+            keeps the gates of every step, as does train() after eval().  An RNN keeps none in any case.
 
         Raises
         ------
@@ -298,6 +298,9 @@ class _Recurrent(ABC):
                 packed = Packed(self._backend, self._spec, self._backend.fixed(own))
                 for array in own:
                     array.flags.writeable = False
+                if self._checkpoint is not None:
+                    self._saved = self._backend.layer_reserve(self._spec, None)
+                    self._checkpoint = None
                 self._repacked = None
                 self._pending = "eval() dropped it"
                 self._packed = packed
