@@ -1,6 +1,7 @@
 """While a graph is captured, does nothing wait, copy or free what a graph cannot, and is a replay waited for?
 
-On the emulated device alone: there a test says which stream is being captured, and sees who waits for whom.
+On the emulated device, where a test says which stream is being captured, and sees who waits for whom; the
+last test captures by torch, on a GPU.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ class Asked:
         self.told.append(stream)
         return self.array.__dlpack__(stream=-1, **options)
 
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
 
 # ---------------------------------------------------------------------------------------- memory
 
@@ -185,6 +189,52 @@ def test_every_replay_is_another_training_step(
         np.testing.assert_array_equal(replayed, eager)
 
 
+def test_a_first_backward_is_captured(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of the layer's gradients lie in no graph's memory."""
+    monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    x, dy = array_on(CAPTURED, normal(T, B, IN)), array_on(CAPTURED, normal(T, B, H))
+    layer(x)
+    before = [array.ptr for array in layer._sums]
+    with emulated.capture():
+        layer(x)
+        layer.backward(dy)
+    assert [array.ptr for array in layer._sums] == before
+    emulated.replay()
+    replayed = layer.gradients["weight_hh_l0"].numpy()
+    layer.zero_grad()
+    layer(x)
+    layer.backward(dy)
+    np.testing.assert_array_equal(replayed, layer.gradients["weight_hh_l0"].numpy())
+
+
+def test_a_copy_of_a_strided_argument_is_part_of_the_graph(emulated: Emulated) -> None:
+    layer = fastrnn.GRU(IN, H, num_layers=2, device="cuda", seed=1).eval()
+    x, wide = array_on(CAPTURED, normal(T, B, IN)), array_on(OTHER, normal(2, B, 2 * H))
+    h_0 = wide[:, :, ::2]
+    from_h_0, expected = layer(x, h_0)[0].numpy(), layer(x)[0].numpy()
+    assert (from_h_0 != expected).any()
+    wide.follow(OTHER)
+    with emulated.capture():
+        y, _ = layer(x, h_0)
+    wide[...] = 0
+    emulated.replay()
+    np.testing.assert_array_equal(y.numpy(), expected)
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["own", "dlpack"])
+def test_an_assignment_is_captured_with_its_source(
+    emulated: Emulated, theirs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_device, "current_stream", lambda value, index: CAPTURED)
+    source, target = array_on(CAPTURED, normal(T, B)), array_on(OTHER, np.zeros((T, B), "float32"))
+    with emulated.capture():
+        target[...] = Asked(source) if theirs else source
+    assert not target.numpy().any()
+    emulated.replay()
+    np.testing.assert_array_equal(target.numpy(), source.numpy())
+
+
 # ----------------------------------------------------------------------------------------- order
 
 
@@ -239,6 +289,27 @@ def test_arrays_come_in_while_a_graph_is_captured(emulated: Emulated) -> None:
     assert emulated.waits()[0] == "cuda:0 0x77 for 0x99"
 
 
+def test_two_captures_do_not_wait_for_each_other(emulated: Emulated) -> None:
+    there = array_on(OTHER, normal(T, B))
+    asked = Asked(there)
+    with emulated.capture(), emulated.capture(OTHER):
+        there.follow(CAPTURED)
+        there.follow(OTHER)
+        _device.module().from_dlpack(asked, CAPTURED, OTHER)
+    assert asked.told == [-1]
+    assert emulated.waits() == []
+
+
+def test_the_host_waits_for_replays_that_write_a_copy(emulated: Emulated) -> None:
+    there = array_on(CAPTURED, normal(T, B))
+    with emulated.capture():
+        copied = there.copy()
+    emulated.replay()
+    emulated.waits()
+    np.testing.assert_array_equal(copied.numpy(), normal(T, B))
+    assert emulated.waits()[0] == "cuda:0 host for all"
+
+
 def test_the_host_waits_for_replays_on_any_stream(emulated: Emulated) -> None:
     layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, device="cuda", seed=1)
     x, dy = array_on(CAPTURED, normal(T, B, IN)), array_on(CAPTURED, normal(T, B, H))
@@ -288,3 +359,39 @@ def test_work_on_the_second_device_waits_there(emulated: Emulated) -> None:
     waits = emulated.waits()
     assert waits[:-1] == ["cuda:1 0x77 for 0x99"] * 3
     assert waits[-1].startswith("cuda:1 host for ")
+
+
+# ------------------------------------------------------------------------------------------ a GPU
+
+
+def test_torch_captures_a_training_step() -> None:
+    """Replays give the bits of as many steps without a graph."""
+    if _device.module().__name__ == "_cuda_emulated":
+        pytest.skip("there is no GPU")
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no GPU")
+    x, dy = (torch.from_numpy(array).cuda() for array in (normal(T, B, IN), normal(T, B, 2 * H)))
+    trained = []
+    for captured in False, True:
+        layer = fastrnn.LSTM(IN, H, num_layers=2, bidirectional=True, dropout=0.3, device="cuda", seed=1)
+        optimizer = Adam([layer], learning_rate=0.05)
+
+        def step(layer: Any = layer, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            layer(x)
+            layer.backward(dy)
+            optimizer.step()
+
+        step()
+        torch.cuda.synchronize()
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+        for _ in range(3):
+            graph.replay() if captured else step()
+        torch.cuda.synchronize()
+        trained.append([array.numpy() for array in layer.parameters.values()])
+    for eager, replayed in zip(*trained, strict=True):
+        np.testing.assert_array_equal(replayed, eager)

@@ -97,11 +97,16 @@ std::vector<Index> contiguous_strides(const std::vector<Index>& shape) {
 
 std::size_t bytes_of(const DeviceArray& a) { return static_cast<std::size_t>(a.size() * a.type.bytes()); }
 
-// `later` waits for `earlier`, unless one of them is being captured without the other: what is captured runs
-// when its graph is replayed, and whoever replays it sees to the order.
+// `later` waits for `earlier`, unless one of them is in a capture that the other has no part in: what is
+// captured runs when its graph is replayed, and whoever replays it sees to the order.
 void order(cuda::Stream later, cuda::Stream earlier) {
-  if (!(later == earlier) && cuda::capturing(later) == cuda::capturing(earlier))
+  if (!(later == earlier) && cuda::capture_id(later) == cuda::capture_id(earlier))
     cuda::wait_for(later, earlier);
+}
+
+// Before `to` is written from what is used on `stream`: if that is being captured, the writing is as well.
+void write_in_capture(const DeviceArray& to, cuda::Stream stream) {
+  if (cuda::capturing(stream) && !cuda::capturing(to.stream())) to.storage->follow(stream);
 }
 
 }  // namespace
@@ -167,6 +172,7 @@ bool DeviceArray::contiguous() const {
 void copy(const DeviceArray& to, const DeviceArray& from) {
   if (to.size() == 0) return;
   const cuda::DeviceScope scope(to.device());
+  write_in_capture(to, from.stream());
   const cuda::Stream stream = to.stream();
   from.storage->follow(stream);
   if (to.contiguous() && from.contiguous()) {
@@ -279,12 +285,13 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
 
 // `home` is the stream that the array's library works on, and frees its memory on; 0 if unknown. The producer
 // makes `stream` wait for what the array is made of, unless that is queued there already, or one of the two
-// is being captured without the other.
+// is in a capture that the other has no part in.
 DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, std::uintptr_t home) {
   py::object capsule;
   const py::object producer = value.attr("__dlpack__");
-  const bool unordered = home == stream || cuda::capturing(stream_of(stream)) !=
-                                               (home && cuda::capturing(stream_of(home)));  // as in order()
+  const std::uint64_t capture_of_home = home ? cuda::capture_id(stream_of(home)) : 0;
+  const bool unordered =
+      home == stream || cuda::capture_id(stream_of(stream)) != capture_of_home;  // as in order()
   const py::int_ told = unordered ? py::int_(-1) : py::int_(stream);
   try {
     capsule = producer(py::arg("stream") = told, py::arg("max_version") = py::make_tuple(1, 0));
@@ -520,13 +527,17 @@ void assign(const DeviceArray& array, const py::object& key, const py::object& v
   if (py::isinstance<DeviceArray>(value)) {
     from = value.cast<DeviceArray>();
   } else if (on_device(value)) {
-    const std::uintptr_t stream = handle_of(to.stream());
     if (py::hasattr(value, "__dlpack__")) {
-      const py::object home =
+      const py::object current =
           py::module_::import("fastrnn._device").attr("current_stream")(value, to.device());
-      from = from_dlpack(value, stream, home.is_none() ? 0 : home.cast<std::uintptr_t>());
+      const std::uintptr_t home = current.is_none() ? 0 : current.cast<std::uintptr_t>();
+      if (home) {
+        const cuda::DeviceScope scope(to.device());
+        write_in_capture(to, stream_of(home));
+      }
+      from = from_dlpack(value, handle_of(to.stream()), home);
     } else {
-      from = from_cuda_array_interface(value, stream);
+      from = from_cuda_array_interface(value, handle_of(to.stream()));
     }
   } else {
     const py::module_ numpy = py::module_::import("numpy");

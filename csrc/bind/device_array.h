@@ -33,7 +33,8 @@ ElementType element_type();
 // Memory on a device, shared by an array and its views, and the stream that its last use was queued on.
 struct Storage {
   Storage() = default;
-  Storage(int on, cuda::Stream first) : device(on), stream(first), home(first) {}
+  Storage(int on, cuda::Stream first)
+      : device(on), stream(first), captured(cuda::capturing(first)), home(first) {}
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;

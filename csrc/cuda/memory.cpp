@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -7,8 +8,8 @@
 namespace fastrnn::cuda {
 namespace {
 
-// Memory let go on a stream in whose capture it has no part: until the capture has ended, that stream takes
-// back the graph's own alone.
+// Memory let go on a stream in a capture that it is not of: until the capture has ended, that stream takes
+// back its graph's own alone.
 struct LetGo {
   struct Piece {
     void* memory;
@@ -26,16 +27,17 @@ LetGo& let_go() {
 
 void release_let_go() {
   const std::lock_guard<std::mutex> lock(let_go().mutex);
-  std::vector<LetGo::Piece> still;
-  for (const LetGo::Piece& piece : let_go().pieces) {
-    const DeviceScope scope(piece.device);
-    if (capturing(piece.stream)) {
-      still.push_back(piece);
-    } else {
+  auto& pieces = let_go().pieces;
+  const auto done = [](const LetGo::Piece& piece) {
+    try {
+      const DeviceScope scope(piece.device);
+      if (capturing(piece.stream)) return false;
       release(piece.memory, piece.stream);
+    } catch (const Error&) {  // a stream that its library has destroyed: there is no order to release it in
     }
-  }
-  let_go().pieces = std::move(still);
+    return true;
+  };
+  pieces.erase(std::remove_if(pieces.begin(), pieces.end(), done), pieces.end());
 }
 
 }  // namespace
@@ -48,7 +50,7 @@ void* Memory::reserve(std::size_t bytes, Stream stream) {
     memory_ = allocate(bytes, stream);
     capacity_ = bytes;
     device_ = current_device();
-    of_graph_ = capturing(stream);
+    capture_ = capture_id(stream);
   }
   stream_ = stream;
   return memory_;
@@ -58,7 +60,8 @@ void Memory::reset() noexcept {
   if (memory_) {
     try {
       const DeviceScope scope(device_);
-      if (!of_graph_ && capturing(stream_)) {
+      const std::uint64_t capture = capture_id(stream_);
+      if (capture && capture != capture_) {
         const std::lock_guard<std::mutex> lock(let_go().mutex);
         let_go().pieces.push_back({memory_, device_, stream_});
       } else {
@@ -76,7 +79,7 @@ void Memory::swap(Memory& other) noexcept {
   std::swap(capacity_, other.capacity_);
   std::swap(device_, other.device_);
   std::swap(stream_, other.stream_);
-  std::swap(of_graph_, other.of_graph_);
+  std::swap(capture_, other.capture_);
 }
 
 }  // namespace fastrnn::cuda

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -73,8 +74,11 @@ void synchronize_device();        // waits for every stream
 // What is queued on `later` from now on waits for what is on `earlier`. Waiting for a stream that is being
 // captured takes `later` into the capture; one that is in a capture may not wait for one that is not.
 void wait_for(Stream later, Stream earlier);
-Stream make_stream();           // a new one of the current device, never destroyed
-bool capturing(Stream stream);  // whether its work goes into a graph instead of to the device
+Stream make_stream();  // a new one of the current device, never destroyed
+// The number of the capture that the stream takes part in, which no other one has; 0 if there is none.
+std::uint64_t capture_id(Stream stream);
+// Whether the stream's work goes into a graph instead of to the device.
+inline bool capturing(Stream stream) { return capture_id(stream) != 0; }
 
 // Throws, with this message, if the stream is being captured.
 inline void refuse_in_graph(Stream stream, const char* message) {
@@ -145,7 +149,7 @@ class Memory {
   std::size_t capacity_ = 0;
   int device_ = 0;
   Stream stream_;
-  bool of_graph_ = false;
+  std::uint64_t capture_ = 0;  // in which it was allocated
 };
 
 // Which device a pointer of any library belongs to; -1 for host memory.

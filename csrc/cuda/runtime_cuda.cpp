@@ -194,15 +194,16 @@ Stream make_stream() {
   return {stream};
 }
 
-bool capturing(Stream stream) {
+std::uint64_t capture_id(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  const cudaError_t asked = cudaStreamIsCapturing(native(stream), &status);
+  unsigned long long id = 0;
+  const cudaError_t asked = cudaStreamGetCaptureInfo(native(stream), &status, &id);
   if (asked == cudaErrorStreamCaptureImplicit) {  // the legacy stream while another is captured: it never is
     cudaGetLastError();
-    return false;
+    return 0;
   }
   FRNN_CUDA(asked);
-  return status != cudaStreamCaptureStatusNone;
+  return status == cudaStreamCaptureStatusNone ? 0 : id;
 }
 
 // ---- launches

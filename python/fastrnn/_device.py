@@ -272,13 +272,17 @@ class DeviceLibrary(Library):
             if dtype != "bfloat16":
                 array = array.astype(dtype, copy=False)
             return self._core.from_host(array, dtype, self._backend.index, self._stream)
-        return array if array.flags.c_contiguous and array.flags.aligned else array.copy()
+        return array if array.flags.c_contiguous and array.flags.aligned else self._copy(array)
 
     def place_rows(self, array: Array, dtype: str) -> Array:
         if isinstance(array, np.ndarray):
             return self.place(array, dtype)
         unit = array.shape[-1] == 1 or array.strides[-1] == array.itemsize
-        return array if unit and array.flags.aligned else array.copy()
+        return array if unit and array.flags.aligned else self._copy(array)
+
+    def _copy(self, array: Array) -> Array:
+        array.follow(self._stream)  # and so into the graph, if the call is being captured
+        return array.copy()
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         if self._empty is not None:

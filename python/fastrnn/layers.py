@@ -405,6 +405,9 @@ class _Recurrent(ABC):
                 self._repacked.weights.pack(arrays)
             reserve = Reserve(call, self._saved, self._seed, self._calls)
             results = run_forward(self._repacked, call, reserve=reserve)
+            if self._sums is None:  # backward may be captured in a graph, which would own what is made there
+                empty = self._backend.own.empty
+                self._sums = [empty(array.shape, self.dtype) for array in arrays]
             self._calls = self._backend.next_call(self._saved, self._calls)
             self._pending = reserve
         return *results, True
@@ -422,9 +425,7 @@ class _Recurrent(ABC):
                     f"and again before every further backward (fastrnn.functional keeps several calls)"
                 )
             dy, dstate_n = check_incoming(reserve, dy, dstate_n)
-            if self._sums is None:
-                empty = self._backend.own.empty
-                self._sums = [empty(array.shape, self.dtype) for array in self._parameters.values()]
+            assert self._sums is not None
             dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
             self._pending = "backward went through it"
             for gradient, total in zip(self._gradients.values(), self._sums, strict=True):

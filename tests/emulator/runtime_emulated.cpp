@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <sstream>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct Allocation {
 
 // Who takes part, and whether the stream that the capture began with waits for all they have done.
 struct Capture {
+  std::uint64_t id;
   void* origin;
   std::map<void*, bool> joined;
   std::shared_ptr<Graph> graph;
@@ -51,6 +53,8 @@ struct Machine {
   std::size_t live = 0;
   DeviceInfo info{"emulated device", {}};
   std::vector<Capture> captures;
+  std::uint64_t captures_begun = 0;
+  std::set<void*> destroyed;        // streams
   std::shared_ptr<Graph> captured;  // last
   std::ostringstream waits;
   int (*lock_held)() = nullptr;
@@ -184,7 +188,7 @@ bool holds(const void* memory, std::size_t bytes) {
 
 void begin_capture(Stream stream) {
   const std::lock_guard<std::mutex> lock(machine().mutex);
-  machine().captures.push_back({stream.handle, {}, std::make_shared<Graph>()});
+  machine().captures.push_back({++machine().captures_begun, stream.handle, {}, std::make_shared<Graph>()});
 }
 
 void replay() {
@@ -204,6 +208,11 @@ void end_capture(Stream stream) {
   for (const auto& [other, joined] : ended.joined) {
     if (!joined) throw Error(name_of({other}) + " took part in a capture that ends without waiting for it");
   }
+}
+
+void destroy(Stream stream) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  machine().destroyed.insert(stream.handle);
 }
 
 std::string take_waits() {
@@ -275,9 +284,11 @@ Stream make_stream() {
   return {reinterpret_cast<void*>(++made)};
 }
 
-bool capturing(Stream stream) {
+std::uint64_t capture_id(Stream stream) {
   const std::lock_guard<std::mutex> lock(machine().mutex);
-  return capture_of(stream) != nullptr;
+  if (machine().destroyed.count(stream.handle)) throw Error(name_of(stream) + " was destroyed");
+  const Capture* const capture = capture_of(stream);
+  return capture ? capture->id : 0;
 }
 
 void check_launch(const char*, Stream) {}
@@ -300,13 +311,13 @@ void* allocate(std::size_t bytes, Stream stream) {
 
 void release(void* memory, Stream stream) noexcept {
   if (!memory) return;
-  const bool in_capture = capturing(stream);
-  const auto forget = [memory, in_capture] {
+  const std::uint64_t capture = capture_id(stream);
+  const auto forget = [memory, stream, capture] {
     const std::lock_guard<std::mutex> lock(machine().mutex);
     const auto found = machine().allocations.find(static_cast<const char*>(memory));
     if (found == machine().allocations.end()) std::abort();  // released twice, or never allocated
     const std::shared_ptr<Graph> graph = found->second.graph;
-    if (in_capture && !graph) std::abort();  // a graph gives back its own alone
+    if (capture && graph != capture_of(stream)->graph) std::abort();  // a graph gives back its own alone
     machine().live -= found->second.bytes;
     machine().allocations.erase(found);
     if (graph) {
@@ -315,7 +326,7 @@ void release(void* memory, Stream stream) noexcept {
       std::free(memory);
     }
   };
-  if (in_capture) {
+  if (capture) {
     forget();
   } else {
     emulated::work(stream, forget);

@@ -25,6 +25,8 @@ void begin_capture(Stream stream);
 void end_capture(Stream stream);
 void replay();
 
+void destroy(Stream stream);  // whoever asks for its capture from now on gets an Error
+
 // In this scope the work of this thread is queued, and done when the host waits for something: of the streams
 // whose next piece need not wait for another stream's, any goes on. Otherwise everything is done at once.
 class AnyOrderScope {

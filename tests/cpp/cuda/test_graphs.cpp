@@ -6,6 +6,7 @@
 using namespace fastrnn;
 using namespace fastrnn::cuda;
 using emulated::begin_capture;
+using emulated::destroy;
 using emulated::end_capture;
 using emulated::holds;
 
@@ -52,6 +53,37 @@ TEST(memory_let_go_in_a_capture_is_released_after_it) {
   CHECK(!holds(place, 100));
   of_graph.reset();
   CHECK(emulated::live_bytes() == live + 10);
+}
+
+TEST(memory_of_one_graph_is_not_released_into_another) {
+  const std::size_t live = emulated::live_bytes();
+  begin_capture(captured);
+  Memory of_first(100, captured);
+  end_capture(captured);
+  const void* const place = of_first.get();
+  begin_capture(captured);
+  of_first.reset();
+  CHECK(holds(place, 100));
+  end_capture(captured);
+  const Memory after(10, other);
+  CHECK(!holds(place, 100));
+  CHECK(emulated::live_bytes() == live + 10);
+}
+
+TEST(memory_on_a_stream_that_was_destroyed_keeps_no_other_back) {
+  const Stream theirs{reinterpret_cast<void*>(0x55)};
+  const std::size_t live = emulated::live_bytes();
+  Memory first(100, captured), lost(20, theirs), last(100, captured);
+  begin_capture(captured);
+  begin_capture(theirs);
+  for (Memory* const memory : {&first, &lost, &last}) memory->reset();
+  end_capture(theirs);
+  end_capture(captured);
+  destroy(theirs);
+  for (int call = 0; call < 2; ++call) {
+    const Memory next(10, other);
+    CHECK(emulated::live_bytes() == live + 20 + 10);
+  }
 }
 
 TEST(an_emulated_capture_has_the_rules_of_a_real_one) {
