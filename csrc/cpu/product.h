@@ -214,17 +214,20 @@ FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Pr
       }
     }
   };
+  // Rows in groups as equal as can be: a group of few waits for weights that it uses only so often.
+  const Index groups = (rows + most - 1) / most, larger = groups ? rows % groups : 0;
+  const int size = static_cast<int>(groups ? rows / groups : 0);
+  const Index border = larger * (size + 1);
   // A few panels for all rows before the next ones, so that they are read from afar once.
-  const int rest = static_cast<int>(rows % most);
-  const Index whole = rows - rest, together = panels_for(Gates, 1);
+  const Index together = panels_for(Gates, 1);
   for (Index done = 0; done < count; done += together) {
     const Index n = count - done < together ? count - done : together;
     const Index first = range.backwards ? range.last - done - n : range.first + done;
     const Index left = count - done - n;
     next = range.backwards ? first - (left < together ? left : together) : left ? first + n : first;
     met = 0;
-    if (whole) cover(first, first + n, 0, whole, most);
-    if (rest) cover(first, first + n, whole, rows, rest);
+    if (border) cover(first, first + n, 0, border, size + 1);
+    if (border < rows) cover(first, first + n, border, rows, size);
   }
 }
 
