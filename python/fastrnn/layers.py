@@ -533,6 +533,7 @@ class _Recurrent(ABC):
         _files.write(path, _files.LAYER, arrays, description)
 
     def __getstate__(self) -> dict[str, Any]:
+        packed = self._packed  # once: another thread may change the mode meanwhile
         return {
             "device": self.device,
             "spec": self._spec,
@@ -542,8 +543,8 @@ class _Recurrent(ABC):
             "parameters": {name: on_host(array) for name, array in self._parameters.items()},
             "gradients": {name: on_host(array) for name, array in self._gradients.items()},
             "checkpoint": self._checkpoint,
-            "training": self.training,
-            "quantized": self.quantized,
+            "training": packed is None,
+            "quantized": None if packed is None else packed.quantized,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
