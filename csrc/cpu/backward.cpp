@@ -163,22 +163,9 @@ class Walk {
   // W_ih x + b of the listed rows, where their gates will stand.
   void input_again(Index rows) {
     const PackedLayer<T>& weights = *call_.forward_weights;
-    const int count = static_cast<int>(shape_.gates());
-    const Range panels = share_.panels(H_, kernels_.lanes);
-    if (call_.tokens) {
-      kernels_.gather({list_.tokens, weights.input, shape_.input, count, H_, rows, panels, weights.bias,
-                       list_.gates_again});
-      return;
-    }
-    Product<T> product;
-    product.operand = {list_.x, 1, weights.input, shape_.input};
-    product.gates = count;
-    product.units = H_;
-    product.rows = rows;
-    product.panels = panels;
-    product.bias = weights.bias;
-    product.out = list_.gates_again;
-    kernels_.product(product);
+    input_product<T>(kernels_, weights, shape_, share_.panels(H_, kernels_.lanes), rows,
+                     {list_.x, 1, weights.input, shape_.input}, call_.tokens ? list_.tokens : nullptr,
+                     list_.gates_again);
   }
 
   // Of the listed rows from `row` on.
@@ -198,27 +185,11 @@ class Walk {
     args.gates = list_.gates_again + row;
     args.h_prev = list_.h_prev + row;
     args.h = list_.h_again + row;
-    if (shape_.cell == Cell::lstm) {
-      args.c_prev = list_.c_prev + row;
-      args.c = list_.c_again + row;
-      args.peephole = weights.peephole;
-      if (full_) args.peephole_full = {args.c_prev, 1, weights.peephole_cell, H_};
-      kernels_.lstm_forward(args);
-      if (full_) {
-        share_.wait_units();
-        args.peephole_full = {args.c, 1, weights.peephole_output, H_};
-        kernels_.lstm_forward_output(args);
-      }
-    } else if (reset_after_) {
-      args.candidate_bias = weights.candidate_bias;
-      kernels_.gru_forward(args);
-    } else {
-      args.reset_h = list_.out + row;
-      kernels_.gru_forward_reset(args);
-      share_.wait_units();
-      args.recurrent = {args.reset_h, 1, weights.candidate, H_};
-      kernels_.gru_forward_candidate(args);
-    }
+    args.reset_h = list_.out + row;
+    args.c_prev = list_.c_prev + row;
+    args.c = list_.c_again + row;
+    forward_cell<T>(kernels_, weights, shape_, share_, args,
+                    [&](const T* const* inner, const T* panels) { return Operand<T>{inner, 1, panels, H_}; });
   }
 
   // A row's x, or its token; with dropout its `place` among the block's masked rows, masked here if `mine`.

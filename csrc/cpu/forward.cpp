@@ -180,19 +180,11 @@ void forward(const ForwardCall<W>& call, const Share& share) {
       }
     }
     if (call.dropout) share.wait_units();
-    if (call.tokens) {
-      kernels.gather({list.tokens, weights.input, shape.input, static_cast<int>(shape.gates()), H, rows,
-                      panels, weights.bias, list.block_pre});
-    } else if (!fused) {
-      Product<W> product;
-      product.operand = list.inputs.operand(list.x, rows, weights.input, shape.input);
-      product.gates = static_cast<int>(shape.gates());
-      product.units = H;
-      product.rows = rows;
-      product.panels = panels;
-      product.bias = weights.bias;
-      product.out = list.block_pre;
-      kernels.product(product);
+    if (!fused) {
+      const Operand<W> input =
+          call.tokens ? Operand<W>() : list.inputs.operand(list.x, rows, weights.input, shape.input);
+      input_product(kernels, weights, shape, panels, rows, input, call.tokens ? list.tokens : nullptr,
+                    list.block_pre);
     }
 
     // ---- the steps
@@ -241,52 +233,27 @@ void forward(const ForwardCall<W>& call, const Share& share) {
       } else {
         args.pre = pre;
       }
-      args.gates = call.gates ? pre : nullptr;
+      // Between the two products of such a step, o or the gates wait there.
+      const bool two = shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after);
+      args.gates = call.gates || two ? pre : nullptr;
       args.h_prev = list.h_prev;
       args.h = list.h;
-      switch (shape.cell) {
-        case Cell::lstm:
-          args.c_prev = list.c_prev;
-          args.c = list.c;
-          args.peephole = weights.peephole;
-          if (shape.peephole == Peephole::full) {
-            args.gates = pre;  // o waits there
-            args.peephole_full = list.cells.operand(list.c_prev, active, weights.peephole_cell, H);
-            kernels.lstm_forward(args);
-            share.wait_units();
-            args.peephole_full = list.cells.operand(list.c, active, weights.peephole_output, H);
-            kernels.lstm_forward_output(args);
-          } else {
-            kernels.lstm_forward(args);
-          }
-          if (shape.projection) {
-            share.wait_units();
-            Product<W> product;
-            product.operand = list.states.operand(list.h, active, weights.projection, H);
-            product.units = R;
-            product.rows = active;
-            product.panels = share.panels(R, kernels.lanes);
-            product.out = list.y;
-            kernels.product(product);
-          }
-          break;
-        case Cell::gru:
-          if (shape.reset_after) {
-            args.candidate_bias = weights.candidate_bias;
-            kernels.gru_forward(args);
-          } else {
-            args.gates = pre;
-            args.reset_h = list.reset_h;
-            kernels.gru_forward_reset(args);
-            share.wait_units();
-            if (!from_zeros) args.recurrent = list.states.operand(list.reset_h, active, weights.candidate, H);
-            kernels.gru_forward_candidate(args);
-          }
-          break;
-        case Cell::rnn:
-          args.nonlinearity = shape.nonlinearity;
-          kernels.elman_forward(args);
-          break;
+      args.reset_h = list.reset_h;
+      args.c_prev = list.c_prev;
+      args.c = list.c;
+      forward_cell(kernels, weights, shape, share, args, [&](const T* const* inner, const W* inner_panels) {
+        if (lstm) return list.cells.operand(inner, active, inner_panels, H);
+        return from_zeros ? Operand<W>() : list.states.operand(inner, active, inner_panels, H);
+      });
+      if (shape.projection) {
+        share.wait_units();
+        Product<W> product;
+        product.operand = list.states.operand(list.h, active, weights.projection, H);
+        product.units = R;
+        product.rows = active;
+        product.panels = share.panels(R, kernels.lanes);
+        product.out = list.y;
+        kernels.product(product);
       }
       share.wait_units();  // all of h_t before anyone reads it; all reads of h0 before h_n, which may be the
                            // same

@@ -45,6 +45,55 @@ struct Sequence {
   }
 };
 
+// out[row] = W_ih x + b: of the x in `input`, or of `tokens` if there are some.
+template <class W>
+void input_product(const ForwardKernels<W>& kernels, const PackedLayer<W>& weights, const LayerShape& shape,
+                   Range panels, Index rows, const Operand<W>& input, const std::int64_t* tokens,
+                   Compute<W>* const* out) {
+  const int gates = static_cast<int>(shape.gates());
+  if (tokens) {
+    kernels.gather(
+        {tokens, weights.input, shape.input, gates, shape.hidden, rows, panels, weights.bias, out});
+    return;
+  }
+  Product<W> product;
+  product.operand = input;
+  product.gates = gates;
+  product.units = shape.hidden;
+  product.rows = rows;
+  product.panels = panels;
+  product.bias = weights.bias;
+  product.out = out;
+  kernels.product(product);
+}
+
+// One step of a cell, by one kernel or by two with a wait between them; `args` lacks only what the cell's
+// weights say. inner(rows, panels) is the second product's operand, of r h or c, of depth H.
+template <class W, class Inner>
+void forward_cell(const ForwardKernels<W>& kernels, const PackedLayer<W>& weights, const LayerShape& shape,
+                  const Share& share, StepForward<W>& args, Inner inner) {
+  switch (shape.cell) {
+    case Cell::lstm:
+      args.peephole = weights.peephole;
+      if (shape.peephole != Peephole::full) return kernels.lstm_forward(args);
+      args.peephole_full = inner(args.c_prev, weights.peephole_cell);
+      kernels.lstm_forward(args);
+      share.wait_units();
+      args.peephole_full = inner(args.c, weights.peephole_output);
+      return kernels.lstm_forward_output(args);
+    case Cell::gru:
+      if (shape.reset_after) {
+        args.candidate_bias = weights.candidate_bias;
+        return kernels.gru_forward(args);
+      }
+      kernels.gru_forward_reset(args);
+      share.wait_units();
+      args.recurrent = inner(args.reset_h, weights.candidate);
+      return kernels.gru_forward_candidate(args);
+    case Cell::rnn: args.nonlinearity = shape.nonlinearity; return kernels.elman_forward(args);
+  }
+}
+
 // Does a step with so many rows of one thread multiply x as well as h?  It saves a round trip of W_ih x + b
 // by way of memory, and is worth it once a step has the rows to make W_ih's way from memory pay.
 template <class W>
