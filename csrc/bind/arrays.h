@@ -10,7 +10,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/types.h"
+#include "core/buffers.h"
+#include "core/network.h"
 
 namespace fastrnn::bind {
 
@@ -138,14 +139,72 @@ struct ArrayList {
   }
 };
 
+// Is it what most arrays are: NumPy's own of T, no subclass's, C-contiguous and aligned?
+template <class T>
+bool is_plain(const py::handle& object) {
+  const auto& numpy = py::detail::npy_api::get();
+  if (Py_TYPE(object.ptr()) != numpy.PyArray_Type_) return false;
+  const auto a = py::reinterpret_borrow<py::array>(object);
+  return a.dtype().is(py::dtype::of<T>()) && (a.flags() & kPlain) == kPlain;
+}
+
+// A new array; a large one begins with a cache line, as those of NumPy seldom do.  A vector that straddles
+// two lines costs twice: 3 % of a whole GRU call.
+inline py::array empty(const py::dtype& dtype, const Index* shape, int axes) {
+  // Below so many bytes the time that aligning takes is not made up for.
+  constexpr Index kWorthAligning = Index{1} << 16;
+  const auto& numpy = py::detail::npy_api::get();
+  const auto make = [&](const py::dtype& of, const Index* sizes, int count, void* memory) {
+    // NumPy takes the dtype for itself, also where it fails.
+    auto made = py::reinterpret_steal<py::array>(
+        numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype(of).release().ptr(), count, sizes, nullptr,
+                                    memory, memory ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
+    if (!made) throw py::error_already_set();
+    return made;
+  };
+  Index bytes = dtype.itemsize();
+  bool countable = true;
+  for (int i = 0; i < axes; ++i) countable = !__builtin_mul_overflow(bytes, shape[i], &bytes) && countable;
+  if (countable && bytes >= kWorthAligning) {
+    const Index padded = bytes + static_cast<Index>(kAlignment);
+    try {
+      py::array memory = make(py::dtype::of<std::uint8_t>(), &padded, 1, nullptr);
+      const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+      py::array aligned =
+          make(dtype, shape, axes, static_cast<char*>(memory.mutable_data()) + (align_up(address) - address));
+      if (numpy.PyArray_SetBaseObject_(aligned.ptr(), memory.release().ptr()) != 0)
+        throw py::error_already_set();
+      return aligned;
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_MemoryError)) throw;  // whose message is to be of this shape
+    }
+  }
+  return make(dtype, shape, axes, nullptr);
+}
+
+// Is a call long enough to give up the interpreter lock for?  That costs some 60 ns, and beside other busy
+// threads a wait for the lock, up to 5 ms.
+inline bool worth_unlocking(const Network& n, Index steps, Index batch) {
+  // Operations of some microseconds, 10 at most on a slow CPU; a row's step has at least so many, or takes as
+  // long.
+  constexpr double kLong = 2e5, kStep = 4e3;
+  double row = 0;
+  for (Index layer = 0; layer < n.layers; ++layer) {
+    const LayerShape s = n.shape(layer);
+    row += kStep + 2.0 * static_cast<double>(s.gate_rows()) * static_cast<double>(s.input + s.recurrent());
+  }
+  return static_cast<double>(n.directions * steps) * static_cast<double>(batch) * row >= kLong;
+}
+
 // Gives up the interpreter lock for a scope.  Unlike py::gil_scoped_release it survives the end of the
 // interpreter: up to Python 3.13 a daemon thread that wants the lock back then is ended by unwinding its
 // stack, which must not pass through a destructor; such a thread sleeps here instead until the process is
 // gone.
 class Unlocked {
  public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
+  explicit Unlocked(bool worth_it = true) : state_(worth_it ? PyEval_SaveThread() : nullptr) {}
   ~Unlocked() {
+    if (!state_) return;
     try {
       PyEval_RestoreThread(state_);
     } catch (...) {

@@ -1,4 +1,9 @@
-// Reserve, forward and backward.
+// Reserve, forward and backward, and calls of plain arguments in one go.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string_view>
+
 #include "bind/arrays.h"
 #include "bind/register.h"
 
@@ -52,9 +57,101 @@ void forward_as(const Weights<W>& weights, const py::array& x, const py::object&
   args.h_n = mutable_pointer<T>(h_n, {n.parts(), args.batch, n.first.recurrent()}, "h_n");
   args.c_n = optional_mutable_pointer<T>(c_n, {n.parts(), args.batch, n.first.hidden}, "c_n");
   if (n.first.cell == Cell::lstm && !args.c_n) throw py::value_error("c_n is needed for an LSTM");
-  const Unlocked unlocked;
+  const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
   BorrowedScratch scratch;
   forward<W>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
+}
+
+// A shape of up to three axes.
+struct Shape {
+  Index sizes[3] = {};
+  int axes = 0;
+
+  void append(Index size) { sizes[axes++] = size; }
+  bool is_of(const py::array& a) const {
+    return a.ndim() == axes && std::equal(sizes, sizes + axes, a.shape());
+  }
+};
+
+// The layout with so many axes before the features; empty-handed if there is none.
+std::optional<std::string_view> layout_with(int axes, const py::tuple& layouts) {
+  for (const py::handle& layout : layouts) {
+    Py_ssize_t size = 0;
+    const char* letters = PyUnicode_AsUTF8AndSize(layout.ptr(), &size);
+    if (!letters) throw py::error_already_set();
+    if (size == axes) return std::string_view(letters, static_cast<std::size_t>(size));
+  }
+  return std::nullopt;
+}
+
+template <class W>
+py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
+                        const py::handle& state) {
+  using T = Compute<W>;
+  const Network& n = weights.network();
+  const bool lstm = n.first.cell == Cell::lstm;
+  const py::none left;
+  if (!weights.packed() || !is_plain<T>(x)) return left;
+  const auto input = py::reinterpret_borrow<py::array>(x);
+  const int axes = static_cast<int>(input.ndim()) - 1;
+  const auto layout = layout_with(axes, layouts);
+  if (!layout || axes > 2 || input.shape(axes) != n.first.input) return left;
+  const std::size_t time = layout->find('T'), row = layout->find('B'), none = std::string_view::npos;
+  ForwardArguments<T> args;
+  args.steps = time == none ? 1 : input.shape(static_cast<int>(time));
+  args.batch = row == none ? 1 : input.shape(static_cast<int>(row));
+  if (args.steps == 0) return left;
+
+  // The state.
+  const auto state_shape = [&](Index width) {
+    Shape shape;
+    if (time != none) shape.append(n.parts());
+    if (row != none) shape.append(args.batch);
+    shape.append(width);
+    return shape;
+  };
+  const Shape h_shape = state_shape(n.first.recurrent()), c_shape = state_shape(n.first.hidden);
+  const auto part = [](const py::handle& value, const Shape& shape) -> const T* {
+    if (!is_plain<T>(value)) return nullptr;
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    return shape.is_of(array) ? static_cast<const T*>(array.data()) : nullptr;
+  };
+  if (!state.is_none()) {
+    if (lstm && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return left;
+    args.h0 = part(lstm ? PyTuple_GET_ITEM(state.ptr(), 0) : state, h_shape);
+    args.c0 = lstm ? part(PyTuple_GET_ITEM(state.ptr(), 1), c_shape) : nullptr;
+    if (!args.h0 || (lstm && !args.c0)) return left;
+  }
+
+  // The results.
+  const auto made = [&](const Shape& shape) { return empty(py::dtype::of<T>(), shape.sizes, shape.axes); };
+  py::array h_n = made(h_shape), y = h_n;
+  args.h_n = static_cast<T*>(h_n.mutable_data());
+  if (time != none) {
+    Shape shape;
+    for (int axis = 0; axis < axes; ++axis) shape.append(input.shape(axis));
+    shape.append(n.output());
+    y = made(shape);
+  }  // a cell's y is its h_n
+  py::object state_n = h_n;
+  if (lstm) {
+    py::array c_n = made(c_shape);
+    args.c_n = static_cast<T*>(c_n.mutable_data());
+    state_n = py::make_tuple(std::move(h_n), std::move(c_n));
+  }
+  const bool batch_first = *layout == "BT";
+  const auto rows_of = [&](auto* data, Index width) {
+    return Rows<std::remove_pointer_t<decltype(data)>>{data, batch_first ? width : args.batch * width,
+                                                       batch_first ? args.steps * width : width};
+  };
+  args.x = rows_of(static_cast<const T*>(input.data()), n.first.input);
+  args.y = rows_of(static_cast<T*>(y.mutable_data()), n.output());
+  {
+    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
+    BorrowedScratch scratch;
+    forward<W>(weights, args, nullptr, *scratch);
+  }
+  return time == none ? state_n : py::make_tuple(std::move(y), std::move(state_n));
 }
 
 template <class T>
@@ -91,10 +188,23 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
 
 }  // namespace
 
+py::object run_plain(const PyWeights& w, const py::tuple& layouts, const py::handle& x,
+                     const py::handle& state) {
+  return std::visit([&](const auto& weights) { return run_plain_as(*weights, layouts, x, state); },
+                    w.weights);
+}
+
 void register_calls(py::module_& m) {
   py::class_<PyReserve>(m, "Reserve")
       .def(py::init<Index>(), py::arg("checkpoint") = 0)
       .def_property_readonly("nbytes", [](const PyReserve& r) { return r.single.bytes() + r.wide.bytes(); });
+
+  m.def(
+      "empty",
+      [](const std::vector<Index>& shape, const py::dtype& dtype) {
+        return empty(dtype, shape.data(), static_cast<int>(shape.size()));
+      },
+      py::arg("shape"), py::arg("dtype"));
 
   m.def(
       "forward",

@@ -73,6 +73,7 @@ void register_network(py::module_& m) {
                 w.weights);
           },
           py::arg("parameters"))
+      .def("run_plain", &run_plain, py::arg("layouts"), py::arg("x"), py::arg("state"))
       .def_property_readonly("nbytes", [](const PyWeights& w) {
         return std::visit([](const auto& weights) { return weights->bytes(); }, w.weights);
       });

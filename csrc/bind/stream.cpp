@@ -9,6 +9,7 @@ namespace {
 struct PyStream {
   virtual ~PyStream() = default;
   virtual py::object step(const py::array& x, const py::object& rows) = 0;
+  virtual py::object run_plain(const py::handle& x) = 0;
   virtual void run(const py::array& x, py::array out) = 0;
   virtual void enter() = 0;
   virtual void leave() = 0;
@@ -52,11 +53,17 @@ class StreamOf final : public PyStream {
     } else {
       values = pointer<T>(x, {count, n.first.input}, "x");
     }
-    {
-      const Unlocked unlocked;
-      stream_.step(values, tokens, indices, count);
-    }
+    step(values, tokens, indices, count);
     return indices ? y[py::slice(0, count, 1)] : y;
+  }
+
+  py::object run_plain(const py::handle& x) override {
+    if (!is_plain<T>(x)) return py::none();
+    const auto a = py::reinterpret_borrow<py::array>(x);
+    if (a.ndim() != 2 || a.shape(0) != stream_.batch() || a.shape(1) != stream_.network().first.input)
+      return py::none();
+    step(static_cast<const T*>(a.data()), nullptr, nullptr, stream_.batch());
+    return y;
   }
 
   void run(const py::array& x, py::array out) override {
@@ -70,7 +77,7 @@ class StreamOf final : public PyStream {
       args.x = rows<T>(x, args.steps, stream_.batch(), n.first.input, "x");
     }
     args.y = mutable_rows<T>(out, args.steps, stream_.batch(), n.output(), "y");
-    const Unlocked unlocked;
+    const Unlocked unlocked(worth_unlocking(n, args.steps, stream_.batch()));
     stream_.run(args);
   }
 
@@ -78,6 +85,11 @@ class StreamOf final : public PyStream {
   void leave() override { stream_.leave(); }
 
  private:
+  void step(const T* x, const std::int64_t* tokens, const Index* rows, Index count) {
+    const Unlocked unlocked(worth_unlocking(stream_.network(), 1, count));
+    stream_.step(x, tokens, rows, count);
+  }
+
   void check_tokens(const std::int64_t* tokens, Index count) const {
     for (Index i = 0; i < count; ++i) {
       if (tokens[i] < 0 || tokens[i] >= stream_.network().first.input) {
@@ -106,6 +118,7 @@ void register_stream(py::module_& m) {
            }),
            py::arg("network"), py::arg("weights"), py::arg("batch"))
       .def("step", &PyStream::step, py::arg("x"), py::arg("rows"))
+      .def("run_plain", &PyStream::run_plain, py::arg("x"))
       .def("run", &PyStream::run, py::arg("x"), py::arg("y"))
       .def("__enter__", &PyStream::enter)
       .def("__exit__", [](PyStream& s, const py::args&) { s.leave(); })

@@ -6,13 +6,14 @@ expected; the callers add shapes.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import _core
 
 Array = NDArray[Any]
 Export = Callable[[Array], Any]
@@ -91,9 +92,8 @@ def _expression(name: str) -> str:
     return name.partition(" (")[0]
 
 
-def take_float(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
-    """Take an array of exactly this dtype; only the byte order is converted."""
-    array = take(name, value)
+def check_float(name: str, array: Array, dtype: np.dtype[Any], value: Any) -> Array:
+    """Demand exactly this dtype; only the byte order is converted.  `value` is what the caller passed."""
     if array.dtype == dtype:
         return array
     if array.dtype.newbyteorder("=") == dtype:
@@ -163,26 +163,9 @@ def _dlpack_importer(kind: type) -> Any:
     return None
 
 
-CACHE_LINE = 64
-"""Bytes; also the widest vector of the kernels."""
-WORTH_ALIGNING = 2**16
-"""Bytes of an array below which the time that aligning it takes is not made up for."""
-
-
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return a new array; a large one begins with a cache line, as those of `np.empty` seldom do.
-
-    A vector that straddles two lines costs twice: 3 % of a whole GRU call.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < WORTH_ALIGNING:
-        return np.empty(shape, dtype)
-    try:
-        memory = np.empty(size + CACHE_LINE, np.uint8)
-    except (MemoryError, OverflowError, ValueError):
-        return np.empty(shape, dtype)  # whose message is of this shape
-    start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    """Return a new array; a large one begins with a cache line, as those of `np.empty` seldom do."""
+    return _core.empty(shape, dtype)
 
 
 def unit_stride(array: Array) -> Array:
@@ -203,11 +186,14 @@ def contiguous(array: Array) -> Array:
 
 def expect_shape(name: str, array: Array, axes: Mapping[str, int | None]) -> None:
     """Compare with named axes, in order; an axis of None may have any size."""
-    if array.ndim == len(axes) and all(
-        size is None or have == size for have, size in zip(array.shape, axes.values(), strict=True)
-    ):
-        return
-    raise ValueError(f"{name} has shape {array.shape}; expected {describe_axes(axes)}")
+    shape = array.shape
+    if len(shape) == len(axes):
+        for have, size in zip(shape, axes.values(), strict=True):
+            if size is not None and have != size:
+                break
+        else:
+            return
+    raise ValueError(f"{name} has shape {shape}; expected {describe_axes(axes)}")
 
 
 def describe_axes(axes: Mapping[str, int | None]) -> str:

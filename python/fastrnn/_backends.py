@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,11 @@ class Library:
 
     def take_float(self, name: str, value: Any, dtype: str) -> Array:
         """Take an array of exactly this dtype."""
-        return _arrays.take_float(name, value, np.dtype(dtype))
+        return self.check_float(name, self.take(name, value), dtype, value)
+
+    def check_float(self, name: str, array: Array, dtype: str, value: Any) -> Array:
+        """Demand this dtype of an array that was taken; `value` is what the caller passed."""
+        return _arrays.check_float(name, array, np.dtype(dtype), value)
 
     def take_listed(self, name: str, value: Any, kinds: str, expected: str) -> Array:
         """Take an array, or a list, of these kinds of dtype."""
@@ -98,6 +102,10 @@ class Library:
         return array
 
 
+def _leave(*arguments: Any) -> None:
+    """Run nothing."""
+
+
 class Backend(ABC):
     """Where layers live and are computed."""
 
@@ -119,8 +127,15 @@ class Backend(ABC):
         return _network(self, spec)
 
     @abstractmethod
-    def library(self, name: str, value: Any) -> Library:
-        """Find where `value`, the x of a call, comes from."""
+    def take_x(self, name: str, value: Any) -> tuple[Library, Array]:
+        """Find where `value`, the x of a call, comes from, and take it."""
+
+    def run_plain(self, compiled: Any) -> Callable[..., Any]:
+        """Return what runs calls of plain arguments at once, and gives None for those that are to be checked.
+
+        `compiled` are weights or a stream.  Only the CPU's have such a way, so here it is none.
+        """
+        return _leave
 
     @abstractmethod
     def array(self, value: Any, dtype: DType) -> Array:
@@ -176,11 +191,14 @@ class Cpu(Backend):
                 f"dtype is {dtype!r}; expected 'float32' or 'float64', or another device than 'cpu'"
             )
 
-    def library(self, name: str, value: Any) -> Library:
+    def take_x(self, name: str, value: Any) -> tuple[Library, Array]:
+        array = _arrays.take(name, value)  # what is no array is better told of than what has no library
         if isinstance(value, np.ndarray):
-            return self.own
-        _arrays.take(name, value)  # what is no array is better told of than what has no library
-        return Library(_arrays.exporter(name, value))
+            return self.own, array
+        return Library(_arrays.exporter(name, value)), array
+
+    def run_plain(self, compiled: Any) -> Callable[..., Any]:
+        return compiled.run_plain  # type: ignore[no-any-return]
 
     def array(self, value: Any, dtype: DType) -> Array:
         return np.array(on_host(value), dtype, order="C")

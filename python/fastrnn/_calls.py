@@ -15,10 +15,7 @@ import numpy as np
 
 from ._arrays import BOOLS, INTEGERS, describe_axes, expect_shape
 from ._backends import CPU, Array, Backend, Library, is_integer
-from .layouts import DTYPES, Spec, integer, one_of
-
-NATIVE = {name: np.dtype(name) for name in DTYPES}
-"""The dtypes of the CPU's kernels; NumPy has one object for each."""
+from .layouts import Spec, integer, one_of
 
 State = tuple[Array, ...]
 """State arrays as the kernels take them: (h,) or, for LSTM, (h, c); each (L*D, B, R or H)."""
@@ -144,14 +141,12 @@ def check_spec(spec: object) -> None:
         raise TypeError(f"spec has type {type(spec).__name__}; expected a fastrnn.functional.Spec")
 
 
-def check_x(library: Library, name: str, spec: Spec, x: Any) -> Array:
+def check_x(backend: Backend, name: str, spec: Spec, x: Any) -> tuple[Library, Array]:
     """Take float features of the network's dtype, or integers, which `check_tokens` has to see."""
-    array = library.take(name, x)
-    if not isinstance(array, np.ndarray):
-        x = array  # taken from its library once
+    library, array = backend.take_x(name, x)
     if is_integer(array):
-        return library.take_listed(name, x, INTEGERS, "integers")
-    return library.take_float(name, x, spec.dtype)
+        return library, library.take_listed(name, array, INTEGERS, "integers")
+    return library, library.check_float(name, array, spec.dtype, x)
 
 
 def tokens_note(spec: Spec, x: Array) -> str:
@@ -171,22 +166,6 @@ def check_tokens(library: Library, name: str, spec: Spec, tokens: Array, valid: 
     return library.place(tokens, "int64")
 
 
-def _plain_x(backend: Backend, spec: Spec, layout: Layout, x: Any) -> Array | None:
-    """Return x time-major if a few comparisons show it to be as most are; None if more has to be told apart.
-
-    Most are NumPy's, of the layer's dtype, contiguous, with a batch axis.  For one step of a small layer the
-    whole check takes longer than the kernels.
-    """
-    if type(x) is not np.ndarray or backend is not CPU or x.dtype is not NATIVE[spec.dtype]:
-        return None
-    if x.ndim != 3 or len(layout.axes) != 2:
-        return None
-    flags = x.flags
-    array = layout.to_kernel(x)
-    steps, _, width = array.shape
-    return array if steps and width == spec.input_size and flags.c_contiguous and flags.aligned else None
-
-
 def check_call(
     backend: Backend,
     spec: Spec,
@@ -202,17 +181,14 @@ def check_call(
 
     `batch` demands that many rows.
     """
-    if state is None and lengths is None and reset is None and batch is None:
-        plain = _plain_x(backend, spec, layouts[0], x)
-        if plain is not None:
-            return Call(backend, spec, layouts[0], backend.own, plain, None, None, None)
-    library = backend.library("x", x)
-    array = check_x(library, "x", spec, x)
+    library, array = check_x(backend, "x", spec, x)
 
     # Ranks.
     features = {} if is_integer(array) else {"I": spec.input_size}
-    layout = next((known for known in layouts if len(known.axes) + len(features) == array.ndim), None)
-    if layout is None:
+    for layout in layouts:
+        if len(layout.axes) + len(features) == array.ndim:
+            break
+    else:
         expected = " or ".join(
             describe_axes(known.sequence_axes(None, None, **features)) for known in layouts
         )
@@ -430,6 +406,8 @@ class Packed(KernelMemory):
         # Only the CPU's take a second argument.
         self.weights = backend.core.Weights(self.network, *(() if quantized is None else (quantized,)))
         self.weights.pack(arrays)
+        self.run_plain = backend.run_plain(self.weights)
+        """(axes of the layouts, x, state) -> what a call returns, or None: more has to be told apart."""
 
     @property
     def nbytes(self) -> int:

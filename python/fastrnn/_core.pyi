@@ -8,6 +8,7 @@ meant for developers.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -51,6 +52,13 @@ class Weights:
     def __init__(self, network: Network, quantized: str | None = None) -> None: ...
     def pack(self, parameters: Sequence[Array]) -> None:
         """Pack (again) from arrays in `Spec.parameter_shapes` order; memory is reused."""
+    def run_plain(self, layouts: tuple[str, ...], x: object, state: object) -> Any:
+        """Run a whole call in the layout of x's rank: "TB", "BT" or "T", of a cell "B" or "".
+
+        Returns what a layer does, in new arrays: (y, h_n) or (y, (h_n, c_n)), of a cell h_n or (h_n, c_n).
+        None, with nothing done, unless x and the state (None, an array, or a tuple of two) are plain:
+        NumPy's own arrays of the network's dtype, C-contiguous and aligned, of the right shapes.
+        """
     @property
     def nbytes(self) -> int: ...
 
@@ -64,6 +72,9 @@ class Reserve:
     def __init__(self, checkpoint: int = 0) -> None: ...
     @property
     def nbytes(self) -> int: ...
+
+def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Return a new array, which begins with a cache line if it is large."""
 
 def forward(
     network: Network,
@@ -111,6 +122,8 @@ class Stream:
         Returns (k, R): a view of one buffer that the next step overwrites.  Raises ValueError for
         rows out of range or repeated, RuntimeError when another thread is inside this stream.
         """
+    def run_plain(self, x: object) -> Array | None:
+        """`step` of all streams; None, with nothing done, unless x is plain features, as `Weights` has it."""
     def run(self, x: Array, y: Array) -> None:
         """x (T, N, I) or tokens (T, N) int64, y out (T, N, R); advances every stream T steps."""
     def __enter__(self) -> None:

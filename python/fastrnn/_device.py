@@ -213,10 +213,9 @@ class DeviceLibrary(Library):
         array = self._from_device(name, value)
         return _arrays.take(name, value) if array is None else array
 
-    def take_float(self, name: str, value: Any, dtype: str) -> Array:
-        array = self._from_device(name, value)
-        if array is None:
-            return _arrays.take_float(name, value, _host_dtype(dtype))
+    def check_float(self, name: str, array: Array, dtype: str, value: Any) -> Array:
+        if isinstance(array, np.ndarray):
+            return _arrays.check_float(name, array, _host_dtype(dtype), value)
         if array.dtype != dtype:
             raise TypeError(f"{name} is {array.dtype} on {array.device}; expected {dtype}")
         return array
@@ -335,11 +334,15 @@ class Cuda(Backend):
     def check_dtype(self, dtype: DType) -> None:
         pass
 
-    def library(self, name: str, value: Any) -> Library:
+    def take_x(self, name: str, value: Any) -> tuple[Library, Array]:
         if not _arrays.is_on_device(value):
-            _arrays.take(name, value)
+            array = _arrays.take(name, value)
             export = _arrays.exporter(name, value)
-            return DeviceLibrary(self, give=lambda array: export(array.numpy()))
+            return DeviceLibrary(self, give=lambda result: export(result.numpy())), array
+        library = self._library_of(name, value)
+        return library, library.take(name, value)
+
+    def _library_of(self, name: str, value: Any) -> DeviceLibrary:
         stream = current_stream(value, self.index) or LEGACY_STREAM
         if isinstance(value, self.core.DeviceArray) or not hasattr(value, "__dlpack__"):
             return DeviceLibrary(self, stream)

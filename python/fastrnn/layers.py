@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -73,6 +73,10 @@ class NamedArrays(Mapping[str, Array]):
         if value is not self[name]:
             raise TypeError(f"{name!r} cannot be replaced; write into it: [...] = value")
 
+    def values(self) -> ValuesView[Array]:
+        """Return the arrays, in order."""
+        return self._arrays.values()  # without a look-up by name for each
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
 
@@ -103,6 +107,7 @@ class _Recurrent(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_axes",
         "_backend",
         "_batch_first",
         "_calls",
@@ -157,6 +162,7 @@ class _Recurrent(ABC):
         self._backend = backend
         self._spec = spec
         self._batch_first = batch_first
+        self._axes = tuple(layout.axes for layout in self._layouts())
         self._seed = seed
         self._calls = calls
         self._checkpoint = checkpoint
@@ -685,6 +691,11 @@ class _Layer(_Recurrent):
         In training mode x, state, lengths and reset are kept, not copied, and must not change before
         backward; nor must the parameters.
         """
+        packed = self._packed
+        if packed is not None and lengths is None and reset is None:
+            results = packed.run_plain(self._axes, x, state)
+            if results is not None:
+                return results
         call = check_call(self._backend, self._spec, self._layouts(), x, state, lengths, reset)
         y, state_n, kept = self._run(call)
         return call.give(y, writeable=not kept), call.give_state(state_n)
@@ -1055,6 +1066,11 @@ class _Cell(_Recurrent):
         In training mode x and state are kept, not copied, and must not change before backward; nor must
         the parameters.
         """
+        packed = self._packed
+        if packed is not None:
+            state_n = packed.run_plain(self._axes, x, state)
+            if state_n is not None:
+                return state_n
         call = check_call(self._backend, self._spec, self._layouts(), x, state)
         _, state_n, _ = self._run(call)
         return call.give_state(state_n)

@@ -59,7 +59,7 @@ class Stream(KernelMemory):
     True
     """
 
-    __slots__ = ("__weakref__", "_batch", "_core", "_dtype", "_layer", "_packed", "_shape")
+    __slots__ = ("__weakref__", "_batch", "_core", "_layer", "_packed", "_run_plain")
 
     _instead = "make another with stream() and assign the state to it"
 
@@ -76,10 +76,8 @@ class Stream(KernelMemory):
             raise ValueError("the layer is bidirectional; a stream cannot start from the end")
         self._layer = layer
         self._packed = packed
-        # What the CPU's kernels take as it is; on a device there is none.
-        self._dtype = np.dtype(layer.dtype) if layer.device == "cpu" else None
-        self._shape = (self._batch, layer.input_size)
         self._core = packed.backend.core.Stream(packed.network, packed.weights, self._batch)
+        self._run_plain = packed.backend.run_plain(self._core)
 
     @property
     def batch(self) -> int:
@@ -113,17 +111,15 @@ class Stream(KernelMemory):
         """
         if self._layer._packed is not self._packed:
             raise self._outdated()
-        # The common case costs a few comparisons; everything else is told apart below.
-        if rows is None and type(x) is np.ndarray and x.dtype is self._dtype and x.shape == self._shape:
-            flags = x.flags
-            if flags.c_contiguous and flags.aligned:
-                return self._core.step(x, None)
+        if rows is None:
+            y = self._run_plain(x)
+            if y is not None:
+                return y
         return self._checked_step(x, rows)
 
     def _checked_step(self, x: Any, rows: Any) -> Any:
         spec = self._packed.spec
-        library = self._packed.backend.library("x", x)
-        array = check_x(library, "x", spec, x)
+        library, array = check_x(self._packed.backend, "x", spec, x)
         features = {} if is_integer(array) else {"I": spec.input_size}
         indices = None if rows is None else self._row_indices(rows)
         axes = ({"N": self._batch} if indices is None else {"k": indices.size}) | features

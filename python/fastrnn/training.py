@@ -228,7 +228,7 @@ class Linear:
             self._backend.clear(gradient)
 
     def _forward_on_device(self, x: Any) -> Any:
-        library = self._backend.library("x", x)
+        library, _ = self._backend.take_x("x", x)
         x = self._taken("x", x, library, self.in_features)
         y = library.empty((*x.shape[:-1], self.out_features), str(self.dtype))
         rows, ones = _rows(y), self._ones(y)
@@ -330,8 +330,7 @@ def softmax_cross_entropy(logits: Any, targets: Any, mask: Any = None) -> tuple[
     """
     backend, library = backend_of_arrays([logits]), None
     if backend is not CPU:
-        library = backend.library("logits", logits)
-        logits = library.take("logits", logits)
+        library, logits = backend.take_x("logits", logits)
         targets, mask = (_on_host(library, name, a) for name, a in (("targets", targets), ("mask", mask)))
         if str(logits.dtype) not in DEVICE_DTYPES:
             raise TypeError(f"logits are {logits.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
