@@ -90,6 +90,32 @@ def test_x_is_read_in_place_and_results_are_not_copied(monkeypatch: pytest.Monke
     assert shares(y, seen["y"])
 
 
+class Counted(torch.Tensor):  # type: ignore[misc]
+    """A tensor that counts how often it is exported."""
+
+    exports = 0
+
+    def __dlpack__(self, *arguments: Any, **options: Any) -> Any:
+        Counted.exports += 1
+        return super().__dlpack__(*arguments, **options)
+
+
+@pytest.mark.parametrize("work", ["layer", "cell", "step", "run", "tokens"])
+def test_x_is_exported_once(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, cell = fastrnn.GRU(IN, H, seed=1).eval(), fastrnn.GRUCell(IN, H, seed=1)
+    x = normal(T, B, IN).as_subclass(Counted)
+    monkeypatch.setattr(Counted, "exports", 0)
+    if work == "tokens":
+        layer(torch.zeros((T, B), dtype=torch.int32).as_subclass(Counted))
+    elif work == "step":
+        layer.stream(B).step(x[0])
+    elif work == "run":
+        layer.stream(B).run(x)
+    else:
+        layer(x) if work == "layer" else cell(x[0])
+    assert Counted.exports == 1
+
+
 def test_a_training_result_is_kept_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = fastrnn.GRU(IN, H, seed=1)
     x = normal(T, B, IN)

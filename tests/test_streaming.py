@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import fastrnn
@@ -248,6 +252,50 @@ def test_a_stream_in_use_is_not_entered_again(use: str) -> None:
         USES[use](stream, state)
     assert (stream.state == 0).all()
     USES[use](stream, state)
+
+
+COUNTED = """
+import ctypes, itertools, sys
+import numpy as np, fastrnn
+layer = getattr(fastrnn, sys.argv[1])(16, int(sys.argv[2]), seed=0).eval()
+work = layer.stream(3).step if sys.argv[3] == "step" else layer
+x = np.ones((3, 16), "float32")
+libc = ctypes.CDLL(None)
+libc.dlvsym.restype, libc.dlvsym.argtypes = ctypes.c_void_p, [ctypes.c_void_p] + 2 * [ctypes.c_char_p]
+versions = b"GLIBC_2.2.5", b"GLIBC_2.17"  # the oldest of x86-64 and aarch64
+def find(name):
+    return next((ctypes.CFUNCTYPE(None)(at) for v in versions if (at := libc.dlvsym(None, name, v))), None)
+begin, end = find(b"mtrace"), find(b"muntrace")
+work(x)
+begin()
+for _ in itertools.repeat(None, int(sys.argv[4])):
+    work(x)
+end()
+"""
+
+
+def allocations(kind: str, hidden: int, what: str, times: int, log: Path) -> int:
+    """Count what a process that repeats a call asks malloc for, Python's objects included."""
+    library = "libc_malloc_debug.so.0"
+    tracing = {"LD_PRELOAD": library, "MALLOC_TRACE": str(log), "PYTHONMALLOC": "malloc"}
+    arguments = [sys.executable, "-c", COUNTED, kind, str(hidden), what, str(times)]
+    done = subprocess.run(arguments, env=os.environ | tracing, capture_output=True, text=True, timeout=120)
+    if library in done.stderr:
+        pytest.skip(f"no {library}, which glibc counts allocations with: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return sum(" + " in line or " > " in line for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("hidden", [16, 300])  # the larger one gives up the interpreter lock
+def test_a_step_allocates_nothing(kind: str, hidden: int, tmp_path: Path) -> None:
+    few, many = (allocations(kind, hidden, "step", times, tmp_path / str(times)) for times in (1, 500))
+    assert few == many  # those of switching the trace on and off
+
+
+def test_allocations_are_counted(tmp_path: Path) -> None:
+    few, many = (allocations("GRU", 16, "call", times, tmp_path / str(times)) for times in (1, 500))
+    assert many - few >= 499 * 2  # y and h_n
 
 
 def test_rows_to_reset_may_be_a_list_of_bools(rng: np.random.Generator) -> None:

@@ -84,6 +84,8 @@ std::optional<std::string_view> layout_with(int axes, const py::tuple& layouts) 
   return std::nullopt;
 }
 
+// A call without lengths, resets and reserve.  What it does not know as plain it leaves to Python's checks,
+// and to their messages; they see few arrays, so that a call of one step takes as long as its kernels.
 template <class W>
 py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
                         const py::handle& state) {
@@ -132,7 +134,7 @@ py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, con
     for (int axis = 0; axis < axes; ++axis) shape.append(input.shape(axis));
     shape.append(n.output());
     y = made(shape);
-  }  // a cell's y is its h_n
+  }  // and a cell's y is its h_n
   py::object state_n = h_n;
   if (lstm) {
     py::array c_n = made(c_shape);

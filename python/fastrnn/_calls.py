@@ -35,8 +35,7 @@ class Layout:
 
     def sequence_axes(self, steps: int | None, batch: int | None, **last: int) -> dict[str, int | None]:
         """Name the axes of x, y, reset or a gradient of one of them; `last` is the feature axis, if any."""
-        sizes = {"T": steps, "B": batch}
-        return {axis: sizes[axis] for axis in self.axes} | last
+        return {axis: steps if axis == "T" else batch for axis in self.axes} | last
 
     def state_axes(self, spec: Spec, batch: int | None) -> tuple[dict[str, int | None], ...]:
         """Name the axes of (h,) or (h, c)."""

@@ -140,7 +140,7 @@ def forward(
     check_spec(spec)
     packed = _packed(spec, weights)
     if lengths is None and reset is None and out is None:
-        results = packed.run_plain((TIME_MAJOR.axes,), x, state)
+        results: tuple[Any, Any] | None = packed.run_plain((TIME_MAJOR.axes,), x, state)
         if results is not None:
             return results
     call = check_call(packed.backend, spec, (TIME_MAJOR,), x, state, lengths, reset)

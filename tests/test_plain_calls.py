@@ -1,0 +1,260 @@
+"""Do calls of plain arguments, run at once, give what checked calls give, and leave all else to them?"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _arrays, functional
+from fastrnn.layouts import DTYPES
+from nested import arrays, assert_equal
+from shapes import VARIANTS, make_spec
+
+T, B, IN, H = 5, 3, 4, 18
+CACHE_LINE, LARGE = 64, 2**16  # bytes: of the alignment of arrays of LARGE and more
+LAYERS: dict[str, Any] = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}
+CELLS: dict[str, Any] = {"lstm": fastrnn.LSTMCell, "gru": fastrnn.GRUCell, "rnn": fastrnn.RNNCell}
+LAYOUTS = {"TB": (T, B), "BT": (B, T), "T": (T,)}
+
+
+class OtherArray(np.ndarray):
+    """Not NumPy's own class, and so not plain."""
+
+
+def layer_of(variant: str, batch_first: bool, **options: Any) -> Any:
+    """Make a layer in eval mode by way of its `Spec`."""
+    spec = make_spec(variant, IN, H, num_layers=2, **options)
+    kind = LAYERS[spec.cell]
+    named = {name: getattr(spec, name) for name in kind._arguments if name != "batch_first"}
+    if named.get("peephole") == "none":
+        named["peephole"] = False
+    return kind(**named, batch_first=batch_first, seed=1).eval()
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def was_plain(results: Any, x: np.ndarray) -> None:
+    """Assert that a call was run at once, into new arrays of its own."""
+    assert results is not None
+    for array in arrays(results):
+        assert type(array) is np.ndarray
+        assert array.dtype == x.dtype
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+        assert not np.may_share_memory(array, x)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("axes", LAYOUTS)
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"dtype": "float64"}], ids=str)
+def test_layers(
+    variant: str, axes: str, with_state: bool, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    layer = layer_of(variant, batch_first=axes == "BT", **options)
+    x = normal(rng, (*LAYOUTS[axes], IN), layer.dtype)
+    checked = layer(x.view(OtherArray))
+    state = checked[1] if with_state else None
+    if with_state:
+        checked = layer(x.view(OtherArray), state)
+    plain = layer._packed.run_plain(layer._axes, x, state)
+    was_plain(plain, x)
+    assert_equal(plain, checked)
+    assert_equal(layer(x, state), checked)
+    if axes == "TB":
+        assert_equal(functional.forward(layer._spec, layer._packed, x, state), checked)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", [(B, IN), (IN,)], ids=str)
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cells(
+    cell: str, shape: tuple[int, ...], with_state: bool, dtype: str, rng: np.random.Generator
+) -> None:
+    layer = CELLS[cell](IN, H, dtype=dtype, seed=1).eval()
+    x = normal(rng, shape, dtype)
+    state = layer(x.view(OtherArray)) if with_state else None
+    checked = layer(x.view(OtherArray), state)
+    plain = layer._packed.run_plain(layer._axes, x, state)
+    was_plain(plain, x)
+    assert_equal(plain, checked)
+    assert_equal(layer(x, state), checked)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("quantized", ["bfloat16", "int8"])
+def test_quantised_weights(cell: str, quantized: str, rng: np.random.Generator) -> None:
+    layer = LAYERS[cell](IN, H, seed=1).eval().quantize(quantized)
+    x = normal(rng, (T, B, IN))
+    plain = layer._packed.run_plain(layer._axes, x, None)
+    was_plain(plain, x)
+    assert_equal(plain, layer(x.view(OtherArray)))
+
+
+@pytest.mark.parametrize("steps", [1, 300])
+def test_results_of_any_size_begin_where_checked_ones_do(steps: int, rng: np.random.Generator) -> None:
+    layer = fastrnn.GRU(IN, 64, seed=1).eval()
+    x = normal(rng, (steps, B, IN))
+    plain = layer._packed.run_plain(layer._axes, x, None)
+    was_plain(plain, x)
+    assert_equal(plain, layer(x.view(OtherArray)))
+    assert (plain[0].nbytes >= LARGE) == (steps == 300)
+    assert plain[0].nbytes < LARGE or plain[0].ctypes.data % CACHE_LINE == 0
+
+
+@pytest.mark.parametrize("shape", [(LARGE // 4,), (2, LARGE // 8 + 1), (3, 5, LARGE)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_arrays_begin_with_a_cache_line(shape: tuple[int, ...], dtype: str) -> None:
+    kept = [_arrays.empty(shape, np.dtype(dtype)) for _ in range(5)]
+    for array in kept:
+        assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
+        assert array.ctypes.data % CACHE_LINE == 0
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+        array[...] = 1  # memory that is there
+
+
+def test_an_empty_batch_is_plain() -> None:
+    layer = fastrnn.LSTM(IN, H, seed=1).eval()
+    y, (h_n, c_n) = layer._packed.run_plain(layer._axes, np.zeros((T, 0, IN), "float32"), None)
+    assert (y.shape, h_n.shape, c_n.shape) == ((T, 0, H), (1, 0, H), (1, 0, H))
+
+
+def ones(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def unaligned(array: np.ndarray) -> np.ndarray:
+    return np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype).reshape(array.shape)
+
+
+X, STATE = ones(T, B, IN), ones(1, B, H)
+LEFT: dict[str, tuple[Any, Any]] = {
+    "list": (X.tolist(), None),
+    "subclass": (X.view(OtherArray), None),
+    "float64": (X.astype("float64"), None),
+    "byte order": (X.astype(">f4"), None),
+    "tokens": (ones(T, B, dtype="int64"), None),
+    "no unit stride": (ones(T, B, 2 * IN)[:, :, ::2], None),
+    "rows apart": (ones(T, B + 1, IN)[:, 1:], None),
+    "axes swapped": (ones(B, T, IN).swapaxes(0, 1), None),
+    "unaligned": (unaligned(X), None),
+    "no step": (ones(0, B, IN), None),
+    "other features": (ones(T, B, IN + 1), None),
+    "too few axes": (ones(IN), None),
+    "too many axes": (ones(1, T, B, IN), None),
+    "no axis": (np.float32(1), None),
+    "state of another type": (X, [STATE]),
+    "state of float64": (X, STATE.astype("float64")),
+    "state of another batch": (X, ones(1, B + 1, H)),
+    "state of another layout": (X, ones(1, H)),
+    "state of another size": (X, ones(1, B, H - 1)),
+    "state of a subclass": (X, STATE.view(OtherArray)),
+    "pair": (X, (STATE, STATE)),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_all_else_is_left_to_the_checks(case: str) -> None:
+    """And to their messages, which test_errors.py has."""
+    layer = fastrnn.GRU(IN, H, seed=1).eval()
+    assert layer._packed.run_plain(layer._axes, *LEFT[case]) is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [STATE, [STATE, STATE], (STATE,), (STATE, STATE, STATE), (STATE, None), (STATE, ones(1, B, H - 1))],
+)
+def test_a_pair_is_a_tuple_of_two_plain_arrays(state: Any) -> None:
+    layer = fastrnn.LSTM(IN, H, seed=1).eval()
+    assert layer._packed.run_plain(layer._axes, X, (STATE, STATE)) is not None
+    assert layer._packed.run_plain(layer._axes, X, state) is None
+
+
+@pytest.mark.parametrize("x", [X[0].tolist(), X[0].view(OtherArray), X, X[0, :2], ones(B, dtype="int64")])
+def test_steps_of_a_stream(x: Any) -> None:
+    stream = fastrnn.GRU(IN, H, seed=1).eval().stream(B)
+    before = stream.state
+    assert stream._run_plain(x) is None
+    assert_equal(stream.state, before)
+    assert stream._run_plain(X[0]) is stream.step(X[0])
+
+
+def test_lengths_reset_and_out_are_left_to_the_checks() -> None:
+    """None of them reaches the short way, which would pass over it."""
+    layer = fastrnn.GRU(IN, H, seed=1).eval()
+    y, h_n = layer(X)
+    short, _ = layer(X, lengths=[0, 1, T])
+    assert not short[:, 0].any()
+    again, _ = layer(X, reset=np.full((T, B), True))
+    assert_equal(again[-1], again[0])
+    out = np.empty_like(y), np.empty_like(h_n)
+    results = functional.forward(layer._spec, layer._packed, X, out=out)
+    assert results[0] is out[0]
+    assert_equal(results, (y, h_n))
+    with pytest.raises(ValueError, match="x has shape"):
+        functional.forward(layer._spec, layer._packed, X[:, 0])  # only layers take sequences without a batch
+
+
+def test_the_weights_in_force_are_used() -> None:
+    layer, other = (fastrnn.GRU(IN, H, seed=seed).eval() for seed in (1, 2))
+    layer(X)
+    layer.load_state_dict(other.state_dict())
+    assert_equal(layer(X), other(X))
+    layer.train().parameters["bias_ih_l0"][...] += 1
+    trained = layer(X)
+    assert not trained[0].flags.writeable  # a reserve has it
+    assert_equal(layer.eval()(X), trained)
+
+
+@contextmanager
+def switches_only_when_let() -> Iterator[None]:
+    """Let threads have the interpreter lock only where another gives it up."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+SHORT, LONG = ones(1, 1, 64), ones(50, 64, 64)
+LOCKING: dict[str, Callable[[Any, np.ndarray], Any]] = {
+    "call": lambda layer, x: layer(x),
+    "checked": lambda layer, x: layer(x.view(OtherArray)),
+    "step": lambda layer, x: layer.stream(x.shape[1] * x.shape[0]).step(x.reshape(-1, 64)),
+    "run": lambda layer, x: layer.stream(x.shape[1]).run(x),
+}
+
+
+@pytest.mark.parametrize("way", LOCKING)
+def test_only_long_calls_give_up_the_interpreter_lock(way: str) -> None:
+    """Beside a busy thread each time costs a short call the busy one's turn, 5 ms."""
+    layer, work = fastrnn.LSTM(64, 64, seed=1).eval(), LOCKING[way]
+    gate, ran = threading.Lock(), []
+
+    def other() -> None:
+        with gate:
+            ran.append(True)
+
+    with switches_only_when_let():
+        gate.acquire()
+        thread = threading.Thread(target=other)
+        thread.start()  # it runs to the gate, and wants the lock from its opening on
+        gate.release()
+        for _ in range(3000):
+            work(layer, SHORT)
+        assert not ran
+        for _ in range(20):
+            work(layer, LONG)
+        assert ran
+        thread.join()
