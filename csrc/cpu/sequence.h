@@ -103,8 +103,8 @@ bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Forward
 template <class T>
 Index gradient_block(const LayerShape& shape, Index steps, Index batch);
 
-// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0, and h_n the y of a single step.  With
-// quantised weights W only inference.
+// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0, and h_n the y of a single step.
+// With quantised weights W only inference.
 template <class W>
 struct ForwardCall : Sequence<Compute<W>> {
   using T = Compute<W>;
