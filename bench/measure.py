@@ -12,7 +12,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 from peers import Data, Peer, Run, as_array, layer_of
-from results import on_device, verdict
+from results import BINS_PER_DECADE, on_device, verdict
 from workloads import Workload
 
 # How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
@@ -34,7 +34,6 @@ TURN = 0.004  # seconds that a peer takes in its turn, at the least: the clock's
 WARM = {"one thread": 0.001, "several": 0.012}
 PAUSE = 0.001  # seconds between two looks at whether other threads are at work
 CLOCKED = 100  # steps of a stream that are clocked one by one in each turn
-BINS_PER_DECADE = 40  # of the histogram of their times
 
 
 def data(workload: Workload) -> Data:
@@ -124,13 +123,17 @@ def clocked(run: Run) -> list[float]:
 
 
 def measure(
-    runs: dict[str, tuple[Peer, Run]], seconds: float, steps: dict[str, list[float]], warm: float
+    runs: dict[str, tuple[Peer, Run]],
+    seconds: float,
+    steps: dict[str, list[float]],
+    warm: float,
+    failed: dict[str, str],
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of each, taken in turn: whatever disturbs the machine disturbs all of them.
 
     At least 3 turns, however long they take. Before the turn of a short run come `warm` seconds that are not
     timed. `steps` receives the times of single runs for the peers it names. Also returns how many runs a turn
-    has.
+    has. A run that fails goes from `runs`, and `failed` receives the reason.
     """
     repeat: dict[str, int] = {}
     short: dict[str, bool] = {}
@@ -141,23 +144,31 @@ def measure(
         while time.perf_counter() < until:
             peer.seconds(run, 1)
 
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
-        for name, (peer, run) in runs.items():
-            settle()
-            if name not in repeat:  # its first run says nothing of those to come
-                once = min(peer.seconds(run, 1) for _ in range(2))
-                repeat[name] = 1
-                if once < SHORT:
-                    warm_up(peer, run)
-                    once = min(peer.seconds(run, 1) for _ in range(3))
-                    repeat[name] = max(1, round(TURN / max(once, 1e-7)))
-                short[name] = once < SHORT
-            elif short[name]:
+    def turn(name: str, peer: Peer, run: Run) -> None:
+        settle()
+        if name not in repeat:  # its first run says nothing of those to come
+            once = min(peer.seconds(run, 1) for _ in range(2))
+            repeat[name] = 1
+            if once < SHORT:
                 warm_up(peer, run)
-            times[name].append(peer.seconds(run, repeat[name]))
-            if name in steps:
-                steps[name] += clocked(run)
+                once = min(peer.seconds(run, 1) for _ in range(3))
+                repeat[name] = max(1, round(TURN / max(once, 1e-7)))
+            short[name] = once < SHORT
+        elif short[name]:
+            warm_up(peer, run)
+        times[name].append(peer.seconds(run, repeat[name]))
+        if name in steps:
+            steps[name] += clocked(run)
+
+    end, turns = time.perf_counter() + seconds, 0
+    while runs and (time.perf_counter() < end or turns < 3):
+        for name, (peer, run) in list(runs.items()):
+            try:
+                turn(name, peer, run)
+            except Exception as error:  # the others go on
+                failed[name] = one_line(error)
+                del runs[name], times[name]
+        turns += 1
     return times, repeat
 
 
@@ -188,16 +199,10 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
     row: dict[str, Any] = {"workload": workload.as_dict(), "threads": threads}
     row |= {"peers": {}, "failed": {}, "unable": {}}
     runs = prepared(workload, threads, all_peers, row)
-    if not runs:
-        return row
     streaming = workload.run == "streaming"
     steps: dict[str, list[float]] = {name: [] for name in runs if streaming and not on_device(name)}
-    try:
-        warm = WARM["one thread" if threads == 1 else "several"]
-        times, repeat = measure(runs, seconds, steps, warm)
-    except Exception as error:
-        row["failed"]["all"] = one_line(error)
-        return row
+    warm = WARM["one thread" if threads == 1 else "several"]
+    times, repeat = measure(runs, seconds, steps, warm, row["failed"])
     for name, values in times.items():
         entry: dict[str, Any] = {
             "median_s": rounded(statistics.median(values)),

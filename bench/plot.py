@@ -5,7 +5,7 @@
 NAME-speedup-*.png     time of the best peer / fastrnn over H and B, a panel for each cell and pass
 NAME-throughput-*.png  sequences per second against H and against B, CPU and GPU
 NAME-steps.png         histogram of single streaming steps
-NAME-growth.png        time against T, layers and threads
+NAME-growth.png        time against T, B, H, layers and threads
 NAME-memory.png        memory of a training step against T, from a file of memory.py
 NAME-roofline.png      arithmetic per byte of weights against GFLOP/s, under the machine's ceilings
 """
@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import memory
 from peers import ROUNDED
-from results import Row, on_device, read
+from results import AXES, BINS_PER_DECADE, Row, growth, on_device, read, rows_of
 from workloads import GATES, PASSES, level
 
 # fastrnn stands out; a library has the same colour everywhere.
@@ -78,15 +77,15 @@ def plain(rows: Iterable[Row]) -> list[Row]:
 
 
 class Pictures:
-    """Figures that go to files beside each other."""
+    """Figures that go to files beside each other; `only` those of these names, where there are any."""
 
-    def __init__(self, stem: Path, title: str) -> None:
+    def __init__(self, stem: Path, title: str, only: Collection[str] = ()) -> None:
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        self.plt, self.stem, self.title = pyplot, stem, title
+        self.plt, self.stem, self.title, self.only = pyplot, stem, title, only
         self.files: list[Path] = []
 
     def panels(
@@ -105,6 +104,9 @@ class Pictures:
         )
 
     def save(self, figure: Any, name: str, title: str) -> Path:
+        if self.only and name not in self.only:
+            self.plt.close(figure)
+            return self.stem
         figure.suptitle(f"{title}\n{self.title}", fontsize="medium")
         file = self.stem.with_name(f"{self.stem.name}-{name}".removesuffix("-") + ".png")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -222,8 +224,6 @@ def throughput(pictures: Pictures, rows: list[Row]) -> None:
 
 def latency(pictures: Pictures, rows: list[Row]) -> None:
     """How long single steps take: a panel for each workload."""
-    from measure import BINS_PER_DECADE
-
     streams = [row for row in rows if any("steps" in entry for entry in row.peers.values())][:12]
     if not streams:
         return
@@ -254,64 +254,48 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
     pictures.save(figure, "steps", "One streaming step called from Python; dotted: 99 % take less")
 
 
-# How rows are alike but for one thing, and what that is.
-AXES: dict[str, tuple[Callable[[Row], int], Callable[[Row], Any]]] = {
-    "T": (lambda row: row.load.steps, lambda row: (replace(row.load, steps=0), row.threads)),
-    "layers": (lambda row: row.load.num_layers, lambda row: (replace(row.load, num_layers=0), row.threads)),
-    "threads": (lambda row: row.threads, lambda row: row.load),
-}
-
-
-def growth(pictures: Pictures, rows: list[Row]) -> None:
-    """Against T, layers and threads: panels for each that varies, each pass and each cell.
-
-    Of each the workload with the most work. Dotted: in proportion, for threads inversely, from our first.
-    """
-    lines: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for name, (value, others) in AXES.items():
-        groups: dict[Any, list[Row]] = {}
-        for row in rows:
-            groups.setdefault(others(row), []).append(row)
-        for some in sorted(groups.values(), key=lambda some: -max(row.load.flop for row in some)):
-            if len({value(row) for row in some}) >= (2 if name == "threads" else 3):
-                panels = lines.setdefault((name, some[0].load.run), {})
-                panels.setdefault(some[0].load.cell, sorted(some, key=value))
-    if not lines:
+def growing(pictures: Pictures, rows: list[Row]) -> None:
+    """A panel for each axis and each cell and pass, through one size; thin: the power that is expected."""
+    panels = growth(rows)
+    if not panels:
         return
-    cells = [cell for cell in GATES if any(cell in panels for panels in lines.values())]
-    figure, axes = pictures.panels(len(lines), len(cells), 3.6, 2.8)
-    for i, ((name, run), panels) in enumerate(sorted(lines.items())):
-        for panel, cell in zip(axes[i], cells, strict=True):
-            some = panels.get(cell, [])
-            panel.set_visible(bool(some))
-            if not some:
-                continue
-            value = AXES[name][0]
-            for peer in dict.fromkeys(peer for row in some for peer in row.peers):
-                points = [(value(row), row.seconds(peer) * 1e3) for row in some if peer in row.peers]
+    names = [name for name in AXES if any(name in lines for lines in panels.values())]
+    figure, axes = pictures.panels(len(panels), len(names), 2.7, 2.1, sharex="col")
+    common: list[set[Row]] = []
+    for i, ((cell, run), lines) in enumerate(panels.items()):
+        for panel, name in zip(axes[i], names, strict=True):
+            line, axis = lines[name], AXES[name]
+            common.append(set(line))
+            for peer in dict.fromkeys(peer for row in line for peer in row.peers):
+                points = [(axis.value(row), row.seconds(peer) * 1e3) for row in line if peer in row.peers]
                 panel.plot(*zip(*points, strict=True), label=label(peer), **style(peer))
-                if peer == "fastrnn":
-                    (x0, y0), power = points[0], -1 if name == "threads" else 1
-                    ideal = [y0 * (x / x0) ** power for x, _ in points]
-                    panel.plot(
-                        [x for x, _ in points], ideal, ":", color="black", linewidth=1, label="in proportion"
-                    )
+            # From our time at the largest size, where what a call costs beside its work is least.
+            end = line[0 if axis.power < 0 else -1]
+            values = [axis.value(row) for row in line]
+            ideal = [end.seconds("fastrnn") * 1e3 * (x / axis.value(end)) ** axis.power for x in values]
+            panel.plot(values, ideal, color="black", linewidth=0.8, zorder=4, label="expected")
             panel.set_xscale("log", base=10 if name == "T" else 2)
             panel.set_yscale("log")
-            sizes_on(panel.xaxis, [value(row) for row in some])
-            panel.yaxis.set_major_locator(pictures.plt.LogLocator(subs=(1, 2, 5)))
+            sizes_on(panel.xaxis, values)
+            wide = panel.get_ylim()[1] / panel.get_ylim()[0] > 30
+            panel.yaxis.set_major_locator(pictures.plt.LogLocator(subs=(1,) if wide else (1, 2, 5)))
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             panel.yaxis.set_minor_formatter(pictures.plt.NullFormatter())
+            panel.tick_params(labelsize="x-small")
             panel.grid(alpha=0.3)
-            panel.set_xlabel(name)
-            panel.set_ylabel("ms")
-            load = some[0].load
-            title = f"{cell.upper()} {run}, B={load.batch} H={load.hidden_size}"
-            title += f" T={load.steps}" * (name != "T" and run != "streaming")
-            title += f" L={load.num_layers}" * (name != "layers" and load.num_layers > 1)
-            panel.set_title(title + f", {some[0].threads} thread" * (name != "threads"), fontsize="small")
+            if i == 0:
+                power = {1: "", 2: "\u00b2", -1: "\u207b\u00b9"}[axis.power]
+                panel.set_title(f"against {name}; expected: ~ {name.split()[0]}{power}", fontsize="small")
+            if i == len(panels) - 1:
+                panel.set_xlabel(name)
+        axes[i][0].set_ylabel(f"{cell.upper()} {run}, ms")
+    size = next(iter(set.intersection(*common[: len(names)])))
+    load = size.load
+    text = f"T = {load.steps}, B = {load.batch}, H = I = {load.hidden_size}"
+    text += f", {load.num_layers} layers" * (load.num_layers > 1)
+    text += f", {size.threads} thread" + "s" * (size.threads > 1)
     pictures.legend(figure, axes)
-    pictures.save(figure, "growth", "How time grows")
+    pictures.save(figure, "growth", f"How time grows when one of these changes: {text}")
 
 
 def roofline(pictures: Pictures, rows: list[Row]) -> None:
@@ -383,7 +367,7 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
     for panel, cell in zip(axes[0], cells, strict=True):
         mine = [point for point in points if point["cell"] == cell]
         for name in dict.fromkeys(memory.title(point) for point in mine):
-            line = sorted((p["steps"], p["kept_mb"]) for p in mine if memory.title(p) == name)
+            line = sorted((p["steps"], max(p["kept_mb"], 1)) for p in mine if memory.title(p) == name)
             look = style(name.split()[0]) | ({"linestyle": "--", "marker": "s"} if " " in name else {})
             panel.plot(*zip(*line, strict=True), label=name, **look)
         panel.set_xscale("log")
@@ -452,18 +436,18 @@ def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None
     return pictures.save(figure, "", "Throughput")
 
 
-def draw(results: list[dict[str, Any]], rows: list[Row], stem: Path) -> list[Path]:
-    """Write PNG files whose names begin with `stem`; none without matplotlib."""
+def draw(results: list[dict[str, Any]], stem: Path, only: Collection[str] = ()) -> list[Path]:
+    """Write PNG files whose names begin with `stem`, all or `only` some; none without matplotlib."""
     try:
-        pictures = Pictures(stem, machine(results))
+        pictures = Pictures(stem, machine(results), only)
     except ImportError:
         return []
-    rows = [row for row in rows if row.peers]
+    rows = [row for result in results for row in rows_of(result) if row.peers]
     for own in dict.fromkeys(own for row in rows for own in row.owns):
         speedup(pictures, rows, own)
     throughput(pictures, rows)
     latency(pictures, rows)
-    growth(pictures, rows)
+    growing(pictures, rows)
     roofline(pictures, rows)
     memory_growth(pictures, [point for result in results for point in result.get("memory", [])])
     return pictures.files
@@ -474,7 +458,11 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="how the files' names begin; default: as the first result's")
     args = parser.parse_args()
-    files = draw(*read(args.results), args.out or args.results[0].with_suffix(""))
+    machines = read(args.results)
+    if len(machines) > 1:
+        parser.error(f"files of {len(machines)} CPUs, but a picture is of one: {'; '.join(machines)}")
+    (results,) = machines.values()
+    files = draw(results, args.out or args.results[0].with_suffix(""))
     print("\n".join(map(str, files)) or "nothing drawn: no matplotlib")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import statistics
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from workloads import DTYPES, Workload, bound
+
+BINS_PER_DECADE = 40  # of the histogram of the times of single steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +93,85 @@ def rows_of(result: dict[str, Any]) -> Iterator[Row]:
         yield Row(load, row["threads"], row["peers"], row["failed"], row.get("unable", {}), ceiling)
 
 
-def read(files: Iterable[Path]) -> tuple[list[dict[str, Any]], list[Row]]:
-    """The files' contents, and the rows of all."""
-    results = [json.loads(file.read_text()) for file in files]
-    return results, [row for result in results for row in rows_of(result)]
+def read(files: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The files' contents by the CPU they were measured on, since figures of several say nothing together."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        result = json.loads(file.read_text())
+        found.setdefault(result["machine"]["cpu"].removeprefix("model name "), []).append(result)
+    return found
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How rows are alike but for one thing, what that is, and the power of it that time should follow."""
+
+    power: int
+    value: Callable[[Row], int]
+    others: Callable[[Row], Any]
+    least: int = 3  # values that make a line
+
+
+AXES = {
+    "T": Axis(1, lambda row: row.load.steps, lambda row: (replace(row.load, steps=0), row.threads)),
+    "B": Axis(1, lambda row: row.load.batch, lambda row: (replace(row.load, batch=0), row.threads)),
+    "H = I": Axis(
+        2,
+        lambda row: row.load.hidden_size,
+        lambda row: (
+            replace(row.load, hidden_size=0, input_size=row.load.input_size - row.load.hidden_size),
+            row.threads,
+        ),
+    ),
+    "layers": Axis(
+        1, lambda row: row.load.num_layers, lambda row: (replace(row.load, num_layers=0), row.threads)
+    ),
+    "threads": Axis(-1, lambda row: row.threads, lambda row: row.load, 2),
+}
+Line = list[Row]
+
+
+def growth(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Line]]:
+    """By cell and pass: for each axis, rows that differ in it alone.
+
+    All lines go through the one size on which most lines and rows lie, and a cell and pass is there if it has
+    a line for every axis that any has.
+    """
+    groups: dict[tuple[str, Any], dict[int, Row]] = {}
+    rows = [row for row in rows if row.load.run != "streaming" and "fastrnn" in row.peers]
+    for row, (name, axis) in product(rows, AXES.items()):
+        groups.setdefault((name, axis.others(row)), {})[axis.value(row)] = row
+
+    def lines(row: Row) -> dict[str, Line]:
+        found = {name: groups[name, axis.others(row)] for name, axis in AXES.items()}
+        return {
+            name: [line[value] for value in sorted(line)]
+            for name, line in found.items()
+            if len(line) >= AXES[name].least
+        }
+
+    through: dict[Any, dict[tuple[str, str], dict[str, Line]]] = {}
+    for row in rows:
+        size = replace(row.load, cell="", run=""), row.threads
+        through.setdefault(size, {})[row.load.cell, row.load.run] = lines(row)
+
+    def score(panels: dict[tuple[str, str], dict[str, Line]]) -> tuple[int, int]:
+        every = [line for found in panels.values() for line in found.values()]
+        return len(every), sum(map(len, every))
+
+    best = max(through.values(), key=score, default={})
+    names = {name for found in best.values() for name in found}
+    return {key: found for key, found in best.items() if names and found.keys() == names}
+
+
+def exponent(line: Line, name: str, peer: str) -> float:
+    """The power of its larger half of values (3 at least) that a peer's time follows, by least squares."""
+    points = [(AXES[name].value(row), row.seconds(peer)) for row in line if peer in row.peers]
+    points = points[-max(3, math.ceil(len(points) / 2)) :]
+    if len(points) < 2:
+        return math.nan
+    x, y = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    return statistics.linear_regression(x, y).slope
 
 
 def verdict(low: float, high: float) -> str:
@@ -107,3 +186,9 @@ def verdict(low: float, high: float) -> str:
 def geometric_mean(values: Iterable[float]) -> float:
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def markdown(head: list[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A table."""
+    rows = [head, ["---"] * len(head), *([str(cell) for cell in line] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

@@ -19,7 +19,6 @@ import datetime
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from plot import overview
 from progress import within
 from results import commit, rows_of, write
 from tables import compared, throughput
-from workloads import DTYPES, GATES, NAMED, PASSES, Workload, floor, grid
+from worker import Process, thread_count
+from workloads import DTYPES, GATES, NAMED, PASSES, Workload, estimate, floor, grid
 
 HERE = Path(__file__).parent
 
@@ -42,45 +42,36 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, str(HERE / "worker.py"), str(self.threads), *self.peers]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about = self.read()
-
-    def read(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise ChildProcessError(f"the measuring process ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, question: str) -> Any:
-        assert self.process.stdin is not None
-        print(question, file=self.process.stdin, flush=True)
-        return self.read()
+        self.process = Process(str(HERE / "worker.py"), str(self.threads), *self.peers)
+        self.about = self.process.read()
 
     def row(self, workload: Workload, seconds: float) -> dict[str, Any]:
         try:
-            return self.ask(json.dumps([seconds, workload.as_dict()]))
-        except (ChildProcessError, BrokenPipeError) as error:
+            return self.process.ask(json.dumps([seconds, workload.as_dict()]))
+        except ChildProcessError as error:
             self.start()  # after it was killed for its memory, or a library crashed
             row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}, "unable": {}}
             return row | {"failed": {"all": str(error)}}
 
     def ceiling(self) -> tuple[dict[str, Any] | None, str]:
-        return self.ask("")
+        return self.process.ask("")
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.process.stop()
 
 
 class Result:
-    """What is written: a JSON file that is whole after every row."""
+    """What is written: a JSON file that is whole after every row, with how many are still to come."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, planned: int) -> None:
+        self.file, self.planned = file, planned
         self.head: dict[str, Any] = {"commit": commit(), "versions": {}, "absent": [], "ceilings": {}}
         self.rows: list[dict[str, Any]] = []
+
+    def go_on(self, before: dict[str, Any]) -> None:
+        """With the rows of a run that was stopped."""
+        self.rows = list(before["rows"])
+        self.head |= {key: value for key, value in before.items() if key != "rows"}
 
     def about(self, worker: Worker) -> None:
         self.head |= {"machine": worker.about["machine"] | {"cpus": len(os.sched_getaffinity(0))}}
@@ -100,6 +91,7 @@ class Result:
             before["read"][level]["gb_s"] = max(read["gb_s"], before["read"][level]["gb_s"])
 
     def write(self) -> None:
+        self.head["left_out"] = self.planned - len(self.rows)
         write(self.file, self.head, "rows", self.rows)
 
 
@@ -144,7 +136,7 @@ def measure_all(
 ) -> None:
     team = None
     try:
-        for threads, workload in within(total, pairs):
+        for threads, workload in within(total, pairs, lambda pair: estimate(pair[1], len(names), seconds)):
             if team is None or team.threads != threads:
                 if team is not None:
                     team.probe()
@@ -171,7 +163,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--workloads", nargs="+", choices=NAMED, help="in place of all of these")
     parser.add_argument(
-        "--threads", nargs="+", type=int, default=[1], help="of the CPU peers, a core for each"
+        "--threads", nargs="+", type=thread_count, default=[1], help="of the CPU peers, a core for each"
     )
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
     parser.add_argument("--peers", nargs="+", choices=ALL, help="default: all that can run here")
@@ -200,7 +192,8 @@ def main() -> None:
     names += [name for name in ROUNDED if args.rounded and name not in names]
     workloads = wanted(args)
     pairs = [(threads, workload) for threads in args.threads for workload in workloads]
-    result = Result(args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json")
+    file = args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json"
+    result = Result(file, len(pairs))
     try:
         measure_all(pairs, names, args.seconds, args.total, result)
     except KeyboardInterrupt:
@@ -209,7 +202,6 @@ def main() -> None:
         print(line)
     if not result.rows:
         sys.exit("nothing was measured")
-    result.head["left_out"] = len(pairs) - len(result.rows)
     result.write()
     rows = list(rows_of(result.head | {"rows": result.rows}))
     print(compared(rows))

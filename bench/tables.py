@@ -1,6 +1,9 @@
-"""Tables of what run.py measured.
+"""Tables of what run.py and memory.py measured, in Markdown, as docs/performance.md has them.
 
-python bench/tables.py bench/results/NAME.json ...     in Markdown, as docs/performance.md has them
+    python bench/tables.py bench/results/NAME-*.json
+    python bench/tables.py --targets bench/results/NAME-*.json     what was aimed at, and what was reached
+
+Files of several CPUs make a report for each of them.
 """
 
 from __future__ import annotations
@@ -9,18 +12,18 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import memory
+import targets
 from peers import ROUNDED
-from results import Row, geometric_mean, on_device, read
-from workloads import PASSES, Workload
+from results import AXES, Row, exponent, geometric_mean, growth, markdown, on_device, read, rows_of
+from workloads import PASSES
 
 WORST = 10  # rows of each kind that are listed one by one
 
-Key = TypeVar("Key")
+Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 # In text, at the end of a run.
@@ -65,17 +68,12 @@ def throughput(rows: list[Row]) -> str:
 # In Markdown.
 
 
-def markdown(head: list[str], lines: Iterable[Iterable[Any]]) -> str:
-    table = [head, ["---"] * len(head), *([str(cell) for cell in line] for line in lines)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
-
-
 def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
     """In the order of the keys."""
     groups: dict[Key, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
-    return dict(sorted(groups.items()))  # type: ignore[type-var]
+    return {key: groups[key] for key in sorted(groups)}
 
 
 def machines(results: list[dict[str, Any]]) -> str:
@@ -247,29 +245,32 @@ def gains(rows: list[Row], own: str) -> str:
     return markdown(["", "threads", "sizes", "x one thread", "least", "most"], lines) if lines else ""
 
 
-def growth(rows: list[Row], own: str, axis: str) -> str:
-    """Milliseconds against T or layers, where there are three or more of them and all else is the same."""
+def times(rows: list[Row]) -> str:
+    """Milliseconds against each axis, and the power of it that each implementation's time follows."""
+    lines = growth(rows)
+    text = []
+    for name, axis in AXES.items():
+        mine = {key: found[name] for key, found in lines.items() if name in found}
+        if not mine:
+            continue
+        values = sorted({axis.value(row) for line in mine.values() for row in line})
+        peers = list(dict.fromkeys(peer for line in mine.values() for row in line for peer in row.peers))
+        cells = []
+        for (cell, run), line in mine.items():
+            seconds = {axis.value(row): row.seconds("fastrnn") for row in line}
+            powers = [exponent(line, name, peer) for peer in peers]
+            cells.append(
+                [f"{cell.upper()} {run}"]
+                + [f"{seconds[value] * 1e3:.4g}" if value in seconds else "" for value in values]
+                + ["" if math.isnan(power) else f"{power:.2f}" for power in powers]
+            )
+        head = [f"ms; power of {name}, expected {axis.power}", *(f"{name.split()[0]}={v}" for v in values)]
+        text.append(markdown([*head, *(f"power: {peer}" for peer in peers)], cells))
+    return "\n".join(text)
 
-    def others(row: Row) -> tuple[Workload, int]:
-        return replace(row.load, **{axis: 0}), row.threads
 
-    groups: dict[tuple[Workload, int], dict[int, Row]] = {}
-    for row in rows:
-        groups.setdefault(others(row), {})[getattr(row.load, axis)] = row
-    groups = {key: line for key, line in groups.items() if len(line) > 2}
-    values = sorted({value for line in groups.values() for value in line})
-    name = {"steps": "T", "num_layers": "L"}[axis]
-    lines = [
-        [str(load).replace("T0 ", ""), threads]
-        + [f"{line[value].seconds(own) * 1e3:.4g}" if value in line else "" for value in values]
-        for (load, threads), line in groups.items()
-    ]
-    return (
-        markdown([f"{own}, ms", "threads", *(f"{name}={value}" for value in values)], lines) if lines else ""
-    )
-
-
-def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
+def report(results: list[dict[str, Any]]) -> str:
+    rows = [row for result in results for row in rows_of(result)]
     parts = [("What was measured", machines(results))]
     for own in dict.fromkeys(own for row in rows for own in row.owns):
         mine = [row for row in rows if own in row.peers]
@@ -280,11 +281,10 @@ def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
             parts.append((f"Where a peer is faster than {own}", losses(judged, own)))
             parts.append((f"Time of the best peer / {own}", grids(judged, own)))
         parts.append((f"More threads: {own}", gains(sizes, own)))
-        parts.append((f"Time against T: {own}", growth(sizes, own, "steps")))
-        parts.append((f"Time against layers: {own}", growth(sizes, own, "num_layers")))
         parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
         streams = [row for row in mine if "steps" in row.peers[own]]
         parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
+    parts.append(("How time grows", times(rows)))
     both = [row for row in rows if "fastrnn" in row.peers and row.peers.keys() & ROUNDED.keys()]
     parts.append(("Weights of fewer bits", rounded(both) if both else ""))
     points = [point for result in results for point in result.get("memory", [])]
@@ -295,7 +295,12 @@ def report(results: list[dict[str, Any]], rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path)
-    print(report(*read(parser.parse_args().results)))
+    parser.add_argument("--targets", action="store_true", help="what was aimed at, and what was reached")
+    args = parser.parse_args()
+    cpus = read(args.results)
+    for cpu, results in cpus.items():
+        text = targets.table(results) if args.targets else report(results)
+        print(f"# {cpu}\n\n{text}" if len(cpus) > 1 else text)
 
 
 if __name__ == "__main__":

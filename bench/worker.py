@@ -11,12 +11,15 @@ ceiling. At the start it says what there is.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import platform
 import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +38,17 @@ def cores() -> list[int]:
     return [cpu for _, cpu in sorted(order)]
 
 
+def thread_count(text: str) -> int:
+    """The value of an option."""
+    count, most = int(text), len(cores())
+    if not 1 <= count <= most:
+        raise argparse.ArgumentTypeError(f"{count}, but a thread needs a CPU and this process may use {most}")
+    return count
+
+
 def keep_to(threads: int) -> None:
     """Leave this process that many cores, and tell the libraries that ask the environment."""
-    available = cores()
-    if threads > len(available):
-        raise SystemExit(f"{threads} threads need as many CPUs; this process may use {len(available)}")
-    os.sched_setaffinity(0, available[:threads])
+    os.sched_setaffinity(0, cores()[:threads])
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
 
@@ -67,15 +75,43 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    threads, names = int(sys.argv[1]), sys.argv[2:]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # run.py decides when to stop
+def answering() -> Callable[[Any], None]:
+    """In such a process: sends an answer. Whoever asks decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print does not belong between the answers
+    return lambda value: print(json.dumps(value), file=answers, flush=True)
 
-    def answer(value: Any) -> None:
-        print(json.dumps(value), file=answers, flush=True)
 
+class Process:
+    """One that answers each line on its standard input with a line of JSON."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def read(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"the measuring process ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, question: str) -> Any:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # read() says what became of it
+            print(question, file=self.process.stdin, flush=True)
+        return self.read()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()  # closes the pipes
+
+
+def main() -> None:
+    threads, names = int(sys.argv[1]), sys.argv[2:]
+    answer = answering()
     if threads:
         keep_to(threads)
     import ceiling  # from here on, libraries

@@ -133,6 +133,16 @@ def level(workload: Workload, ceiling: dict[str, Any]) -> str:
     return level_of(size, ceiling)
 
 
+# Of `estimate`: seconds to make a peer's network and compare its result, the rate that peers reach on average
+# where a run is long, and how many runs the three turns of such a row take.
+PREPARED, RATE, RUNS = 0.15, 100e9, 6
+
+
+def estimate(workload: Workload, peers: int, seconds: float) -> float:
+    """About how long it takes to measure so many peers, each row for so many seconds or three turns."""
+    return peers * PREPARED + max(seconds, peers * RUNS * workload.flop / RATE)
+
+
 def floor() -> list[Workload]:
     """The sizes that a release must not be slow at, T = 100."""
     sizes = [
