@@ -1,0 +1,267 @@
+"""Measures all that docs/performance.md shows, a file for each set of sizes, and draws its figures.
+
+    python bench/survey.py --plan                            the sets, and about how long each takes
+    python bench/survey.py --out bench/results/NAME --figures docs/images/cpu
+    python bench/survey.py --out bench/results/NAME --only growth memory
+
+A set goes to NAME-<set>.json, row by row. One that is there is not measured again; one that was stopped
+(Ctrl-C) goes on with what it lacks, if commit and CPU are the same. Absent peers are named in the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import memory
+from peers import ALL, ROUNDED
+from plot import draw
+from results import commit, read
+from run import Result, measure_all
+from worker import cores, machine
+from workloads import GATES, NAMED, Workload, estimate, grid
+
+PEERS = ("fastrnn", "torch", "onnxruntime", "openvino", "jax")
+TRAINERS = ("fastrnn", "torch", "jax")
+FIGURES = ("speedup-T100-1t", "roofline", "steps", "growth", "memory")  # what docs/performance.md shows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A set of workloads that run.py measures."""
+
+    what: str
+    pairs: list[tuple[int, Workload]]  # with the number of threads
+    peers: tuple[str, ...] = PEERS
+    seconds: float = 0.5  # of a row, at the least
+
+    def quick(self) -> Rows:
+        """The same at sizes that take no time: their fourth roots."""
+
+        def small(load: Workload) -> Workload:
+            steps, batch, inputs, hidden = (
+                math.ceil(size**0.25) for size in (load.steps, load.batch, load.input_size, load.hidden_size)
+            )
+            layers = min(load.num_layers, 2)
+            return replace(
+                load, steps=steps, batch=batch, input_size=inputs, hidden_size=hidden, num_layers=layers
+            )
+
+        pairs = list(dict.fromkeys((threads, small(load)) for threads, load in self.pairs))
+        return replace(self, pairs=pairs, seconds=0.0)
+
+    def left(self, before: dict[str, Any]) -> list[tuple[int, Workload]]:
+        done = {(row["threads"], Workload(**row["workload"])) for row in before.get("rows", [])}
+        return [pair for pair in self.pairs if pair not in done]
+
+    def estimate(self, before: dict[str, Any]) -> float:
+        pairs = self.left(before)
+        teams = 6.0 * len({threads for threads, _ in pairs})  # libraries loaded, ceilings before and after
+        return teams + sum(estimate(load, len(self.peers), self.seconds) for _, load in pairs)
+
+    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str]) -> None:
+        result = Result(file, len(self.pairs))
+        if before:
+            result.go_on(before)
+        names = [name for name in self.peers if name in allowed]
+        measure_all(self.left(before), names, self.seconds, math.inf, result)
+        result.write()  # with the ceilings measured last
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A set of training steps whose memory memory.py measures."""
+
+    what: str
+    groups: list[list[memory.Point]]
+    turns: int = 1
+
+    def quick(self) -> Memory:
+        small = {"steps": 8, "batch": 2, "hidden": 4, "checkpoint": 4}
+        groups = [
+            [point | {key: min(point[key], size) for key, size in small.items()} for point in points]
+            for points in self.groups[:2]
+        ]
+        return replace(self, groups=groups)
+
+    def left(self, before: dict[str, Any]) -> list[list[memory.Point]]:
+        done = {memory.size(point) for point in before.get("memory", [])}
+        return [points for points in self.groups if memory.size(points[0]) not in done]
+
+    def estimate(self, before: dict[str, Any]) -> float:
+        return sum(memory.estimate(points, self.turns) for points in self.left(before))
+
+    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str]) -> None:
+        groups = [[point for point in points if point["peer"] in allowed] for points in self.left(before)]
+        memory.measure_all(groups, self.turns, file, before.get("memory", []))
+
+
+def on(threads: Iterable[int], *lists: list[Workload]) -> list[tuple[int, Workload]]:
+    return list(dict.fromkeys((count, load) for count in threads for loads in lists for load in loads))
+
+
+def sets() -> dict[str, Rows | Memory]:
+    """What there is to measure here, in the order of the page."""
+    most = len(cores())
+    both = [count for count in (1, 2) if count <= most]
+    doubling = sorted({most, *(2**k for k in range(most.bit_length()))} - {1})
+    two, passes = ("lstm", "gru"), ("forward", "training")
+    float32, small, middle = ("float32",), (64, 256), (64, 256, 512)
+
+    def sizes(run: str, T: int, hidden: Iterable[int], batches: Iterable[int]) -> list[Workload]:
+        return grid(GATES, (run,), float32, (T,), batches, hidden)
+
+    def other_inputs(run: str, batches: Iterable[int]) -> list[Workload]:
+        pairs = ((40, 128), (512, 256), (40, 512))
+        return [
+            load
+            for inputs, H in pairs
+            for load in grid(GATES, (run,), float32, (100,), batches, (H,), (inputs,))
+        ]
+
+    base: dict[str, Any] = {"steps": (100,), "batches": (16,), "hidden": (128,)}
+    axes: list[dict[str, Any]] = [
+        {"steps": (1, 10, 100, 1000, 10_000)},
+        {"batches": (1, 4, 64, 256)},
+        {"hidden": (16, 64, 256, 512, 1024)},
+        {"layers": (2, 4, 8)},
+    ]
+    varied = [grid(two, passes, float32, **base | axis) for axis in axes]
+    return {
+        "forward": Rows(
+            "T = 100, one thread; B = 2, 8, 32 and 128 not at H = 24, 100 and 300, B = 128 not at H = 1024",
+            on((1,), sizes("forward", 100, (16, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32, 64, 128)))
+            + on((1,), sizes("forward", 100, (24, 100, 300), (1, 4, 16, 64)))
+            + on((1,), sizes("forward", 100, (1024,), (1, 2, 4, 8, 16, 32, 64))),
+        ),
+        "training": Rows(
+            "T = 100, one thread; B = 2, 8, 32 and 128 at H = 64 and 256 alone, H = 1024 with B = 1 and 16",
+            on((1,), sizes("training", 100, (16, 24, 64, 100, 128, 256, 300, 512), (1, 4, 16, 64)))
+            + on((1,), sizes("training", 100, small, (2, 8, 32, 128)))
+            + on((1,), sizes("training", 100, (1024,), (1, 16))),
+            TRAINERS,
+        ),
+        "forward-threads": Rows(
+            "T = 100, all cores", on((most,), sizes("forward", 100, (64, 128, 256, 512), (1, 16, 64)))
+        ),
+        "training-threads": Rows(
+            "T = 100, all cores", on((most,), sizes("training", 100, middle, (1, 16, 64))), TRAINERS
+        ),
+        "inputs": Rows(
+            "I other than H, T = 100",
+            on((1,), other_inputs("forward", (1, 16, 64)), other_inputs("training", (1, 16))),
+        ),
+        "one-step": Rows(
+            "whole calls of T = 1", on((1,), sizes("forward", 1, (16, 64, 256, 512, 1024), (1, 16, 128)))
+        ),
+        "steps": Rows(
+            "streams, B = 1", on((1,), grid(GATES, ("streaming",), float32, (1,), (1,), small)), seconds=2
+        ),
+        "long": Rows(
+            "T = 1000; not with much work",
+            on((1,), sizes("forward", 1000, small, (1, 16)), sizes("forward", 1000, (512,), (1,)))
+            + on((1,), sizes("training", 1000, small, (1,)), sizes("training", 1000, (64,), (16,))),
+        ),
+        "narrow": Rows(
+            "T = 1000, B = 64, H = 128",
+            on(both, grid(("lstm",), ("training",), float32, (1000,), (64,), (128,))),
+            TRAINERS,
+            seconds=5,
+        ),
+        "layers": Rows(
+            "2 layers on one core and two",
+            on(both, grid(GATES, passes, float32, (100,), (1, 16), middle, layers=(2,))),
+            ("fastrnn",),
+        ),
+        "directions": Rows(
+            "2 directions on one core and two",
+            on(both, grid(GATES, passes, float32, (100,), (1, 16), middle, directions=(2,))),
+            ("fastrnn",),
+        ),
+        "float64": Rows(
+            "beside PyTorch",
+            on((1,), grid(GATES, passes, ("float64",), (100,), (1, 16, 64), small)),
+            ("fastrnn", "torch"),
+        ),
+        "rounded": Rows(
+            "weights of fewer bits",
+            on((1,), sizes("forward", 100, (256, 512, 1024), (1, 16, 64))),
+            ("fastrnn", *ROUNDED),
+            seconds=1,
+        ),
+        "named": Rows("what people run", on((1,), *NAMED.values()), seconds=1),
+        "growth": Rows(
+            "LSTM and GRU against T, B, H, layers and threads, through T = 100, B = 16, H = 128",
+            on((1,), *varied) + on(doubling, grid(two, passes, float32, **base)),
+        ),
+        "memory": Memory(
+            "of a training step against T",
+            memory.grouped(two, (1000, 3000, 10_000, 30_000), 8, 256, 1, (0, 500), ("fastrnn", "torch")),
+        ),
+        "checkpoint": Memory(
+            "T = 100 000: memory, and time in turn",
+            memory.grouped(two, (100_000,), 8, 256, both[-1], (0, 500), ("fastrnn",)),
+            turns=4,
+        ),
+    }
+
+
+def before(file: Path, here: tuple[str, str]) -> dict[str, Any]:
+    """What the file has; an error if it is of another CPU, or unfinished and of another commit."""
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text())
+    there = found["commit"], found["machine"]["cpu"]
+    if there[1] != here[1] or (found.get("left_out") and there != here):
+        raise SystemExit(
+            f"{file} is of {' on '.join(there)}, and this is {' on '.join(here)}: give another --out"
+        )
+    return found
+
+
+def main() -> None:
+    every = sets()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="how the files' names begin")
+    parser.add_argument("--figures", type=Path, help="how those of the figures begin; default: as --out")
+    parser.add_argument("--only", nargs="+", choices=every, default=list(every))
+    parser.add_argument("--peers", nargs="+", choices=ALL, default=list(ALL), help="no others than these")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see whether everything runs")
+    parser.add_argument("--plan", action="store_true", help="say what would be measured, and end")
+    args = parser.parse_args()
+    if not (args.out or args.plan):
+        parser.error("give --out, or --plan")
+    chosen = {name: every[name].quick() if args.quick else every[name] for name in args.only}
+    files = {name: args.out.with_name(f"{args.out.name}-{name}.json") for name in chosen} if args.out else {}
+    here = commit(), machine()["cpu"]
+    found = {name: before(file, here) for name, file in files.items()}
+    todo = {}
+    for name, one in chosen.items():
+        there = found.get(name, {})
+        count = len(one.left(there))
+        if count:
+            todo[name] = one.estimate(there) / 60
+        counted = f"{count:4} to measure, about {todo[name]:4.1f} min" if count else "is there"
+        print(f"{name:17} {counted:33} {one.what}")
+    print(f"together about {sum(todo.values()):.0f} min")
+    if args.plan:
+        return
+    try:
+        for name in list(todo):
+            print(f"{name}; from here on about {sum(todo.values()):.0f} min", flush=True)
+            chosen[name].measure(files[name], found[name], args.peers)
+            del todo[name]
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; what was measured is kept, and the same command goes on") from None
+    (results,) = read(files.values()).values()
+    pictures = draw(results, args.figures or args.out, FIGURES)
+    print("\n".join(map(str, pictures)) or "nothing drawn: no matplotlib")
+
+
+if __name__ == "__main__":
+    main()
