@@ -117,10 +117,23 @@ class Pictures:
 
 
 def sizes_on(axis: Any, values: Iterable[int]) -> None:
-    """A logarithmic axis with the sizes that were measured."""
-    axis.set_ticks(sorted(set(values)))
+    """A logarithmic axis with the sizes that were measured; of two that are close, the power of two."""
+    every = set(values)
+    powers = [value for value in every if value & (value - 1) == 0]
+    close = {value for value in every if any(2 / 3 < value / other < 3 / 2 for other in powers)}
+    axis.set_ticks(sorted((every - close) | set(powers)))
     axis.set_ticks([], minor=True)
     axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def numbers_on(axis: Any) -> None:
+    """A logarithmic axis with plain numbers, as many as there is room for."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1,) if high / low > 50 else (1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
@@ -151,7 +164,7 @@ def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
                         ratio = row.peers[row.best(own)]["ratio"]
                         x, y = batches.index(row.load.batch), hidden.index(row.load.hidden_size)
                         grid[y][x] = math.log2(ratio)
-                        strong = abs(grid[y][x]) > 1.4
+                        strong = abs(grid[y][x]) > 1.2
                         panel.text(
                             x,
                             y,
@@ -224,7 +237,8 @@ def throughput(pictures: Pictures, rows: list[Row]) -> None:
 
 def latency(pictures: Pictures, rows: list[Row]) -> None:
     """How long single steps take: a panel for each workload."""
-    streams = [row for row in rows if any("steps" in entry for entry in row.peers.values())][:12]
+    streams = [row for row in rows if any("steps" in entry for entry in row.peers.values())]
+    streams = ([row for row in streams if not row.load.name] or streams)[:12]
     if not streams:
         return
     columns = min(3, len(streams))
@@ -247,6 +261,7 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
                 1e6 * entry["steps"]["percentiles_s"]["99"], color=look["color"], linestyle=":", linewidth=1
             )
         panel.set_xscale("log")
+        numbers_on(panel.xaxis)
         panel.set_xlabel("us")
         panel.set_yticks([])
         panel.set_title(str(row.load) + f", {row.threads} thread" + "s" * (row.threads > 1), fontsize="small")
@@ -254,9 +269,9 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
     pictures.save(figure, "steps", "One streaming step called from Python; dotted: 99 % take less")
 
 
-def growing(pictures: Pictures, rows: list[Row]) -> None:
+def growing(pictures: Pictures, results: list[dict[str, Any]]) -> None:
     """A panel for each axis and each cell and pass, through one size; thin: the power that is expected."""
-    panels = growth(rows)
+    panels = growth(results)
     if not panels:
         return
     names = [name for name in AXES if any(name in lines for lines in panels.values())]
@@ -277,10 +292,7 @@ def growing(pictures: Pictures, rows: list[Row]) -> None:
             panel.set_xscale("log", base=10 if name == "T" else 2)
             panel.set_yscale("log")
             sizes_on(panel.xaxis, values)
-            wide = panel.get_ylim()[1] / panel.get_ylim()[0] > 30
-            panel.yaxis.set_major_locator(pictures.plt.LogLocator(subs=(1,) if wide else (1, 2, 5)))
-            panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            panel.yaxis.set_minor_formatter(pictures.plt.NullFormatter())
+            numbers_on(panel.yaxis)
             panel.tick_params(labelsize="x-small")
             panel.grid(alpha=0.3)
             if i == 0:
@@ -309,26 +321,17 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
         return row.load.flop / sum(read for _, read in row.load.reads)
 
     figure, axes = pictures.panels(1, len(counts), 6.0, 4.4, sharey="row")
+    slowest = min(row.gflops("fastrnn") for row in measured)
     for panel, threads in zip(axes[0], counts, strict=True):
         some = [row for row in measured if row.threads == threads]
         ceiling = some[0].ceiling
         assert ceiling is not None
         peak = ceiling["gflops"]["float32"]
-        low, high = min(map(intensity, some)) / 1.3, max(map(intensity, some)) * 1.3
-        panel.axhline(peak, color="black", linewidth=1.2)
-        panel.text(high / 1.05, peak * 1.05, f"{peak:.0f} GFLOP/s", ha="right", fontsize="small")
+        panel.axhline(peak, color="black", linewidth=1.2, label="peak of multiply-adds")
         for name, rate in ceiling["read"].items():
-            colour, ridge = LEVELS[name], peak / rate["gb_s"]
-            panel.plot([ridge / 1e4, ridge], [peak / 1e4, peak], color=colour, label=f"read from {name}")
-            panel.text(
-                ridge,
-                peak / 1.05,
-                f"{rate['gb_s']:.0f} GB/s",
-                color=colour,
-                ha="left",
-                va="top",
-                rotation=35,
-                fontsize="x-small",
+            ridge = peak / rate["gb_s"]
+            panel.plot(
+                [ridge / 1e4, ridge], [peak / 1e4, peak], color=LEVELS[name], label=f"read from {name}"
             )
         for row in some:
             if best := row.best():
@@ -347,11 +350,15 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
             )
         panel.set_xscale("log")
         panel.set_yscale("log")
-        panel.set_xlim(low, high)
-        panel.set_ylim(max(peak / 300, min(row.gflops("fastrnn") for row in some) / 1.5), peak * 1.4)
+        panel.set_xlim(min(map(intensity, some)) / 1.3, max(map(intensity, some)) * 1.3)
+        panel.set_ylim(max(peak / 300, slowest / 1.5), peak * 1.4)
+        numbers_on(panel.xaxis)
+        numbers_on(panel.yaxis)
         panel.grid(alpha=0.3)
         panel.set_xlabel("operations per byte of weights that is read")
-        panel.set_title(f"{threads} thread" + "s" * (threads > 1), fontsize="medium")
+        rates = ", ".join(f"{name} {rate['gb_s']:.0f}" for name, rate in ceiling["read"].items())
+        unit = f"{threads} thread" + "s" * (threads > 1)
+        panel.set_title(f"{unit}: {peak:.0f} GFLOP/s; GB/s from {rates}", fontsize="medium")
     axes[0][0].set_ylabel("GFLOP/s")
     pictures.legend(figure, axes)
     pictures.save(figure, "roofline", "Roofline, float32; a colour is the cache that holds the weights")
@@ -375,6 +382,7 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
         sizes_on(panel.xaxis, [point["steps"] for point in mine])
         panel.grid(alpha=0.3)
         panel.set_xlabel("T")
+        numbers_on(panel.yaxis)
         panel.set_title(f"{cell.upper()}, B={mine[0]['batch']} H={mine[0]['hidden']}", fontsize="medium")
     axes[0][0].set_ylabel("MB")
     pictures.legend(figure, axes)
@@ -447,7 +455,7 @@ def draw(results: list[dict[str, Any]], stem: Path, only: Collection[str] = ()) 
         speedup(pictures, rows, own)
     throughput(pictures, rows)
     latency(pictures, rows)
-    growing(pictures, rows)
+    growing(pictures, results)
     roofline(pictures, rows)
     memory_growth(pictures, [point for result in results for point in result.get("memory", [])])
     return pictures.files

@@ -131,12 +131,17 @@ AXES = {
 Line = list[Row]
 
 
-def growth(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Line]]:
+def growth(results: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Line]]:
     """By cell and pass: for each axis, rows that differ in it alone.
 
-    All lines go through the one size on which most lines and rows lie, and a cell and pass is there if it has
-    a line for every axis that any has.
+    Of the one file that has most such lines: what was measured together. All go through one size, and
+    a cell and pass is there if it has a line for every axis that any has.
     """
+    found = [lines_through_one_size(rows_of(result)) for result in results]
+    return max(found, key=lambda panels: sum(map(len, panels.values())), default={})
+
+
+def lines_through_one_size(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Line]]:
     groups: dict[tuple[str, Any], dict[int, Row]] = {}
     rows = [row for row in rows if row.load.run != "streaming" and "fastrnn" in row.peers]
     for row, (name, axis) in product(rows, AXES.items()):

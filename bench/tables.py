@@ -245,9 +245,9 @@ def gains(rows: list[Row], own: str) -> str:
     return markdown(["", "threads", "sizes", "x one thread", "least", "most"], lines) if lines else ""
 
 
-def times(rows: list[Row]) -> str:
+def times(results: list[dict[str, Any]]) -> str:
     """Milliseconds against each axis, and the power of it that each implementation's time follows."""
-    lines = growth(rows)
+    lines = growth(results)
     text = []
     for name, axis in AXES.items():
         mine = {key: found[name] for key, found in lines.items() if name in found}
@@ -284,7 +284,7 @@ def report(results: list[dict[str, Any]]) -> str:
         parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
         streams = [row for row in mine if "steps" in row.peers[own]]
         parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
-    parts.append(("How time grows", times(rows)))
+    parts.append(("How time grows", times(results)))
     both = [row for row in rows if "fastrnn" in row.peers and row.peers.keys() & ROUNDED.keys()]
     parts.append(("Weights of fewer bits", rounded(both) if both else ""))
     points = [point for result in results for point in result.get("memory", [])]

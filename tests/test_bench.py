@@ -323,7 +323,7 @@ def test_growth_is_told_by_its_power(bench: Callable[[str], Any]) -> None:
         fastrnn=lambda load, n: 0.1 * load.steps * load.batch * load.num_layers * load.hidden_size**2 / n,
         torch=lambda load, n: 0.1 * load.steps**1.5 if load.steps > 20 else 9.0,
     )
-    lines = results.growth(list(results.rows_of(result)))
+    lines = results.growth([result])
     assert lines.keys() == {("gru", "forward")}
     values = {
         name: [results.AXES[name].value(row) for row in line]
