@@ -151,7 +151,8 @@ def measure_all(
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    usage = "%(prog)s [options, which --help lists]"  # or an error would come after a screen of them
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=usage)
     parser.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=["forward", "training"])
     parser.add_argument("--steps", nargs="+", type=int, default=[100], help="T; of a stream it is 1")

@@ -28,6 +28,8 @@ from workloads import GATES, NAMED, Workload, estimate, grid
 
 PEERS = ("fastrnn", "torch", "onnxruntime", "openvino", "jax")
 TRAINERS = ("fastrnn", "torch", "jax")
+HIDDEN = (16, 24, 64, 100, 128, 256, 300, 512, 1024)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 FIGURES = ("speedup-T100-1t", "roofline", "steps", "growth", "memory")  # what docs/performance.md shows
 
 
@@ -133,17 +135,12 @@ def sets() -> dict[str, Rows | Memory]:
     ]
     varied = [grid(two, passes, float32, **base | axis) for axis in axes]
     return {
-        "forward": Rows(
-            "T = 100, one thread; B = 2, 8, 32 and 128 not at H = 24, 100 and 300, B = 128 not at H = 1024",
-            on((1,), sizes("forward", 100, (16, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32, 64, 128)))
-            + on((1,), sizes("forward", 100, (24, 100, 300), (1, 4, 16, 64)))
-            + on((1,), sizes("forward", 100, (1024,), (1, 2, 4, 8, 16, 32, 64))),
-        ),
+        "forward": Rows("T = 100, one thread", on((1,), sizes("forward", 100, HIDDEN, BATCHES))),
         "training": Rows(
-            "T = 100, one thread; B = 2, 8, 32 and 128 at H = 64 and 256 alone, H = 1024 with B = 1 and 16",
-            on((1,), sizes("training", 100, (16, 24, 64, 100, 128, 256, 300, 512), (1, 4, 16, 64)))
-            + on((1,), sizes("training", 100, small, (2, 8, 32, 128)))
-            + on((1,), sizes("training", 100, (1024,), (1, 16))),
+            "T = 100, one thread; H = 1024 with B = 1 and 16 alone, B = 128 to H = 256",
+            on((1,), sizes("training", 100, HIDDEN[:-1], BATCHES[:-1]))
+            + on((1,), sizes("training", 100, HIDDEN[:6], BATCHES[-1:]))
+            + on((1,), sizes("training", 100, HIDDEN[-1:], (1, 16))),
             TRAINERS,
         ),
         "forward-threads": Rows(

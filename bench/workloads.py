@@ -133,14 +133,15 @@ def level(workload: Workload, ceiling: dict[str, Any]) -> str:
     return level_of(size, ceiling)
 
 
-# Of `estimate`: seconds to make a peer's network and compare its result, the rate that peers reach on average
-# where a run is long, and how many runs the three turns of such a row take.
-PREPARED, RATE, RUNS = 0.15, 100e9, 6
+# Of `estimate`: seconds to make a peer's network and compare its result (three times that for training), the
+# rate that peers reach on average where a run is long, and how many runs the three turns of such a row take.
+PREPARED, RATE, RUNS = 0.05, 120e9, 6
 
 
 def estimate(workload: Workload, peers: int, seconds: float) -> float:
     """About how long it takes to measure so many peers, each row for so many seconds or three turns."""
-    return peers * PREPARED + max(seconds, peers * RUNS * workload.flop / RATE)
+    made = PREPARED * (3 if workload.run == "training" else 1)
+    return peers * made + max(seconds, peers * RUNS * workload.flop / RATE)
 
 
 def floor() -> list[Workload]:
