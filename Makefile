@@ -15,9 +15,9 @@ CPP := $(shell find csrc scripts tests -name '*.h' -o -name '*.cpp' -o -name '*.
 demo: $(VENV)/.package
 	$(PYTHON) -m fastrnn train --out demo
 
-# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, CUDA kernels in the emulator also under
-# ThreadSanitizer; every Python test with the fastest instruction set; before that, with each of the others forced,
-# the tests that do not go through all sets by themselves.
+# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, layers side by side and CUDA kernels in the
+# emulator also under ThreadSanitizer; every Python test with the fastest instruction set; before that, with each of
+# the others forced, the tests that do not go through all sets by themselves.
 test: $(VENV)/.package
 	@for preset in sanitize threads; do \
 	    cmake --preset $$preset > build/$$preset.log || { cat build/$$preset.log; exit 1; }; \

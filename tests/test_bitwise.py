@@ -138,6 +138,59 @@ def test_the_number_of_threads_changes_nothing(
         assert_same_results(results[threads], results[1])
 
 
+# Layers side by side: H, T, B, network, call, and how a layer is divided when there are four threads.
+SIDE_BY_SIDE: dict[str, tuple[int, int, int, dict[str, Any], dict[str, bool], str]] = {
+    "one row": (60, 200, 1, {"num_layers": 2}, {}, "one row, and a step too short for a barrier"),
+    "one row, wide": (170, 150, 1, {"num_layers": 2, "dropout": 0.5}, {"reset": True}, "hidden units"),
+    "few rows": (
+        50,
+        120,
+        3,
+        {"num_layers": 3, "dropout": 0.5},
+        {"lengths": True, "reset": True},
+        "one thread",
+    ),
+    "more layers than threads": (
+        40,
+        100,
+        5,
+        {"num_layers": 5},
+        {"tokens": True, "lengths": True},
+        "one thread",
+    ),
+    "full tiles": (33, 60, 37, {"num_layers": 2}, {"lengths": True}, "rows of the batch"),
+}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("case", SIDE_BY_SIDE)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layers_side_by_side_change_nothing(
+    variant: str, case: str, isa: str, rng: np.random.Generator
+) -> None:
+    """Training and inference, with any number of threads for the layers."""
+    hidden, steps, batch, options, call, within = SIDE_BY_SIDE[case]
+    spec = make_spec(variant, 30, hidden, **options)
+    problem = make_problem(rng, spec, steps, batch, **call)
+    network = CPU.network(spec)
+    packed = functional.pack(spec, problem.parameters)
+    results, inferred = {}, {}
+    for threads in (1, 2, 3, 4):
+        _core.set_num_threads(threads)
+        split = network.explain(steps, batch, training=True, tokens=call.get("tokens", False))["split"]
+        # Three threads share the rows of full tiles better than two layers.
+        assert ("layers side by side" in split) == (threads in (2, 4)) or threads == 3, split
+        results[threads] = run(problem, seed=7, call=11)
+        y, state_n = functional.forward(spec, packed, problem.x, problem.state, **problem.options)
+        inferred[threads] = [y, *flat(state_n)]
+    # An Elman step of one row is too short for a barrier.
+    assert within in split or (variant.startswith("rnn") and within == "hidden units")
+    for threads in (2, 3, 4):
+        assert_same_results(results[threads], results[1])
+        for got, wanted in zip(inferred[threads], inferred[1], strict=True):
+            assert_same_bits(got, wanted)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_tokens_equal_one_hot_vectors(variant: str, dtype: str, isa: str, rng: np.random.Generator) -> None:

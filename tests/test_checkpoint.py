@@ -105,11 +105,12 @@ def test_every_network_has_the_same_bits(
     check(make_problem(rng, spec, steps=21, batch=64, **call))
 
 
-# How two threads divide the work: H, T and B.
-SPLITS: dict[str, tuple[int, int, int]] = {
-    "rows of the batch: enough for a full tile each": (33, 21, 64),
-    "rows of the batch: a step is too short for a barrier": (20, 400, 3),
-    "hidden units": (200, 330, 3),
+# How so many threads divide the work: H, T, B, directions and threads.
+SPLITS: dict[str, tuple[int, int, int, bool, int]] = {
+    "rows of the batch: enough for a full tile each": (33, 21, 64, True, 4),
+    "rows of the batch: a step is too short for a barrier": (20, 400, 3, True, 4),
+    "hidden units": (300, 200, 3, False, 2),
+    "2 layers side by side": (20, 400, 3, False, 2),
 }
 
 
@@ -118,13 +119,13 @@ SPLITS: dict[str, tuple[int, int, int]] = {
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if not name.startswith("rnn")])
 def test_threads_change_nothing(variant: str, split: str, isa: str, rng: np.random.Generator) -> None:
-    """Segments are computed again by rows and by units, and two threads equal one."""
-    hidden, steps, batch = SPLITS[split]
-    spec = make_spec(variant, 40, hidden, num_layers=2, dropout=0.5)
+    """Segments are computed again by rows, by units and by layers, and any threads equal one."""
+    hidden, steps, batch, bidirectional, threads = SPLITS[split]
+    spec = make_spec(variant, 40, hidden, num_layers=2, dropout=0.5, bidirectional=bidirectional)
     problem = make_problem(rng, spec, steps, batch, lengths=True, reset=True)
     _core.set_num_threads(1)
     alone, _ = run(problem, 1)
-    _core.set_num_threads(2)
+    _core.set_num_threads(threads)
     assert split in CPU.network(spec).explain(steps, batch, training=True, tokens=False)["split"]
     check(problem)
     together, _ = run(problem, 1)

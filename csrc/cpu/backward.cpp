@@ -68,27 +68,35 @@ class Walk {
         reset_after_(call.shape.cell == Cell::gru && call.shape.reset_after),
         reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after) {}
 
-  void run() {
-    Index begin = schedule_.steps();  // of the segment; without them there is one
-    for (Index last = begin; last > 0;) {
-      if (last == begin) {
-        begin = call_.segment ? (last - 1) / call_.segment * call_.segment : 0;
-        if (call_.segment) recompute_gates(begin, last);
+  // A call finds what the one before it has left in the call's memory: the lists of the block that they are
+  // in, its dG, and the gates of the segment.
+  void run(Range steps) {
+    const Index all = schedule_.steps(), until = all - steps.last;
+    for (Index last = all - steps.first, stop = last; last > until; last = stop) {
+      const Range segment = segment_of(last);  // without them there is one
+      // Of call_.block steps from the segment's end, but for the last one.
+      const Index end = segment.last - (segment.last - last) / call_.block * call_.block;
+      const Index first = std::max<Index>(end - call_.block, segment.first);
+      if (last == segment.last && call_.segment) recompute_gates(segment.first, segment.last);
+      if (last == end) {
+        list_block(first, end);
+        recompute();
       }
-      const Index first = std::max<Index>(last - call_.block, begin);
-      list_block(first, last);
-      recompute();
-      Index row = 0;
-      for (Index step = last; step-- > first; row += schedule_.active(step)) step_backward(step, last, row);
+      rows_ = rows_from(first, end);
+      stop = std::max(first, until);
+      const Index before = rows_from(last, end);
+      Index row = before;
+      for (Index step = last; step-- > stop; row += schedule_.active(step)) step_backward(step, end, row);
       if (!share_.by_units) share_.wait_all();  // by units, the last step has ended with one
+      input_gradient(stop, last, {before, row});
+      call_.reach(all - stop, share_);
+      if (stop > first) continue;
       pack_block();
       weight_gradients();
-      input_gradient();
       keep_step(first);
       share_.wait_all();
-      last = first;
     }
-    initial_state();
+    if (until == 0) initial_state();
   }
 
  private:
@@ -106,6 +114,18 @@ class Walk {
       return cell(step - 1, call_.reverse ? t + 1 : t - 1, b);
     }
     return call_.c0 ? call_.c0 + b * H_ : call_.zeros;
+  }
+
+  // The segment that the step before `last` is in.
+  Range segment_of(Index last) const {
+    if (!call_.segment) return {0, schedule_.steps()};
+    const Index begin = (last - 1) / call_.segment * call_.segment;
+    return {begin, std::min(begin + call_.segment, schedule_.steps())};
+  }
+  Index rows_from(Index first, Index last) const {
+    Index rows = 0;
+    for (Index step = first; step < last; ++step) rows += schedule_.active(step);
+    return rows;
   }
 
   T* gates(Index step, Index t, Index b) const {
@@ -445,9 +465,11 @@ class Walk {
     }
   }
 
-  void input_gradient() {
+  // Of the steps [first, last), whose dG are those rows.
+  void input_gradient(Index first, Index last, Range rows) {
     if (!call_.dx) return;
-    const Range mine = share_.slice(rows_);
+    Range mine = share_.slice(rows.last - rows.first);
+    mine = {rows.first + mine.first, rows.first + mine.last};
     for (Index row = mine.first; row < mine.last; ++row) {
       list_.in[row] = call_.dg + row * width_ + shape_.input_gradient_offset();
     }
@@ -458,6 +480,15 @@ class Walk {
     product.panels = {0, panel_count(shape_.input, kernels_.lanes)};
     product.out = list_.dx + mine.first;
     kernels_.product(product);
+    if (!call_.mask_dx) return;
+    Index row = rows.first;
+    for (Index step = last; step-- > first;) {
+      for (Index j = 0; j < schedule_.active(step); ++j, ++row) {
+        if (row < mine.first || row >= mine.last) continue;
+        call_.dropout->apply(list_.dx[row], list_.dx[row], schedule_.time(step, j, call_.reverse),
+                             schedule_.row(j), shape_.input / call_.dropout->directions);
+      }
+    }
   }
 
   // The block's first step is what the block before it goes on from.
@@ -575,15 +606,15 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
 }
 
 template <class T>
-void backward(const BackwardCall<T>& call, const Share& share) {
-  Walk<T>(call, share).run();
+void backward(const BackwardCall<T>& call, Range steps, const Share& share) {
+  Walk<T>(call, share).run(steps);
 }
 
 template Index gradient_block<float>(const LayerShape&, Index, Index);
 template Index gradient_block<double>(const LayerShape&, Index, Index);
 template struct BackwardCall<float>;
 template struct BackwardCall<double>;
-template void backward(const BackwardCall<float>&, const Share&);
-template void backward(const BackwardCall<double>&, const Share&);
+template void backward(const BackwardCall<float>&, Range, const Share&);
+template void backward(const BackwardCall<double>&, Range, const Share&);
 
 }  // namespace fastrnn::cpu

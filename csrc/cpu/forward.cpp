@@ -126,7 +126,7 @@ void ForwardCall<W>::layout(Arena& arena, int threads) {
 }
 
 template <class W>
-void forward(const ForwardCall<W>& call, const Share& share) {
+void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
   using T = Compute<W>;
   const LayerShape& shape = call.shape;
   const Schedule& schedule = *call.schedule;
@@ -145,18 +145,18 @@ void forward(const ForwardCall<W>& call, const Share& share) {
 
   // A row of no steps keeps its state.
   for (Index j = share.tid; j < schedule.batch(); j += share.threads) {
-    if (schedule.length(j) > 0) continue;
+    if (steps.first > 0 || schedule.length(j) > 0) continue;
     const Index state = state_row(schedule.row(j));
     copy(call.h0 ? call.h0 + state * R : call.zeros, call.h_n + state * R, R);
     if (lstm) copy(call.c0 ? call.c0 + state * H : call.zeros, call.c_n + state * H, H);
   }
 
   Index last = 0;
-  for (Index first = 0; first < schedule.steps(); first = last) {
+  for (Index first = steps.first; first < steps.last; first = last) {
     // Later steps have no more rows than this one.
     const Index most = share.rows_of(schedule.active(first));
     const bool fused = fuses_input(shape, most, call.tokens, kernels);
-    last = fused ? first + 1 : std::min(first + call.block_rows / std::max<Index>(most, 1), schedule.steps());
+    last = fused ? first + 1 : std::min(first + call.block_rows / std::max<Index>(most, 1), steps.last);
 
     // ---- W_ih x + b of the block
     Index rows = 0;
@@ -269,6 +269,7 @@ void forward(const ForwardCall<W>& call, const Share& share) {
       pre += active;
     }
   }
+  call.reach(steps.last, share);
 }
 
 template struct ForwardCall<float>;
@@ -279,9 +280,9 @@ template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<f
 template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<double>&);
 template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<bfloat16_t>&);
 template bool fuses_input(const LayerShape&, Index, bool, const ForwardKernels<std::int8_t>&);
-template void forward(const ForwardCall<float>&, const Share&);
-template void forward(const ForwardCall<double>&, const Share&);
-template void forward(const ForwardCall<bfloat16_t>&, const Share&);
-template void forward(const ForwardCall<std::int8_t>&, const Share&);
+template void forward(const ForwardCall<float>&, Range, const Share&);
+template void forward(const ForwardCall<double>&, Range, const Share&);
+template void forward(const ForwardCall<bfloat16_t>&, Range, const Share&);
+template void forward(const ForwardCall<std::int8_t>&, Range, const Share&);
 
 }  // namespace fastrnn::cpu

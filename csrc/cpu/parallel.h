@@ -47,9 +47,9 @@ bool spin(Ready ready) {
 // every other process of a busy machine (measured with two such: a barrier 10 to 25 times slower).
 class alignas(cache_line) Event {
  public:
-  std::uint32_t count() const { return count_.load(std::memory_order_relaxed); }
+  // What was written before signal() is seen after a count() that has it, and after wait_past().
+  std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
 
-  // What was written before signal() is seen after wait_past().
   void signal() {
     // In one total order with a sleeper's two steps: either it sees the new count, or it is seen here.
     count_.fetch_add(1, std::memory_order_seq_cst);

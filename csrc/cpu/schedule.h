@@ -56,6 +56,17 @@ struct Split {
 bool worth_threads(const LayerShape& shape, Index steps, Index batch);
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads);
 
+// How a team divides a stack by layers: groups of threads, each on a layer of its own, `steps` of it at a
+// time.
+struct LayerSplit {
+  int groups = 1;  // 1: layers run one after the other
+  Index steps = 0;
+  Split within;  // of a layer, among the threads of its group
+};
+// `shape`: of the layers above the first.
+LayerSplit choose_layer_split(const LayerShape& shape, Index layers, Index steps, Index batch, int lanes,
+                              int tile_rows, int weight_bytes, int threads);
+
 // One thread's share.
 struct Share {
   int tid = 0;

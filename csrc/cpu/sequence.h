@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "cpu/pack.h"
 #include "cpu/schedule.h"
+#include "cpu/wavefront.h"
 
 namespace fastrnn::cpu {
 
@@ -28,6 +29,7 @@ struct Sequence {
   T* cells = nullptr;       // [T,B,H]; with segments [segment,B,H] (LSTM)
   Index segment = 0;        // steps; 0 = none
   T* kept_cells = nullptr;  // [T / segment,B,H] (LSTM): c after `segment` steps, after twice as many, ...
+  Progress* progress = nullptr;  // raised as y, or dx, is written; null where nobody waits for it
 
   // Where gates and cells hold the step of row b at time t, in units of H.
   Index saved_at(Index step, Index t, Index b) const { return (segment ? step % segment : t) * batch + b; }
@@ -35,6 +37,12 @@ struct Sequence {
   T* kept_cell(Index step, Index b) const {
     if (!kept_cells || (step + 1) % segment != 0) return nullptr;
     return kept_cells + (step / segment * batch + b) * shape.hidden;
+  }
+  // All threads have written what `steps` steps give.
+  void reach(Index steps, const Share& share) const {
+    if (!progress) return;
+    share.wait_all();
+    if (share.tid == 0) progress->reach(steps);
   }
   // Is there a boundary between row j's steps s - 1 and s (in processing order)?
   bool starts_piece(Index step, Index j) const {
@@ -128,8 +136,9 @@ struct ForwardCall : Sequence<Compute<W>> {
   void layout(Arena& arena, int threads);
 };
 
+// The steps [first, last), after those before them.
 template <class W>
-void forward(const ForwardCall<W>& call, const Share& share);
+void forward(const ForwardCall<W>& call, Range steps, const Share& share);
 
 // Gradients of a layer's parameters, out, +=.
 template <class T>
@@ -148,6 +157,7 @@ struct BackwardCall : Sequence<T> {
   const T* dh_n = nullptr;  // [B,R] or null
   const T* dc_n = nullptr;  // [B,H] or null
   Rows<T> dx;               // [T,B,I], out, or null
+  bool mask_dx = false;     // dropped where x was; else that is left to who adds the second direction's dx
   T* dh0 = nullptr;         // [B,R], out
   T* dc0 = nullptr;         // [B,H], out
   LayerGradients<T> gradients;
@@ -172,7 +182,8 @@ struct BackwardCall : Sequence<T> {
   void layout(Arena& arena, int threads);
 };
 
+// So many of the steps, counted from the end, after those before them: {0, all} goes through all of them.
 template <class T>
-void backward(const BackwardCall<T>& call, const Share& share);
+void backward(const BackwardCall<T>& call, Range steps, const Share& share);
 
 }  // namespace fastrnn::cpu

@@ -1,6 +1,8 @@
 // A stack's forward and backward: memory laid out, layers and directions run on the threads there are, and
 // what explain() says of it.
 #include <algorithm>
+#include <new>
+#include <optional>
 
 #include "core/check.h"
 #include "cpu/isa.h"
@@ -80,10 +82,16 @@ void finish_dx(const Rows<T>& dx, const Rows<T>& second_dx, const Dropout* mask,
   }
 }
 
-// How the team divides one layer; side by side: each direction has threads of its own.
+// How the team divides the work: groups of threads, each on a direction or a layer of its own, and `split`
+// within a group.
 struct Sharing {
-  bool side_by_side = false;
+  bool directions = false, layers = false;  // side by side
+  int groups = 1;
+  Index steps = 0;  // of a layer at a time, where layers are side by side
   Split split;
+
+  int threads() const { return groups * split.threads; }
+  cpu::LayerSplit in_groups() const { return {groups, steps, split}; }
 };
 
 // Runs run(direction, share) for every direction of one layer.
@@ -93,16 +101,16 @@ void run_directions(Index directions, const Sharing& sharing, Team& team, Run ru
   SpinBarrier barriers[2] = {SpinBarrier(split.threads), SpinBarrier(split.threads)};
   const auto work = [&](int tid) {
     const int group = tid / split.threads;
-    if (group > (sharing.side_by_side ? 1 : 0)) return;
+    if (group >= (sharing.directions ? sharing.groups : 1)) return;
     const Share share{tid % split.threads, split.threads, split.by_units,
                       split.threads > 1 ? &barriers[group] : nullptr};
-    if (sharing.side_by_side) {
+    if (sharing.directions) {
       run(group, share);
     } else {
       for (Index d = 0; d < directions; ++d) run(d, share);
     }
   };
-  if (split.threads > 1 || sharing.side_by_side) {
+  if (sharing.threads() > 1) {
     team.run(work);
   } else {
     work(0);
@@ -116,15 +124,22 @@ void deal_out(Team& team, Work work) {
 }
 
 template <class W>
-Sharing share_out(const LayerShape& shape, Index steps, Index batch, Index directions,
+Sharing share_out(const Network& network, Index layer, Index steps, Index batch,
                   const cpu::ForwardKernels<W>& kernels, int threads) {
+  const int tile_rows = kernels.rows_of_tile(network.first.gates());
   auto choose = [&](int n) {
-    return cpu::choose_split(shape, steps, batch, kernels.lanes, kernels.rows_of_tile(shape.gates()), n);
+    return cpu::choose_split(network.shape(layer), steps, batch, kernels.lanes, tile_rows, n);
   };
-  if (directions == 2 && threads >= 2 && cpu::worth_threads(shape, steps, 2 * batch)) {
-    return {true, choose(threads / 2)};
+  if (network.directions == 2) {
+    if (threads < 2 || !cpu::worth_threads(network.shape(layer), steps, 2 * batch))
+      return {false, false, 1, 0, choose(threads)};
+    return {true, false, 2, 0, choose(threads / 2)};
   }
-  return {false, choose(threads)};
+  const cpu::LayerSplit layers =
+      cpu::choose_layer_split(network.shape(network.layers - 1), network.layers, steps, batch, kernels.lanes,
+                              tile_rows, int{sizeof(W)}, threads);
+  if (layers.groups > 1) return {false, true, layers.groups, layers.steps, layers.within};
+  return {false, false, 1, 0, choose(threads)};
 }
 
 // The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
@@ -133,11 +148,54 @@ int threads_wanted(const Network& network, Index steps, Index batch, const cpu::
   int most = 1;
   for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
        ++layer) {  // all above the first are alike
-    const Sharing s =
-        share_out(network.shape(layer), steps, batch, network.directions, kernels, cpu::num_threads());
-    most = std::max(most, s.split.threads * (s.side_by_side ? 2 : 1));
+    const Sharing s = share_out(network, layer, steps, batch, kernels, cpu::num_threads());
+    most = std::max(most, s.threads());
   }
   return most;
+}
+
+// One layer of a forward call, and of a backward call: what its directions are told, and what that points to.
+template <class W>
+struct ForwardLayer {
+  cpu::ForwardCall<W> calls[2];
+  Dropout mask;
+  Sharing sharing;
+};
+template <class T>
+struct BackwardLayer {
+  cpu::BackwardCall<T> calls[2];
+  cpu::TransposedLayer<T> transposed[2];
+  cpu::PackedLayer<T> again[2];  // with segments, whose gates are computed again
+  Dropout mask;
+  Sharing sharing;
+  // Each direction writes a dx of its own, so that they need not wait for each other; the first one's becomes
+  // the sum.
+  Rows<T> dx, second_dx;
+};
+
+// Calls run(first) for the first of every so many layers, in memory that layout(first, arena) has handed out.
+template <class Layout, class Run>
+void run_stack(Index layers, Index at_once, Buffer& buffer, Layout layout, Run run) {
+  std::size_t most = 0;
+  for (Index first = 0; first < layers; first += at_once) most = std::max(most, layout(first, Arena()));
+  void* memory = buffer.reserve(most);
+  for (Index first = 0; first < layers; first += at_once) {
+    layout(first, Arena(memory));
+    run(first);
+  }
+}
+
+// Makes `count` layers in the arena by prepare(layer, at), where `at` is the place in the order in which the
+// call goes through them; an arena without memory only measures.
+template <class Layer, class Prepare>
+Layer* lay_out(Arena& arena, Index first, Index count, Prepare prepare) {
+  static_assert(std::is_trivially_destructible_v<Layer>);
+  Layer* layers = arena.take<Layer>(count);
+  for (Index i = 0; i < count; ++i) {
+    Layer measured{};
+    prepare(layers ? *new (layers + i) Layer{} : measured, first + i);
+  }
+  return layers;
 }
 
 }  // namespace
@@ -157,48 +215,65 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   scratch.schedule.set(args.steps, B, args.lengths);
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
 
-  Dropout mask;
-  cpu::ForwardCall<W> calls[2];
-  Sharing sharing;
-  Rows<const T> x = args.x;
-  Rows<T> y;
+  const Sharing of_first = share_out(network, 0, args.steps, B, kernels, team.size());
+  // With nothing to do, layers are not divided.
+  const bool side_by_side = of_first.layers && scratch.schedule.steps() > 0;
+  const Index at_once = side_by_side ? network.layers : 1;
   // In inference the layers write in turn to y and to one more array, so that the last one writes to y.
-  const bool one_more = !reserve && network.layers > 1;
-  const auto prepare = [&](Index layer, Arena arena) {
-    T* other = one_more ? arena.take<T>(args.steps * B * network.output()) : nullptr;
-    const bool to_y = layer + 1 == network.layers || (one_more && (network.layers - layer) % 2 == 1);
-    y = to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
-    mask = input_mask(network, layer, args);
-    sharing = share_out(network.shape(layer), args.steps, B, network.directions, kernels, team.size());
-    for (Index d = 0; d < network.directions; ++d) {
-      const Index part = layer * network.directions + d;
-      cpu::ForwardCall<W>& call = calls[d];
-      call = {};
-      describe<T>(call, network, part, args, scratch.schedule);
-      call.kernels = &kernels;
-      call.weights = &weights.part(part);
-      call.x = x;
-      call.dropout = reserve && layer > 0 && network.dropout > 0 ? &mask : nullptr;
-      call.state_rows = args.state_rows;
-      call.h0 = offset(args.h0, part * state_batch * R);
-      call.c0 = offset(args.c0, part * state_batch * H);
-      call.h_n = offset(args.h_n, part * state_batch * R);
-      call.c_n = offset(args.c_n, part * state_batch * H);
-      call.y = columns_from(y, d * R);
-      if (reserve) attach(call, *reserve, part);
-      call.layout(arena, sharing.split.threads);
-    }
+  const bool in_turn = !reserve && network.layers > 1;
+  std::optional<cpu::Wavefront> wavefront;
+  ForwardLayer<W>* layers = nullptr;
+
+  const auto layout = [&](Index first_layer, Arena arena) {
+    T* other = in_turn ? arena.take<T>(args.steps * B * network.output()) : nullptr;
+    const auto output = [&](Index layer) {
+      const bool to_y = layer + 1 == network.layers || (in_turn && (network.layers - layer) % 2 == 1);
+      return to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
+    };
+    if (side_by_side)
+      wavefront.emplace(arena, network.layers, of_first.in_groups(), scratch.schedule.steps(), in_turn);
+    layers = lay_out<ForwardLayer<W>>(arena, first_layer, at_once, [&](ForwardLayer<W>& it, Index layer) {
+      const Rows<T> y = output(layer);
+      it.mask = input_mask(network, layer, args);
+      it.sharing = share_out(network, layer, args.steps, B, kernels, team.size());
+      for (Index d = 0; d < network.directions; ++d) {
+        const Index part = layer * network.directions + d;
+        cpu::ForwardCall<W>& call = it.calls[d];
+        describe<T>(call, network, part, args, scratch.schedule);
+        call.kernels = &kernels;
+        call.weights = &weights.part(part);
+        call.x = args.x;
+        if (layer > 0) {
+          const Rows<T> below = output(layer - 1);
+          call.x = {below.data, below.time_stride, below.batch_stride};
+        }
+        call.dropout = reserve && layer > 0 && network.dropout > 0 ? &it.mask : nullptr;
+        call.state_rows = args.state_rows;
+        call.h0 = offset(args.h0, part * state_batch * R);
+        call.c0 = offset(args.c0, part * state_batch * H);
+        call.h_n = offset(args.h_n, part * state_batch * R);
+        call.c_n = offset(args.c_n, part * state_batch * H);
+        call.y = columns_from(y, d * R);
+        if (reserve) attach(call, *reserve, part);
+        if (side_by_side) call.progress = wavefront->progress(layer);
+        call.layout(arena, it.sharing.split.threads);
+      }
+    });
     return arena.used();
   };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  void* memory = scratch.buffer.reserve(most);
-  for (Index layer = 0; layer < network.layers; ++layer) {
-    prepare(layer, Arena(memory));
-    run_directions(network.directions, sharing, team,
-                   [&](Index d, const Share& share) { cpu::forward(calls[d], share); });
-    x = {y.data, y.time_stride, y.batch_stride};
-  }
+  run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index) {
+    if (side_by_side) {
+      team.run([&](int tid) {
+        wavefront->work(tid, [&](Index layer, cpu::Range steps, const Share& share) {
+          cpu::forward(layers[layer].calls[0], steps, share);
+        });
+      });
+    } else {
+      run_directions(network.directions, layers->sharing, team, [&](Index d, const Share& share) {
+        cpu::forward(layers->calls[d], {0, scratch.schedule.steps()}, share);
+      });
+    }
+  });
 }
 
 template <class T>
@@ -212,92 +287,113 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   const std::vector<Index> sizes = network.parameter_sizes();
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
 
-  Dropout mask;
-  cpu::BackwardCall<T> calls[2];
-  cpu::TransposedLayer<T> transposed[2];
-  cpu::PackedLayer<T> again[2];  // with segments, whose gates are computed again
-  Sharing sharing;
-  Rows<const T> dy = args.dy;
-  // Each direction writes a dx of its own, so that they need not wait for each other; the first one's becomes
-  // the sum.
-  Rows<T> dx, second_dx;
-  const auto prepare = [&](Index layer, Arena arena) {
-    const LayerShape shape = network.shape(layer);
+  const Sharing of_first = share_out(network, 0, args.steps, B, kernels, team.size());
+  const bool side_by_side = of_first.layers && scratch.schedule.steps() > 0;
+  const Index at_once = side_by_side ? network.layers : 1;
+  std::optional<cpu::Wavefront> wavefront;
+  BackwardLayer<T>* layers = nullptr;
+
+  // The last layer is the first in order.
+  const auto layout = [&](Index first, Arena arena) {
     // dL/dy of the layers below, in turn in one of two arrays.
     T* between[2] = {};
     for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
-    dx = layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
-    const bool input_needed = layer > 0 || args.dx;
-    second_dx = {};
-    if (input_needed && network.directions == 2)
-      second_dx = contiguous(arena.take<T>(args.steps * B * shape.input), B, shape.input);
-    mask = input_mask(network, layer, args);
-    sharing = share_out(shape, args.steps, B, network.directions, kernels, team.size());
-    for (Index d = 0; d < network.directions; ++d) {
-      const Index part = layer * network.directions + d;
-      cpu::BackwardCall<T>& call = calls[d];
-      call = {};
-      describe<T>(call, network, part, args, scratch.schedule);
-      call.kernels = &kernels;
-      transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
-      call.weights = &transposed[d];
-      if (reserve.segment()) again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
-      call.forward_weights = &again[d];
-      call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
-      call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
-      if (call.tokens)
-        call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
-      const Rows<const T> below =
-          contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
-      call.x = layer > 0 ? below : args.x;
-      call.dropout = layer > 0 && network.dropout > 0 ? &mask : nullptr;
-      call.y = columns_from(
-          layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width), d * R);
-      attach(call, reserve, part);
-      call.h0 = offset(args.h0, part * B * R);
-      call.c0 = offset(args.c0, part * B * H);
-      call.dy = columns_from(dy, d * R);
-      call.dh_n = offset(args.dh_n, part * B * R);
-      call.dc_n = offset(args.dc_n, part * B * H);
-      call.dx = d == 0 ? dx : second_dx;
-      call.dh0 = offset(args.dh0, part * B * R);
-      call.dc0 = offset(args.dc0, part * B * H);
-      call.layout(arena, sharing.split.threads);
-    }
+    const auto input_gradient = [&](Index layer) {
+      return layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
+    };
+    if (side_by_side)
+      wavefront.emplace(arena, network.layers, of_first.in_groups(), scratch.schedule.steps(), false);
+    layers = lay_out<BackwardLayer<T>>(arena, first, at_once, [&](BackwardLayer<T>& it, Index place) {
+      const Index layer = network.layers - 1 - place;
+      const LayerShape shape = network.shape(layer);
+      it.dx = input_gradient(layer);
+      const bool input_needed = layer > 0 || args.dx;
+      if (input_needed && network.directions == 2)
+        it.second_dx = contiguous(arena.take<T>(args.steps * B * shape.input), B, shape.input);
+      it.mask = input_mask(network, layer, args);
+      it.sharing = share_out(network, layer, args.steps, B, kernels, team.size());
+      for (Index d = 0; d < network.directions; ++d) {
+        const Index part = layer * network.directions + d;
+        cpu::BackwardCall<T>& call = it.calls[d];
+        describe<T>(call, network, part, args, scratch.schedule);
+        call.kernels = &kernels;
+        it.transposed[d] = cpu::TransposedLayer<T>(arena, shape, kernels.lanes, input_needed);
+        call.weights = &it.transposed[d];
+        if (reserve.segment()) it.again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
+        call.forward_weights = &it.again[d];
+        call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
+        call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
+        if (call.tokens)
+          call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
+        const Rows<const T> below =
+            contiguous<const T>(layer > 0 ? reserve.output(layer - 1) : nullptr, B, width);
+        call.x = layer > 0 ? below : args.x;
+        call.dropout = layer > 0 && network.dropout > 0 ? &it.mask : nullptr;
+        call.y = columns_from(
+            layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width),
+            d * R);
+        attach(call, reserve, part);
+        call.h0 = offset(args.h0, part * B * R);
+        call.c0 = offset(args.c0, part * B * H);
+        Rows<const T> dy = args.dy;
+        if (layer + 1 < network.layers) {
+          const Rows<T> above = input_gradient(layer + 1);
+          dy = {above.data, above.time_stride, above.batch_stride};
+        }
+        call.dy = columns_from(dy, d * R);
+        call.dh_n = offset(args.dh_n, part * B * R);
+        call.dc_n = offset(args.dc_n, part * B * H);
+        call.dx = d == 0 ? it.dx : it.second_dx;
+        call.mask_dx = call.dropout && network.directions == 1;
+        call.dh0 = offset(args.dh0, part * B * R);
+        call.dc0 = offset(args.dc0, part * B * H);
+        if (side_by_side) call.progress = wavefront->progress(place);
+        call.layout(arena, it.sharing.split.threads);
+      }
+    });
     return arena.used();
   };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  void* memory = scratch.buffer.reserve(most);
-  for (Index layer = network.layers; layer-- > 0;) {
-    prepare(layer, Arena(memory));
+  run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index first) {
     deal_out(team, [&](const Share& share) {
-      for (Index d = 0; d < network.directions; ++d) {
-        const cpu::BackwardCall<T>& call = calls[d];
-        transposed[d].pack(call.shape, kernels, call.parameters, share);
-        if (reserve.segment()) again[d].pack(call.shape, kernels.lanes, call.parameters, share);
-        const Index each = network.parameters_per_part(), first = (layer * network.directions + d) * each;
-        for (Index i = first; i < first + each; ++i) {
-          const auto place = static_cast<std::size_t>(i);
-          const cpu::Range mine = share.slice(sizes[place]);
-          std::fill(args.gradients[place] + mine.first, args.gradients[place] + mine.last, T(0));
+      for (Index i = 0; i < at_once; ++i) {
+        BackwardLayer<T>& it = layers[i];
+        for (Index d = 0; d < network.directions; ++d) {
+          const cpu::BackwardCall<T>& call = it.calls[d];
+          it.transposed[d].pack(call.shape, kernels, call.parameters, share);
+          if (reserve.segment()) it.again[d].pack(call.shape, kernels.lanes, call.parameters, share);
+          const Index each = network.parameters_per_part(),
+                      from = ((network.layers - 1 - first - i) * network.directions + d) * each;
+          for (Index p = from; p < from + each; ++p) {
+            const auto place = static_cast<std::size_t>(p);
+            const cpu::Range mine = share.slice(sizes[place]);
+            std::fill(args.gradients[place] + mine.first, args.gradients[place] + mine.last, T(0));
+          }
         }
       }
     });
-    run_directions(network.directions, sharing, team,
-                   [&](Index d, const Share& share) { cpu::backward(calls[d], share); });
-    const bool dropped = layer > 0 && network.dropout > 0;
-    if (second_dx || dropped || calls[0].tokens) {
-      deal_out(team, [&](const Share& share) {
-        for (const cpu::BackwardCall<T>& call : calls) {
-          if (call.tokens)
-            add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
-        }
-        if (dx) finish_dx(dx, second_dx, dropped ? &mask : nullptr, scratch.schedule, calls[0].shape, share);
+    if (side_by_side) {
+      team.run([&](int tid) {
+        wavefront->work(tid, [&](Index place, cpu::Range steps, const Share& share) {
+          cpu::backward(layers[place].calls[0], steps, share);
+        });
+      });
+    } else {
+      run_directions(network.directions, layers->sharing, team, [&](Index d, const Share& share) {
+        cpu::backward(layers->calls[d], {0, scratch.schedule.steps()}, share);
       });
     }
-    dy = {dx.data, dx.time_stride, dx.batch_stride};
-  }
+    const BackwardLayer<T>& last = layers[at_once - 1];  // tokens are the first layer's
+    if (!last.second_dx && !last.calls[0].tokens) return;
+    deal_out(team, [&](const Share& share) {
+      for (const cpu::BackwardCall<T>& call : last.calls) {
+        if (call.tokens)
+          add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
+      }
+      if (last.second_dx)
+        finish_dx(last.dx, last.second_dx, last.calls[0].dropout, scratch.schedule, last.calls[0].shape,
+                  share);
+    });
+  });
 }
 
 // ---- explain
@@ -339,16 +435,15 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
   const LayerShape& first = network.first;
   const Table<W>& kernels = current_kernels<W>();
   const auto sharing_of = [&](Index layer) {
-    return share_out(network.shape(layer), steps, batch, network.directions, kernels, cpu::num_threads());
+    return share_out(network, layer, steps, batch, kernels, cpu::num_threads());
   };
-  const auto thread_count = [&](Index layer) {
+  const auto thread_count = [&](Index layer) { return std::to_string(sharing_of(layer).threads()); };
+  const auto split_text = [&](Index layer) -> std::string {
     const Sharing s = sharing_of(layer);
-    return std::to_string(s.split.threads * (s.side_by_side ? 2 : 1));
-  };
-  const auto split_text = [&](Index layer) {
-    const Sharing s = sharing_of(layer);
-    return (s.side_by_side ? "both directions side by side; within each: " : "") +
-           std::string(s.split.reason);
+    if (s.layers)
+      return std::to_string(s.groups) + " layers side by side, each some steps behind the one it reads, " +
+             std::to_string(s.steps) + " at a time; within each: " + s.split.reason;
+    return (s.directions ? "both directions side by side; within each: " : "") + std::string(s.split.reason);
   };
   // All layers above the first are alike.
   const auto of_layers = [&](const auto& text) {
