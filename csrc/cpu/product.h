@@ -22,6 +22,11 @@ constexpr int main_rows(int gates) {
   const int rows = kAccumulators / (gates * main_panels(gates));
   return rows < kMaxRows ? rows : kMaxRows;
 }
+// The most rows in one group: with two vectors of weights for each of their values.
+constexpr int most_rows(int gates) {
+  const int rows = kAccumulators / (gates == 3 ? 3 : 2);
+  return rows < kMaxRows ? rows : kMaxRows;
+}
 constexpr int panels_for(int gates, int rows) {
   int panels = gates <= 2 ? 4 : 2;
   while (panels > 1 && rows * panels * gates > kAccumulators) panels /= 2;
@@ -33,7 +38,8 @@ constexpr int panels_for(int gates, int rows) {
 // From the last cache up, asking ahead gains nothing and costs 2 %.
 inline constexpr Index kFarBytes = 4 * 1024 * 1024;
 
-// What a tile fetches meanwhile: a line `step` elements after the other; with 0, always the same.
+// What a tile fetches meanwhile: at each k a line, or one for each of its gates if these are half of them,
+// `step` elements after the last; with 0, always the same.
 template <class W>
 struct Ahead {
   const W* first;
@@ -44,12 +50,13 @@ template <class W>
 using TileFn = void (*)(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth,
                         Compute<W>* z, Index z_stride, Ahead<W> ahead);
 
-template <class W, int Rows, int Panels, int Gates>
+// The gates [First, First + Count) of a panel's Gates.
+template <class W, int Rows, int Panels, int Gates, int First = 0, int Count = Gates>
 void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth, Compute<W>* z,
           Index z_stride, Ahead<W> ahead) {
   constexpr int lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   using D = Dot<W>;
-  typename D::Sum acc[Rows][Panels][Gates];
+  typename D::Sum acc[Rows][Panels][Count];
   const Row<W>* row[Rows];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
@@ -57,8 +64,9 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g) {
-        acc[r][p][g] = D::begin(z + (r * Panels + p) * z_stride + g * lanes, w + p * panel_stride, g, Gates);
+      for (int g = 0; g < Count; ++g) {
+        acc[r][p][g] = D::begin(z + (r * Panels + p) * z_stride + (First + g) * lanes, w + p * panel_stride,
+                                First + g, Gates);
       }
     }
   }
@@ -67,14 +75,18 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
   Index k = 0;
   do {  // depth is at least 1: without that knowledge GCC keeps a second copy of the sums in memory
     // With fewer rows the weights themselves come as fast as they can.
-    if constexpr (Rows > 2) __builtin_prefetch(ahead.first + k * ahead.step, 0, 2);
+    if constexpr (Rows > 2) {
+#pragma GCC unroll 8
+      for (int i = 0; i < (Count < Gates ? Count : 1); ++i)
+        __builtin_prefetch(ahead.first + k * ahead.step + i * vector, 0, 2);
+    }
     if constexpr (D::parts == 1) {
-      typename D::Factor weight[Panels][Gates];
+      typename D::Factor weight[Panels][Count];
 #pragma GCC unroll 8
       for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-        for (int g = 0; g < Gates; ++g)
-          weight[p][g] = D::weights(group + p * panel_stride + (k * Gates + g) * vector, 0);
+        for (int g = 0; g < Count; ++g)
+          weight[p][g] = D::weights(group + p * panel_stride + (k * Gates + First + g) * vector, 0);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
@@ -82,7 +94,7 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-          for (int g = 0; g < Gates; ++g) acc[r][p][g] = D::add(value, weight[p][g], acc[r][p][g]);
+          for (int g = 0; g < Count; ++g) acc[r][p][g] = D::add(value, weight[p][g], acc[r][p][g]);
         }
       }
     } else {
@@ -95,9 +107,9 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-          for (int g = 0; g < Gates; ++g) {
+          for (int g = 0; g < Count; ++g) {
             const typename D::Factor weight =
-                D::weights(group + p * panel_stride + (k * Gates + g) * vector, part);
+                D::weights(group + p * panel_stride + (k * Gates + First + g) * vector, part);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) acc[r][p][g] = D::add(value[r], weight, acc[r][p][g]);
           }
@@ -110,14 +122,28 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
-      for (int g = 0; g < Gates; ++g) {
-        D::end(acc[r][p][g], row[r], w + p * panel_stride, g, z + (r * Panels + p) * z_stride + g * lanes);
+      for (int g = 0; g < Count; ++g) {
+        D::end(acc[r][p][g], row[r], w + p * panel_stride, First + g,
+               z + (r * Panels + p) * z_stride + (First + g) * lanes);
       }
     }
   }
 }
 
-// tile<Rows, Panels, Gates> for the shapes that fit in registers.
+// More rows than sums of all gates fit in registers: half the gates, then the others. From afar each half
+// fetches what the next one reads.
+template <class W, int Rows, int Gates>
+void tile_in_halves(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth,
+                    Compute<W>* z, Index z_stride, Ahead<W> ahead) {
+  constexpr int half = Gates / 2;
+  constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
+  const Index far = ahead.step ? Gates * vector : 0;
+  const W* others = w + panel_header<W>(Gates, lanes) + half * vector;
+  tile<W, Rows, 1, Gates, 0, half>(a, step, w, panel_stride, depth, z, z_stride, {others, far});
+  tile<W, Rows, 1, Gates, half, half>(a, step, w, panel_stride, depth, z, z_stride, {ahead.first, far});
+}
+
+// For each shape the tile that computes it, if there is one.
 template <class W, int Gates>
 struct Tiles {
   TileFn<W> fn[3][kMaxRows];  // [log2 panels][rows - 1]
@@ -126,6 +152,8 @@ struct Tiles {
   static constexpr TileFn<W> pick() {
     if constexpr (Row * Panels * Gates <= kAccumulators) {
       return tile<W, Row, Panels, Gates>;
+    } else if constexpr (Panels == 1 && Row <= most_rows(Gates)) {
+      return tile_in_halves<W, Row, Gates>;
     } else {
       return nullptr;
     }
@@ -183,8 +211,8 @@ template <int Gates, class T, int Entry = Gates, class Start, class Products, cl
 FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Products products,
                            Finish... finish) {
   constexpr int lanes = Vec<T>::lanes;
-  constexpr int most = main_rows(Gates);
-  alignas(64) T z[kAccumulators * Entry / Gates * lanes];
+  constexpr int entries = kAccumulators / Gates > most_rows(Gates) ? kAccumulators / Gates : most_rows(Gates);
+  alignas(64) T z[entries * Entry * lanes];
 
   auto each = [&](const TileAt& at, auto&& visit) {
     T* entry = z;
@@ -214,7 +242,9 @@ FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Pr
       }
     }
   };
-  // Rows in groups as equal as can be: a group of few waits for weights that it uses only so often.
+  // Few rows in one group, so that weights are read once; more in groups as equal as can be: a group of few
+  // waits for weights that it uses only so often.
+  const int most = rows <= most_rows(Gates) ? most_rows(Gates) : main_rows(Gates);
   const Index groups = (rows + most - 1) / most, larger = groups ? rows % groups : 0;
   const int size = static_cast<int>(groups ? rows / groups : 0);
   const Index border = larger * (size + 1);
