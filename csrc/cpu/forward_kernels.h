@@ -34,10 +34,13 @@ constexpr ForwardKernels<W> forward_kernels() {
                             gru_forward_candidate<W>,
                             elman_forward<W>,
                             nullptr,
+                            nullptr,
                             nullptr};
   if constexpr (kQuantized<W>) {
     kernels.round_bytes = round_bytes<W>;
     kernels.round_rows = round_rows<W>;
+  } else {
+    kernels.pack_columns = pack_columns<W>;
   }
   return kernels;
 }

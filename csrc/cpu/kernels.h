@@ -219,6 +219,19 @@ struct PackRows {
   T* out = nullptr;
 };
 
+// Panels with `gates` gates of N units from rows of K weights: gate g of unit u has the row that begins at
+// from + ((g + begin) % gates * units + u) * depth.
+template <class W>
+struct PackColumns {
+  const Compute<W>* from = nullptr;
+  Index gates = 1;
+  Index begin = 0;
+  Index units = 0;  // N
+  Index depth = 0;  // K
+  Range panels;
+  W* out = nullptr;
+};
+
 // What inference needs.
 template <class W>
 struct ForwardKernels {
@@ -238,6 +251,8 @@ struct ForwardKernels {
   void (*gru_forward_candidate)(const StepForward<W>&);  // reset-before: n and h
   void (*elman_forward)(const StepForward<W>&);
 
+  // Not quantised.
+  void (*pack_columns)(const PackColumns<W>&);
   // Quantised only.
   Index (*round_bytes)(Index depth);
   void (*round_rows)(const RoundRows&);

@@ -17,11 +17,7 @@ W* take_panels(Arena& arena, Index gates, Index units, Index depth, int lanes) {
 
 // Turns the weights of one gate of one unit into W.
 template <class W>
-struct Quantizer {
-  Quantizer(const W*, Index) {}
-  W operator()(W w) { return w; }
-  void header(W*, Index, Index) const {}
-};
+struct Quantizer;
 template <>
 struct Quantizer<bfloat16_t> {
   Quantizer(const float*, Index) {}
@@ -54,28 +50,36 @@ struct Quantizer<std::int8_t> {
   std::int32_t sum = 0;
 };
 
-// Gate g of unit u has its weights in the row from + (g * units + u) * depth.  The gates stand in their own
-// order, beginning with gate `begin`.
 template <class W>
-void pack_gates(const Share& share, const Compute<W>* from, Index gates, Index units, Index depth, int lanes,
-                W* out, Index begin = 0) {
+void quantize_columns(const PackColumns<W>& p, Index lanes) {
   constexpr Index group = kGroup<W>;
-  const Index size = panel_size<W>(depth, gates, lanes), header = panel_header<W>(gates, lanes);
-  const Range panels = share.slice(panel_count(units, lanes));
-  out += panels.first * size;
-  for (Index first = panels.first * lanes; first < panels.last * lanes; first += lanes, out += size) {
-    const Index n = units - first < lanes ? units - first : lanes;
-    if (n < lanes || depth % group) std::fill_n(out, size, W{});
-    for (Index g = 0; g < gates; ++g) {
+  const Index size = panel_size<W>(p.depth, p.gates, lanes), header = panel_header<W>(p.gates, lanes);
+  for (Index panel = p.panels.first; panel < p.panels.last; ++panel) {
+    W* out = p.out + panel * size;
+    const Index first = panel * lanes, n = std::min(p.units - first, lanes);
+    if (n < lanes || p.depth % group) std::fill_n(out, size, W{});
+    for (Index g = 0; g < p.gates; ++g) {
       for (Index lane = 0; lane < n; ++lane) {
         W* to = out + header + (g * lanes + lane) * group;
-        const Compute<W>* row = from + ((g + begin) % gates * units + first + lane) * depth;
-        Quantizer<W> quantize(row, depth);
-        for (Index k = 0; k < depth; ++k)
-          to[k / group * group * gates * lanes + k % group] = quantize(row[k]);
-        quantize.header(out, g * lanes + lane, gates * lanes);
+        const float* row = p.from + ((g + p.begin) % p.gates * p.units + first + lane) * p.depth;
+        Quantizer<W> quantize(row, p.depth);
+        for (Index k = 0; k < p.depth; ++k)
+          to[k / group * group * p.gates * lanes + k % group] = quantize(row[k]);
+        quantize.header(out, g * lanes + lane, p.gates * lanes);
       }
     }
+  }
+}
+
+template <class W>
+void pack_columns(const Share& share, const ForwardKernels<W>& kernels, const Compute<W>* from, Index gates,
+                  Index units, Index depth, W* out, Index begin = 0) {
+  const Range panels = share.slice(panel_count(units, kernels.lanes));
+  const PackColumns<W> args{from, gates, begin, units, depth, panels, out};
+  if constexpr (kQuantized<W>) {
+    quantize_columns(args, kernels.lanes);
+  } else {
+    kernels.pack_columns(args);
   }
 }
 
@@ -117,17 +121,17 @@ PackedLayer<W>::PackedLayer(Arena& arena, const LayerShape& s, int lanes) {
 }
 
 template <class W>
-void PackedLayer<W>::pack(const LayerShape& s, int lanes, const LayerParameters<T>& from,
-                          const Share& share) {
+void PackedLayer<W>::pack(const LayerShape& s, const ForwardKernels<W>& kernels,
+                          const LayerParameters<T>& from, const Share& share) {
   const Index H = s.hidden, R = s.recurrent();
-  pack_gates(share, from.weight_ih, s.gates(), H, s.input, lanes, input);
-  pack_gates(share, from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, lanes, recurrent,
-             reset_after(s) ? 2 : 0);
-  if (candidate) pack_gates(share, from.weight_hh + 2 * H * R, 1, H, R, lanes, candidate);
-  if (projection) pack_gates(share, from.weight_hr, 1, s.projection, H, lanes, projection);
+  pack_columns(share, kernels, from.weight_ih, s.gates(), H, s.input, input);
+  pack_columns(share, kernels, from.weight_hh, reset_before(s) ? 2 : s.gates(), H, R, recurrent,
+               reset_after(s) ? 2 : 0);
+  if (candidate) pack_columns(share, kernels, from.weight_hh + 2 * H * R, 1, H, R, candidate);
+  if (projection) pack_columns(share, kernels, from.weight_hr, 1, s.projection, H, projection);
   if (peephole_cell) {
-    pack_gates(share, from.weight_ch, 2, H, H, lanes, peephole_cell);
-    pack_gates(share, from.weight_ch + 2 * H * H, 1, H, H, lanes, peephole_output);
+    pack_columns(share, kernels, from.weight_ch, 2, H, H, peephole_cell);
+    pack_columns(share, kernels, from.weight_ch + 2 * H * H, 1, H, H, peephole_output);
   }
   if (share.tid != 0) return;
   if (peephole) {
@@ -170,7 +174,7 @@ void TransposedLayer<T>::pack(const LayerShape& s, const Kernels<T>& kernels, co
   if (reset_after(s)) append_rows(rows, from.weight_hh + 2 * H * R, H, R);
   append_rows(rows, from.weight_hh, s.cell == Cell::gru ? 2 * H : s.gate_rows(), R);
   pack_transposed(share, rows, R, kernels, recurrent);
-  if (reset_after(s)) pack_gates(share, from.weight_hh + 2 * H * R, 1, H, R, kernels.lanes, candidate);
+  if (reset_after(s)) pack_columns<T>(share, kernels, from.weight_hh + 2 * H * R, 1, H, R, candidate);
   if (reset_before(s)) {
     rows.clear();
     append_rows(rows, from.weight_hh + 2 * H * R, H, R);

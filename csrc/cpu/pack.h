@@ -27,7 +27,8 @@ struct PackedLayer {
 
   PackedLayer() = default;
   PackedLayer(Arena& arena, const LayerShape& shape, int lanes);
-  void pack(const LayerShape& shape, int lanes, const LayerParameters<T>& from, const Share& share);
+  void pack(const LayerShape& shape, const ForwardKernels<W>& kernels, const LayerParameters<T>& from,
+            const Share& share);
 };
 
 // For backward: transposed, so that what was an output is now summed over.

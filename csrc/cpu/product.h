@@ -356,6 +356,44 @@ void pack_rows(const PackRows<T>& p) {
 }
 
 template <class T>
+FRNN_INLINE void transpose(Vec<T>* v) {
+  constexpr int lanes = Vec<T>::lanes;
+#pragma GCC unroll 4
+  for (int pass = 1; pass < lanes; pass *= 2) {
+    Vec<T> zipped[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      zipped[2 * i] = zip_low(v[i], v[i + lanes / 2]);
+      zipped[2 * i + 1] = zip_high(v[i], v[i + lanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) v[i] = zipped[i];
+  }
+}
+
+template <class T>
+void pack_columns(const PackColumns<T>& p) {
+  constexpr int lanes = Vec<T>::lanes;
+  T* out = p.out + p.panels.first * panel_size<T>(p.depth, p.gates, lanes);
+  for (Index unit = p.panels.first * lanes; unit < p.panels.last * lanes; unit += lanes) {
+    const Index n = p.units - unit < lanes ? p.units - unit : lanes;
+    for (Index g = 0; g < p.gates; ++g) {
+      const T* rows = p.from + ((g + p.begin) % p.gates * p.units + unit) * p.depth;
+      for (Index k = 0; k < p.depth; k += lanes) {
+        const Index depth = p.depth - k < lanes ? p.depth - k : lanes;
+        Vec<T> v[lanes];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < lanes; ++lane)
+          v[lane] = lane < n ? load(rows + lane * p.depth + k, depth) : Vec<T>(T(0));
+        transpose(v);
+        for (Index i = 0; i < depth; ++i) v[i].store(out + ((k + i) * p.gates + g) * lanes);
+      }
+    }
+    out += panel_size<T>(p.depth, p.gates, lanes);
+  }
+}
+
+template <class T>
 void column_sum(const ColumnSum<T>& p) {
   constexpr int lanes = Vec<T>::lanes;
   for (Index unit = p.first; unit < p.last; unit += lanes) {

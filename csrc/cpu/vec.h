@@ -81,8 +81,9 @@ struct Vec {
 }  // namespace fastrnn::cpu::FRNN_ISA
 
 // Each brings kAccumulators (registers the product may hold sums in), fma, clamp, scale, load_first and
-// store_first (the first n lanes, 0 < n < lanes; the others are zero, or left alone), multiply_pairs (the sum
-// of two products of 16 bits, for each lane), and where there are instructions for them dot_int8 (sum + the
+// store_first (the first n lanes, 0 < n < lanes; the others are zero, or left alone), zip_low and zip_high (a
+// lane of a, one of b, the next of a, ...: the lower halves, the upper halves), multiply_pairs (the sum of
+// two products of 16 bits, for each lane), and where there are instructions for them dot_int8 (sum + the
 // products of four bytes, unsigned by signed), dot_bf16 and store_bf16.
 #if FRNN_ISA_NUMBER == 1
 #include "cpu/vec_baseline.h"

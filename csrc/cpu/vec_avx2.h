@@ -30,6 +30,20 @@ FRNN_INLINE VecD load_first(const double* p, Index n) { return _mm256_maskload_p
 FRNN_INLINE void store_first(float* p, VecF x, Index n) { _mm256_maskstore_ps(p, first_lanes(0.0f, n), x.v); }
 FRNN_INLINE void store_first(double* p, VecD x, Index n) { _mm256_maskstore_pd(p, first_lanes(0.0, n), x.v); }
 
+// An unpack works within each half.
+FRNN_INLINE VecF zip_low(VecF a, VecF b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20);
+}
+FRNN_INLINE VecF zip_high(VecF a, VecF b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31);
+}
+FRNN_INLINE VecD zip_low(VecD a, VecD b) {
+  return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20);
+}
+FRNN_INLINE VecD zip_high(VecD a, VecD b) {
+  return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31);
+}
+
 FRNN_INLINE Words multiply_pairs(Words a, Words b) {
   return (Words)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 }

@@ -39,6 +39,21 @@ FRNN_INLINE void store_first(double* p, VecD x, Index n) {
   _mm512_mask_storeu_pd(p, first_lanes(0.0, n), x.v);
 }
 
+FRNN_INLINE VecF zip_low(VecF a, VecF b) {
+  return _mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b.v);
+}
+FRNN_INLINE VecF zip_high(VecF a, VecF b) {
+  return _mm512_permutex2var_ps(
+      a.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b.v);
+}
+FRNN_INLINE VecD zip_low(VecD a, VecD b) {
+  return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
+}
+FRNN_INLINE VecD zip_high(VecD a, VecD b) {
+  return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v);
+}
+
 FRNN_INLINE Words multiply_pairs(Words a, Words b) {
   return (Words)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 }

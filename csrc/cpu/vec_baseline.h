@@ -47,6 +47,21 @@ FRNN_INLINE void store_first(T* p, Vec<T> x, Index n) {
   for (Index i = 0; i < n; ++i) p[i] = x.v[i];
 }
 
+template <class T>
+FRNN_INLINE Vec<T> zip(Vec<T> a, Vec<T> b, int from) {
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::lanes; ++i) r.v[i] = (i % 2 ? b : a).v[from + i / 2];
+  return r;
+}
+template <class T>
+FRNN_INLINE Vec<T> zip_low(Vec<T> a, Vec<T> b) {
+  return zip(a, b, 0);
+}
+template <class T>
+FRNN_INLINE Vec<T> zip_high(Vec<T> a, Vec<T> b) {
+  return zip(a, b, Vec<T>::lanes / 2);
+}
+
 FRNN_INLINE Words multiply_pairs(Words a, Words b) {
 #ifdef __SSE2__
   return (Words)_mm_madd_epi16((__m128i)a, (__m128i)b);

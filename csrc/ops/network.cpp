@@ -78,7 +78,7 @@ void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
   cpu::Team team(memory_.capacity() < kWorthThreads ? 1 : cpu::num_threads());
   team.run([&](int tid) {
     for (Index i = 0; i < network_.parts(); ++i) {
-      parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels.lanes,
+      parts_[static_cast<std::size_t>(i)].pack(network_.shape(i / network_.directions), kernels,
                                                part_of<LayerParameters<Compute<W>>>(network_, parameters, i),
                                                cpu::Share{tid, team.size()});
     }
@@ -86,10 +86,9 @@ void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
   kernels_ = &kernels;
 }
 
-template <class T>
 Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index checkpoint) {
   if (!checkpoint || !shape.reserved_gates()) return 0;
-  const Index block = cpu::gradient_block<T>(shape, steps, batch);
+  const Index block = cpu::gradient_block(steps, batch);
   if (shape.cell != Cell::lstm) return block;
   return std::min((std::min(checkpoint, steps) + block - 1) / block * block, steps);
 }
@@ -97,7 +96,7 @@ Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index che
 template <class T>
 void Reserve<T>::layout(const Network& network, Index steps, Index batch) {
   steps_ = -1;  // belongs to no call, should memory run out on the way
-  segment_ = segment_steps<T>(network.first, steps, batch, checkpoint_);
+  segment_ = segment_steps(network.first, steps, batch, checkpoint_);
   const auto layout = [&](Arena arena) {
     parts_.assign(static_cast<std::size_t>(network.parts()), Part{});
     outputs_.clear();
@@ -127,8 +126,6 @@ bool Reserve<T>::belongs_to(const Network& network, Index steps, Index batch) co
   return steps == steps_ && batch == batch_ && network == network_;
 }
 
-template Index segment_steps<float>(const LayerShape&, Index, Index, Index);
-template Index segment_steps<double>(const LayerShape&, Index, Index, Index);
 template class Weights<float>;
 template class Weights<double>;
 template class Weights<bfloat16_t>;

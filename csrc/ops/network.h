@@ -49,7 +49,6 @@ class Weights {
 
 // Steps of a segment when c is kept every `checkpoint` steps: that many rounded up to whole blocks of
 // backward.  A GRU keeps nothing, its segment is one block; 0 for what saves no gates and needs no segments.
-template <class T>
 Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index checkpoint);
 
 // What a training forward saves beside x and y.

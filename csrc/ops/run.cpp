@@ -360,7 +360,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
         for (Index d = 0; d < network.directions; ++d) {
           const cpu::BackwardCall<T>& call = it.calls[d];
           it.transposed[d].pack(call.shape, kernels, call.parameters, share);
-          if (reserve.segment()) it.again[d].pack(call.shape, kernels.lanes, call.parameters, share);
+          if (reserve.segment()) it.again[d].pack(call.shape, kernels, call.parameters, share);
           const Index each = network.parameters_per_part(),
                       from = ((network.layers - 1 - first - i) * network.directions + d) * each;
           for (Index p = from; p < from + each; ++p) {
@@ -401,10 +401,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
 namespace {
 
 // What a training call keeps for backward beside x and y.
-template <class T>
 std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index checkpoint) {
   const bool lstm = shape.cell == Cell::lstm;
-  const Index segment = segment_steps<T>(shape, steps, batch, checkpoint);
+  const Index segment = segment_steps(shape, steps, batch, checkpoint);
   if (!segment && shape.reserved_gates()) return lstm ? "gates and c of every step" : "gates of every step";
   const std::string count = std::to_string(segment);
   const std::string kept = lstm ? "c every " + count + " steps" : "nothing beside y";
@@ -482,7 +481,7 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       {"threads", of_layers(thread_count)},
       {"split", of_layers(split_text)},
   };
-  if (training) report.emplace("saved", saved_text<Compute<W>>(first, steps, batch, checkpoint));
+  if (training) report.emplace("saved", saved_text(first, steps, batch, checkpoint));
   return report;
 }
 

@@ -130,6 +130,21 @@ TEST(vec_arithmetic) {
   for_all([](const auto& p, bool fused) { check_arithmetic(p, fused); });
 }
 
+template <class T>
+void check_zip(const VecProbe<T>& p) {
+  Lanes<T> a(size(p)), b(size(p)), out(2 * size(p));
+  for (std::size_t i = 0; i < size(p); ++i) {
+    a[i] = static_cast<T>(i);
+    b[i] = static_cast<T>(100 + i);
+  }
+  p.zip(a.data(), b.data(), out.data());
+  for (std::size_t i = 0; i < 2 * size(p); ++i) CHECK(out[i] == (i % 2 ? b : a)[i / 2]);
+}
+
+TEST(vec_zip) {
+  for_all([](const auto& p, bool) { check_zip(p); });
+}
+
 // The range that exp's range reduction asks for.
 template <class T>
 void check_scale(const VecProbe<T>& p) {

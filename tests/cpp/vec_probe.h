@@ -14,6 +14,7 @@ struct VecProbe {
   void (*scale)(const T* x, const T* n, T* out);
   void (*select_less)(const T* a, const T* b, const T* x, const T* y, T* out);  // a < b ? x : y
   void (*copy)(const T* from, Index n, T* to);  // the first n lanes, 0 < n <= lanes
+  void (*zip)(const T* a, const T* b, T* out);  // both halves
   void (*sigmoid)(const T* x, T* out);
   void (*tanh)(const T* x, T* out);
   void (*relu)(const T* x, T* out);

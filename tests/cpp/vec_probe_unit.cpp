@@ -18,6 +18,10 @@ void select_less(const T* a, const T* b, const T* x, const T* y, T* out) {
   select(V::load(a) < V::load(b), V::load(x), V::load(y)).store(out);
 }
 void copy(const T* from, Index n, T* to) { store(to, load(from, n), n); }
+void zip(const T* a, const T* b, T* out) {
+  zip_low(V::load(a), V::load(b)).store(out);
+  zip_high(V::load(a), V::load(b)).store(out + V::lanes);
+}
 void sigmoid(const T* x, T* out) { cells::sigmoid(V::load(x)).store(out); }
 void tanh(const T* x, T* out) { cells::tanh(V::load(x)).store(out); }
 void relu(const T* x, T* out) { cells::relu(V::load(x)).store(out); }
@@ -25,7 +29,7 @@ void relu(const T* x, T* out) { cells::relu(V::load(x)).store(out); }
 }  // namespace
 
 extern const VecProbe<T> FRNN_CONCAT(FRNN_REAL, _probe);
-const VecProbe<T> FRNN_CONCAT(FRNN_REAL, _probe) = {V::lanes, fma,     clamp, scale, select_less,
-                                                    copy,     sigmoid, tanh,  relu};
+const VecProbe<T> FRNN_CONCAT(FRNN_REAL, _probe) = {V::lanes, fma, clamp,   scale, select_less,
+                                                    copy,     zip, sigmoid, tanh,  relu};
 
 }  // namespace fastrnn::cpu::FRNN_ISA
