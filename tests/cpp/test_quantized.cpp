@@ -87,7 +87,7 @@ void check(const LayerShape& shape, Index rows) {
   LayerParameters<float> parameters;
   parameters.weight_ih = w.data();
   parameters.weight_hh = recurrent.data();
-  packed.pack(shape, kernels.lanes, parameters, Share{});
+  packed.pack(shape, kernels, parameters, Share{});
 
   const std::vector<float> out = run(kernels, packed, shape, a, 0, rows);
   for (Index row = 0; row < rows; ++row) {
