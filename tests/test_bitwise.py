@@ -141,10 +141,10 @@ def test_the_number_of_threads_changes_nothing(
 # Layers side by side: H, T, B, network, call, and how a layer is divided when there are four threads.
 SIDE_BY_SIDE: dict[str, tuple[int, int, int, dict[str, Any], dict[str, bool], str]] = {
     "one row": (60, 200, 1, {"num_layers": 2}, {}, "one row, and a step too short for a barrier"),
-    "one row, wide": (170, 150, 1, {"num_layers": 2, "dropout": 0.5}, {"reset": True}, "hidden units"),
+    "one row, wide": (170, 300, 1, {"num_layers": 2, "dropout": 0.5}, {"reset": True}, "hidden units"),
     "few rows": (
         50,
-        120,
+        200,
         3,
         {"num_layers": 3, "dropout": 0.5},
         {"lengths": True, "reset": True},
@@ -152,7 +152,7 @@ SIDE_BY_SIDE: dict[str, tuple[int, int, int, dict[str, Any], dict[str, bool], st
     ),
     "more layers than threads": (
         40,
-        100,
+        160,
         5,
         {"num_layers": 5},
         {"tokens": True, "lengths": True},
