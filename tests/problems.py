@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastrnn import reference
+from fastrnn import functional, reference
 from fastrnn.layouts import Spec
 from tolerances import assert_close, chain, size
 
@@ -172,6 +173,18 @@ def compare(actual: Any, expected: Any, problem: Problem) -> None:
             largest = gradients if name.startswith("gradient") else size(reference_array)
             n, scale = backward, max(largest, incoming)
         assert_close(got[name], reference_array, n_products=n, dtype=spec.dtype, scale=scale, what=name)
+
+
+def in_cuts(problem: Problem, packed: Any, cuts: Iterable[int]) -> tuple[np.ndarray, ...]:
+    """Forward from each cut of T to the next with the state carried over: y, h_n and c_n."""
+    state, parts = problem.state, []
+    for start, stop in itertools.pairwise(cuts):
+        piece = slice(start, stop)
+        part, state = functional.forward(
+            problem.spec, packed, problem.x[piece], state, reset=problem.reset[piece]
+        )
+        parts.append(part)
+    return np.concatenate(parts), *flat(state)
 
 
 def pieces(problem: Problem, row: int) -> Iterator[slice]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from fastrnn import _core, functional
 from fastrnn._backends import CPU
 from fastrnn.layouts import DTYPES, Spec
-from problems import Problem, apart, arrays_of, compare, flat, make_problem
+from problems import Problem, apart, arrays_of, compare, flat, in_cuts, make_problem
 from shapes import LANES, VARIANTS, make_spec
 from tolerances import assert_same_bits
 
@@ -73,16 +72,9 @@ def test_steps_and_chunks_equal_one_call(
     packed = functional.pack(spec, problem.parameters)
     y, state_n = functional.forward(spec, packed, problem.x, problem.state, reset=problem.reset)
     for cuts in (range(24), [0, 1, 7, 8, 20, 23]):
-        state, parts = problem.state, []
-        for start, stop in itertools.pairwise(cuts):
-            piece = slice(start, stop)
-            part, state = functional.forward(
-                spec, packed, problem.x[piece], state, reset=problem.reset[piece]
-            )
-            parts.append(part)
-        assert_same_bits(np.concatenate(parts), y, "y")
-        for a, b in zip(flat(state), flat(state_n), strict=True):
-            assert_same_bits(a, b, "state_n")
+        got = in_cuts(problem, packed, cuts)
+        for a, b in zip(got, (y, *flat(state_n)), strict=True):
+            assert_same_bits(a, b, f"y or state_n, cut at {cuts}")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from fastrnn import _core, functional, reference
 from fastrnn._backends import CPU
-from problems import Guarded, Problem, apart, flat, like_state, make_problem
+from problems import Guarded, Problem, apart, flat, in_cuts, like_state, make_problem
 from shapes import LANES, SHAPES, VARIANTS, Shape, make_spec
 from tolerances import assert_close, assert_same_bits, chain, size
 
@@ -150,14 +149,7 @@ def test_steps_and_chunks_equal_one_call(
     packed = functional.pack(spec, problem.parameters, quantize=quantized)
     whole = forward(problem, quantized)
     for cuts in (range(14), [0, 1, 7, 8, 13]):
-        state, parts = problem.state, []
-        for start, stop in itertools.pairwise(cuts):
-            piece = slice(start, stop)
-            part, state = functional.forward(
-                spec, packed, problem.x[piece], state, reset=problem.reset[piece]
-            )
-            parts.append(part)
-        assert_same((np.concatenate(parts), *flat(state)), whole)
+        assert_same(in_cuts(problem, packed, cuts), whole)
 
 
 @pytest.mark.parametrize("quantized", FORMATS)

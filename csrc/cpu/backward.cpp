@@ -163,7 +163,7 @@ class Walk {
     for (Index step = first; step < last; ++step) {
       const Index active = share_.rows_of(schedule_.active(step));
       for (Index i = 0; i < active; ++i, ++rows) {
-        const Index j = share_.first_row() + i * share_.row_step();
+        const Index j = share_.nth_row(i);
         const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
         const Index place = (step - first) * call_.batch + j;  // in what all threads share
         list_input(rows, t, b, place, !share_.by_units || rows % share_.threads == share_.tid);
@@ -279,7 +279,7 @@ class Walk {
   void step_backward(Index step, Index last, Index row) {
     const Index active = share_.rows_of(schedule_.active(step));
     for (Index i = 0; i < active; ++i) {
-      const Index j = share_.first_row() + i * share_.row_step();
+      const Index j = share_.nth_row(i);
       const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
       const bool ends = step + 1 == schedule_.length(j);
       const bool cut = !ends && call_.starts_piece(step + 1, j);

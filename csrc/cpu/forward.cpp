@@ -169,7 +169,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
     for (Index step = first; step < last; ++step) {
       const Index active = share.rows_of(schedule.active(step));
       for (Index i = 0; i < active; ++i, ++rows) {
-        const Index j = share.first_row() + i * share.row_step();
+        const Index j = share.nth_row(i);
         const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
         list.block_pre[rows] = call.gates ? call.gates + (t * B + b) * GH : call.pre + (slab + rows) * GH;
         if (call.tokens) {
@@ -198,7 +198,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
     for (Index step = first; step < last; ++step) {
       const Index active = share.rows_of(schedule.active(step));
       for (Index i = 0; i < active; ++i) {
-        const Index j = share.first_row() + i * share.row_step();
+        const Index j = share.nth_row(i);
         const Index t = schedule.time(step, j, call.reverse), b = schedule.row(j);
         const Index state = state_row(b);
         const bool zero = call.starts_piece(step, j);
@@ -266,7 +266,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
 
       // Rows that end here.  By units, rows are dealt out for this.
       for (Index i = share.by_units ? share.tid : 0; i < active; i += share.by_units ? share.threads : 1) {
-        const Index j = share.first_row() + i * share.row_step();
+        const Index j = share.nth_row(i);
         if (schedule.length(j) != step + 1) continue;
         const Index state = state_row(schedule.row(j));
         copy<T>(list.y[i], call.h_n + state * R, R);

@@ -74,11 +74,11 @@ struct Share {
   bool by_units = false;
   SpinBarrier* barrier = nullptr;  // of all `threads`; null for one
 
-  // Sorted rows j = first_row(), + row_step(), ...: dealt out in turn, so that ragged rows are balanced.
-  Index first_row() const { return by_units ? 0 : tid; }
-  Index row_step() const { return by_units ? 1 : threads; }
+  // This thread's sorted rows: all of them, or dealt out in turn, so that ragged rows are balanced.
+  Index nth_row(Index i) const { return by_units ? i : tid + i * threads; }
   Index rows_of(Index active) const {
-    return active > first_row() ? (active - first_row() - 1) / row_step() + 1 : 0;
+    if (by_units) return active;
+    return active > tid ? (active - tid - 1) / threads + 1 : 0;
   }
   Range panels(Index units, int lanes) const {
     const Index total = (units + lanes - 1) / lanes;

@@ -11,6 +11,7 @@
 #include "cpu/parallel.h"
 #include "networks.h"
 #include "ops/network.h"
+#include "threads.h"
 
 using namespace fastrnn;
 
@@ -191,9 +192,8 @@ TEST(gradients_with_lengths_and_resets) {
 
 // Work worth several threads, by rows and by units, and several blocks of steps.
 TEST(gradients_with_threads) {
-  const int before = cpu::num_threads();
   for (const int threads : {2, 3}) {
-    cpu::set_num_threads(threads);
+    const Threads allowed(threads);
     for (Network n : networks()) {
       n.first.hidden = 130;
       check_gradient({n, 20, 3, {}, {}});
@@ -203,7 +203,6 @@ TEST(gradients_with_threads) {
       check_gradient(c);
     }
   }
-  cpu::set_num_threads(before);
 }
 
 TEST(stream_equals_one_call) {

@@ -11,22 +11,11 @@
 
 #include "check.h"
 #include "cpu/parallel.h"
+#include "threads.h"
 
 using namespace fastrnn::cpu;
 
 namespace {
-
-// Allows teams of n threads for a scope, whatever the machine has.
-class Threads {
- public:
-  explicit Threads(int n) : before_(num_threads()) { set_num_threads(n); }
-  ~Threads() { set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 std::vector<int> calls_per_thread(Team& team) {
   std::vector<int> calls(static_cast<std::size_t>(team.size()), 0);

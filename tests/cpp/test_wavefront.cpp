@@ -9,23 +9,12 @@
 #include "cpu/parallel.h"
 #include "cpu/wavefront.h"
 #include "ops/network.h"
+#include "threads.h"
 
 using namespace fastrnn;
 using namespace fastrnn::cpu;
 
 namespace {
-
-// Allows teams of n threads for a scope, whatever the machine has.
-class Threads {
- public:
-  explicit Threads(int n) : before_(num_threads()) { set_num_threads(n); }
-  ~Threads() { set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 // Runs a wavefront in memory of the right size.
 template <class Run>
