@@ -185,6 +185,22 @@ void run_stack(Index layers, Index at_once, Buffer& buffer, Layout layout, Run r
   }
 }
 
+// Runs run(call, steps, share) for all that is laid out: layers side by side, or the directions of one.
+template <class Layer, class Run>
+void run_layers(const Layer* layers, Index directions, std::optional<cpu::Wavefront>& wavefront, Index steps,
+                Team& team, Run run) {
+  if (wavefront) {
+    team.run([&](int tid) {
+      wavefront->work(tid, [&](Index place, cpu::Range some, const Share& share) {
+        run(layers[place].calls[0], some, share);
+      });
+    });
+  } else {
+    run_directions(directions, layers->sharing, team,
+                   [&](Index d, const Share& share) { run(layers->calls[d], {0, steps}, share); });
+  }
+}
+
 // Makes `count` layers in the arena by prepare(layer, at), where `at` is the place in the order in which the
 // call goes through them; an arena without memory only measures.
 template <class Layer, class Prepare>
@@ -262,17 +278,9 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
     return arena.used();
   };
   run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index) {
-    if (side_by_side) {
-      team.run([&](int tid) {
-        wavefront->work(tid, [&](Index layer, cpu::Range steps, const Share& share) {
-          cpu::forward(layers[layer].calls[0], steps, share);
-        });
-      });
-    } else {
-      run_directions(network.directions, layers->sharing, team, [&](Index d, const Share& share) {
-        cpu::forward(layers->calls[d], {0, scratch.schedule.steps()}, share);
-      });
-    }
+    run_layers(
+        layers, network.directions, wavefront, scratch.schedule.steps(), team,
+        [](const auto& call, cpu::Range steps, const Share& share) { cpu::forward(call, steps, share); });
   });
 }
 
@@ -371,17 +379,9 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
         }
       }
     });
-    if (side_by_side) {
-      team.run([&](int tid) {
-        wavefront->work(tid, [&](Index place, cpu::Range steps, const Share& share) {
-          cpu::backward(layers[place].calls[0], steps, share);
-        });
-      });
-    } else {
-      run_directions(network.directions, layers->sharing, team, [&](Index d, const Share& share) {
-        cpu::backward(layers->calls[d], {0, scratch.schedule.steps()}, share);
-      });
-    }
+    run_layers(
+        layers, network.directions, wavefront, scratch.schedule.steps(), team,
+        [](const auto& call, cpu::Range steps, const Share& share) { cpu::backward(call, steps, share); });
     const BackwardLayer<T>& last = layers[at_once - 1];  // tokens are the first layer's
     if (!last.second_dx && !last.calls[0].tokens) return;
     deal_out(team, [&](const Share& share) {
