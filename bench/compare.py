@@ -6,7 +6,7 @@ For every workload that both have: time in the old run / time in the new one, so
 faster, and a verdict. The range in brackets goes from OLD's lower quartile / NEW's upper one to OLD's upper /
 NEW's lower: SLOWER means that three quarters of the new runs took at least 2 % longer than three quarters of
 the old ones. A machine is not equally fast every day: what the peers, of the same version in both, take more
-or less on geometric mean is divided out (--raw: is not). Exits with 1 when any row is SLOWER.
+or less on geometric mean is divided out (--raw: is not). Exits with 1 when any row is SLOWER or has failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from results import Row, geometric_mean, rows_of, verdict
+from results import Row, geometric_mean, quotient, rows_of, verdict
 
 
 def drift(pairs: list[tuple[Row, Row]], versions: tuple[dict[str, str], dict[str, str]]) -> float:
@@ -31,15 +31,11 @@ def drift(pairs: list[tuple[Row, Row]], versions: tuple[dict[str, str], dict[str
     )
 
 
-def change(before: dict[str, Any], after: dict[str, Any], machine: float) -> tuple[float, float, float]:
-    """Old time / new time, and its range, on a machine that is now that much slower."""
-    (old_low, old_high), (new_low, new_high) = before["quartiles_s"], after["quartiles_s"]
-    ratios = before["median_s"] / after["median_s"], old_low / new_high, old_high / new_low
-    return tuple(ratio * machine for ratio in ratios)
-
-
 def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, int]:
     """A table, and how many times are slower or no longer there."""
+    cpus = [side["machine"]["cpu"].removeprefix("model name ") for side in (old, new)]
+    if cpus[0] != cpus[1]:
+        raise SystemExit(f"the two runs are of two CPUs: {cpus[0]}; {cpus[1]}")
     before, after = ({(row.load, row.threads): row for row in rows_of(side)} for side in (old, new))
     pairs = [(before[key], after[key]) for key in before if key in after]
     if not pairs:
@@ -51,26 +47,29 @@ def compared(old: dict[str, Any], new: dict[str, Any], raw: bool) -> tuple[str, 
         f"{old['commit']} -> {new['commit']}; divided out: the peers now take {machine:.3f} of their time"
     ]
     lines.append(f"{'':45}threads{'':18}{'old ms':>10}{'new ms':>10}   old / new, (range)")
-    worse = count = 0
+    slower = failed = count = 0
     for row, other in pairs:
-        for own in row.owns:
-            if own not in other.peers:
-                reason = other.failed.get(own) or other.failed.get("all") or "not measured"
-                lines.append(f"{row.load!s:45}{row.threads:>7}  {own:16} FAILED: {reason}")
-                worse += 1
-                continue
+        for own in dict.fromkeys([*row.owns, *other.owns]):
             count += 1
-            ratio, low, high = change(row.peers[own], other.peers[own], machine)
-            judged = verdict(low, high)
-            worse += judged == "SLOWER"
-            times = "".join(f"{side.seconds(own) * 1e3:>10.4g}" for side in (row, other))
             head = f"{row.load!s:45}{row.threads:>7}  {own:16}"
-            lines.append(f"{head}{times}   {ratio:.2f} ({low:.2f}-{high:.2f}) {judged}")
+            if lacking := [side for side in (row, other) if own not in side.peers]:
+                side = lacking[-1]
+                reason = side.failed.get(own) or side.failed.get("all") or "not measured"
+                when = "" if side is other else " in the old run"
+                lines.append(f"{head}FAILED{when}: {reason}")
+                failed += side is other
+                continue
+            found = quotient(own, row.peers[own], other.peers[own])
+            low, high = found.low * machine, found.high * machine
+            judged = verdict(low, high)
+            slower += judged == "SLOWER"
+            times = "".join(f"{side.seconds(own) * 1e3:>10.4g}" for side in (row, other))
+            lines.append(f"{head}{times}   {found.median * machine:.2f} ({low:.2f}-{high:.2f}) {judged}")
     for name, side, others in (("old", before, after), ("new", after, before)):
         if missing := len(side.keys() - others.keys()):
             lines.append(f"{missing} rows are in the {name} run alone")
-    lines.append(f"{worse} of {count} times are slower beyond the spread, or failed")
-    return "\n".join(lines), worse
+    lines.append(f"{slower} of {count} times are slower beyond the spread, {failed} failed")
+    return "\n".join(lines), slower + failed
 
 
 def main() -> None:

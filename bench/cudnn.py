@@ -31,12 +31,7 @@ except ImportError:
     sys.exit("bench/cudnn.py needs torch, which is not installed")
 
 PASSES = ("forward", "training")
-MODES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+MODES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_HIDDEN = (512, 1024, 256, 768, 2048)
 FIRST_BATCH = (16, 64)
 HIDDEN = (*FIRST_HIDDEN, 128, 64, 192)

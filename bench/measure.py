@@ -18,20 +18,13 @@ from workloads import Workload
 # How far apart two results may be, as part of the largest value: roundings of a chain of a few thousand
 # products (float64, float32: less than what float32 with fewer bits in its products would give), a few dozen
 # times the rounding of the formats that round more.
-LIMITS = {
-    "float64": 4e-12,
-    "float32": 2e-4,
-    "tf32": 1e-2,
-    "float16": 1e-2,
-    "bfloat16": 0.1,
-    "int8": 0.1,
-}
+LIMITS = {"float64": 4e-12, "float32": 2e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 0.1, "int8": 0.1}
 CHECKED_STEPS = 3  # of a stream, so that a state that is not carried shows
 SHORT = 0.05  # seconds: a run below is preceded by runs that are not timed
 TURN = 0.004  # seconds that a peer takes in its turn, at the least: the clock's own cost does not count
 # Seconds that are not timed before the turn of a short run. One thread's caches fill in a millisecond; of
 # several threads that slept, some may wake on one core, and the system takes its time to move them apart.
-WARM = {"one thread": 0.001, "several": 0.012}
+WARM = 0.001, 0.012  # one thread, several
 PAUSE = 0.001  # seconds between two looks at whether other threads are at work
 CLOCKED = 100  # steps of a stream that are clocked one by one in each turn
 
@@ -101,8 +94,8 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def settle() -> None:
-    """Wait until the other threads of this process are idle, so that every turn begins alike.
+def settle() -> bool:
+    """Wait until the other threads of this process are idle, so that every turn begins alike; not for ever.
 
     Those of a peer may go on waiting for more work in a loop after its turn, on cores that others need.
     """
@@ -110,7 +103,8 @@ def settle() -> None:
         before = time.process_time()
         time.sleep(PAUSE)
         if time.process_time() - before < PAUSE / 4:
-            return
+            return True
+    return False
 
 
 def clocked(run: Run) -> list[float]:
@@ -127,13 +121,14 @@ def measure(
     seconds: float,
     steps: dict[str, list[float]],
     warm: float,
-    failed: dict[str, str],
+    row: dict[str, Any],
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of each, taken in turn: whatever disturbs the machine disturbs all of them.
 
     At least 3 turns, however long they take. Before the turn of a short run come `warm` seconds that are not
     timed. `steps` receives the times of single runs for the peers it names. Also returns how many runs a turn
-    has. A run that fails goes from `runs`, and `failed` receives the reason.
+    has. A run that fails goes from `runs`, and the row receives the reason; also how many of a peer's turns
+    began while other threads were still at work.
     """
     repeat: dict[str, int] = {}
     short: dict[str, bool] = {}
@@ -145,7 +140,8 @@ def measure(
             peer.seconds(run, 1)
 
     def turn(name: str, peer: Peer, run: Run) -> None:
-        settle()
+        if not settle():
+            row["unsettled"][name] = row["unsettled"].get(name, 0) + 1
         if name not in repeat:  # its first run says nothing of those to come
             once = min(peer.seconds(run, 1) for _ in range(2))
             repeat[name] = 1
@@ -166,7 +162,7 @@ def measure(
             try:
                 turn(name, peer, run)
             except Exception as error:  # the others go on
-                failed[name] = one_line(error)
+                row["failed"][name] = one_line(error)
                 del runs[name], times[name]
         turns += 1
     return times, repeat
@@ -197,12 +193,18 @@ def rounded(value: float) -> float:
 
 def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], seconds: float) -> dict[str, Any]:
     row: dict[str, Any] = {"workload": workload.as_dict(), "threads": threads}
-    row |= {"peers": {}, "failed": {}, "unable": {}}
+    row |= {"peers": {}, "failed": {}, "unable": {}, "unsettled": {}}
     runs = prepared(workload, threads, all_peers, row)
     streaming = workload.run == "streaming"
     steps: dict[str, list[float]] = {name: [] for name in runs if streaming and not on_device(name)}
-    warm = WARM["one thread" if threads == 1 else "several"]
-    times, repeat = measure(runs, seconds, steps, warm, row["failed"])
+    times, repeat = measure(runs, seconds, steps, WARM[threads > 1], row)
+
+    def ratio(peer: str, own: str) -> list[float]:
+        """Median and quartiles, turn by turn."""
+        values = [a / b for a, b in zip(times[peer], times[own], strict=True)]
+        return [rounded(value) for value in (statistics.median(values), *spread(values))]
+
+    owns = [name for name in times if name.startswith("fastrnn")]
     for name, values in times.items():
         entry: dict[str, Any] = {
             "median_s": rounded(statistics.median(values)),
@@ -212,11 +214,11 @@ def run_one(workload: Workload, threads: int, all_peers: dict[str, Peer], second
         }
         rival = runs[name][0].rival
         if rival in times:
-            ratios = [peer / own for peer, own in zip(values, times[rival], strict=True)]
-            entry["rival"] = rival
-            entry["ratio"] = rounded(statistics.median(ratios))
-            entry["ratio_quartiles"] = [rounded(value) for value in spread(ratios)]
-            entry["verdict"] = verdict(*spread(ratios))
+            middle, *quartiles = ratio(name, rival)
+            entry |= {"rival": rival, "ratio": middle, "ratio_quartiles": quartiles}
+            entry["verdict"] = verdict(*quartiles)
+        if name in owns and len(owns) > 1:
+            entry["beside"] = {own: ratio(own, name) for own in owns if own != name}
         if name in steps:
             entry["steps"] = latencies(steps[name])
         row["peers"][name] = entry

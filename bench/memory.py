@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 from progress import within
 from results import commit, markdown, write
 from worker import Process, answering, keep_to, machine, thread_count
-from workloads import Workload
+from workloads import Workload, estimate
 
 HERE = Path(__file__).parent
 SIZES = ("cell", "steps", "batch", "hidden", "threads")
@@ -166,20 +167,21 @@ def table(points: list[Point]) -> str:
     return markdown([*head, "gradients"], lines)
 
 
-def estimate(points: list[Point], turns: int) -> float:
-    """About how many seconds `measured` takes: 80 GFLOP/s of each thread, and a start of each process."""
-    flop = sum(load_of(point).flop / point["threads"] for point in points)
-    return len(points) + (turns + 1) * flop / 80e9
-
-
-def measure_all(groups: list[list[Point]], turns: int, file: Path, rows: list[Point]) -> None:
+def measure_all(
+    groups: list[list[Point]], turns: int, file: Path, rows: list[Point], label: str, peers: list[str]
+) -> None:
     """Those of each size, added to the rows that there are."""
     planned = len(rows) + sum(map(len, groups))
-    peers = list(dict.fromkeys(point["peer"] for points in groups for point in points))
-    head = {"commit": commit(), "versions": versions(peers), "machine": machine()}
-    for points in within(math.inf, groups, lambda points: estimate(points, turns)):
+    head = {"commit": label, "versions": versions(peers), "machine": machine()}
+    cost = partial(estimated, turns=turns)
+    for points in within(math.inf, groups, cost):
         rows += measured(points, turns)
         write(file, head | {"left_out": planned - len(rows)}, "memory", rows)
+
+
+def estimated(points: list[Point], turns: int) -> float:
+    """About how many seconds `measured` takes."""
+    return estimate(load_of(points[0]), len(points), 0.0, turns + 1)
 
 
 def grouped(
@@ -222,8 +224,10 @@ def main() -> None:
     sizes = (args.cells, args.steps, args.batch, args.hidden, args.threads)
     file = args.out or HERE / "results" / "memory.json"
     rows: list[Point] = []
+    label = commit()
     try:
-        measure_all(grouped(*sizes, args.checkpoint, args.peers), args.turns, file, rows)
+        groups = grouped(*sizes, args.checkpoint, args.peers)
+        measure_all(groups, args.turns, file, rows, label, args.peers)
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
     print(table(rows) + f"\nwritten to {file}")

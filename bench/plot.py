@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import memory
 from peers import ROUNDED
-from results import AXES, BINS_PER_DECADE, Row, growth, on_device, read, rows_of
-from workloads import GATES, PASSES, level
+from results import AXES, BINS_PER_DECADE, Row, all_rows, growth, on_device, read
+from workloads import BASE, GATES, PASSES, level
 
 # fastrnn stands out; a library has the same colour everywhere.
 COLOURS = {
@@ -36,6 +36,7 @@ COLOURS = {
 }
 LEVELS = {"L1": "#2ca02c", "L2": "#1f77b4", "L3": "#9467bd", "memory": "#8c564b"}
 MARKERS = {"lstm": "o", "gru": "s", "rnn": "^"}
+PLAIN = "float32", "fastrnn"  # not in a file's name
 FILLS = {"forward": "full", "training": "none", "streaming": "left"}
 
 
@@ -103,17 +104,16 @@ class Pictures:
             found.values(), found.keys(), loc="outside right center", fontsize="small", frameon=False
         )
 
-    def save(self, figure: Any, name: str, title: str) -> Path:
-        if self.only and name not in self.only:
-            self.plt.close(figure)
-            return self.stem
+    def wanted(self, name: str) -> bool:
+        return not self.only or name in self.only
+
+    def save(self, figure: Any, name: str, title: str) -> None:
         figure.suptitle(f"{title}\n{self.title}", fontsize="medium")
-        file = self.stem.with_name(f"{self.stem.name}-{name}".removesuffix("-") + ".png")
+        file = self.stem.with_name(f"{self.stem.name}-{name}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=130)
         self.plt.close(figure)
         self.files.append(file)
-        return file
 
 
 def sizes_on(axis: Any, values: Iterable[int]) -> None:
@@ -136,18 +136,28 @@ def numbers_on(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def filling(rows: list[Row]) -> list[Row]:
+    """Without an H or B that was measured with one of the other alone, where there are others."""
+    sizes = {(row.load.hidden_size, row.load.batch) for row in rows}
+    hidden, batches = (Counter(size[k] for size in sizes) for k in (0, 1))
+    kept = [row for row in rows if hidden[row.load.hidden_size] > 1 and batches[row.load.batch] > 1]
+    return kept or rows
+
+
 def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
     """A figure for each T and number of threads, a row of panels for each pass, a panel for each cell."""
     from matplotlib.colors import TwoSlopeNorm
 
     groups: dict[tuple[int, int, str], list[Row]] = {}
     for row in plain(rows):
-        if row.best(own):
+        if row.rivals(own):
             groups.setdefault((row.load.steps, row.threads, row.load.dtype), []).append(row)
     for (T, threads, dtype), some in groups.items():
+        name = f"speedup-T{T}-{threads}t" + "".join(f"-{k}" for k in (dtype, own) if k not in PLAIN)
+        some = filling(some)
         hidden = sorted({row.load.hidden_size for row in some})
         batches = sorted({row.load.batch for row in some})
-        if min(len(hidden), len(batches)) < 2:
+        if min(len(hidden), len(batches)) < 2 or not pictures.wanted(name):
             continue
         cells = [cell for cell in GATES if any(row.load.cell == cell for row in some)]
         passes = [name for name in PASSES if any(row.load.run == name for row in some)]
@@ -161,7 +171,9 @@ def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
                 grid = [[math.nan] * len(batches) for _ in hidden]
                 for row in some:
                     if (row.load.run, row.load.cell) == (run, cell):
-                        ratio = row.peers[row.best(own)]["ratio"]
+                        best = row.against(own)
+                        assert best is not None
+                        ratio = best.median
                         x, y = batches.index(row.load.batch), hidden.index(row.load.hidden_size)
                         grid[y][x] = math.log2(ratio)
                         strong = abs(grid[y][x]) > 1.2
@@ -185,9 +197,6 @@ def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
         bar = figure.colorbar(image, ax=axes, shrink=0.7, extend="both")
         bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/4", "1/2", "1", "2", "4"])
         unit = f"T = {T}, {threads} thread" + "s" * (threads > 1) + f", {dtype}"
-        name = (
-            f"speedup-T{T}-{threads}t" + f"-{dtype}" * (dtype != "float32") + f"-{own}" * (own != "fastrnn")
-        )
         pictures.save(figure, name, f"Time of the best peer / {own}: {unit}; blue: {own} is faster")
 
 
@@ -197,6 +206,8 @@ def throughput(pictures: Pictures, rows: list[Row]) -> None:
     for row in plain(rows):
         groups.setdefault((row.load.run, row.load.steps, row.threads, row.load.dtype), []).append(row)
     for (run, T, threads, dtype), some in groups.items():
+        file = f"throughput-{run}-T{T}-{threads}t" + f"-{dtype}" * (dtype != "float32")
+        some = filling(some)
         hidden = sorted({row.load.hidden_size for row in some})
         batches = sorted({row.load.batch for row in some})
         # Lines at the smallest and the largest of the other size, and at one in the middle.
@@ -206,7 +217,7 @@ def throughput(pictures: Pictures, rows: list[Row]) -> None:
         if len(batches) > 1:
             lines += [("batch", "B", "hidden_size", min(hidden, key=lambda H: abs(H - 256)))]
         cells = [cell for cell in GATES if any(row.load.cell == cell for row in some)]
-        if not lines:
+        if not lines or not pictures.wanted(file):
             continue
         figure, axes = pictures.panels(len(lines), len(cells), 3.6, 2.7, sharey="row")
         for i, (axis, name, other, value) in enumerate(lines):
@@ -231,7 +242,6 @@ def throughput(pictures: Pictures, rows: list[Row]) -> None:
             axes[i][0].set_ylabel("sequences per second")
         pictures.legend(figure, axes)
         unit = f"T = {T}, {threads} CPU thread" + "s" * (threads > 1) + f", {dtype}"
-        file = f"throughput-{run}-T{T}-{threads}t" + f"-{dtype}" * (dtype != "float32")
         pictures.save(figure, file, f"Throughput, {run}: {unit}")
 
 
@@ -239,7 +249,7 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
     """How long single steps take: a panel for each workload."""
     streams = [row for row in rows if any("steps" in entry for entry in row.peers.values())]
     streams = ([row for row in streams if not row.load.name] or streams)[:12]
-    if not streams:
+    if not streams or not pictures.wanted("steps"):
         return
     columns = min(3, len(streams))
     figure, axes = pictures.panels(math.ceil(len(streams) / columns), columns, 4.0, 2.6)
@@ -272,15 +282,13 @@ def latency(pictures: Pictures, rows: list[Row]) -> None:
 def growing(pictures: Pictures, results: list[dict[str, Any]]) -> None:
     """A panel for each axis and each cell and pass, through one size; thin: the power that is expected."""
     panels = growth(results)
-    if not panels:
+    if not panels or not pictures.wanted("growth"):
         return
-    names = [name for name in AXES if any(name in lines for lines in panels.values())]
+    names = list(next(iter(panels.values())))
     figure, axes = pictures.panels(len(panels), len(names), 2.7, 2.1, sharex="col")
-    common: list[set[Row]] = []
     for i, ((cell, run), lines) in enumerate(panels.items()):
         for panel, name in zip(axes[i], names, strict=True):
             line, axis = lines[name], AXES[name]
-            common.append(set(line))
             for peer in dict.fromkeys(peer for row in line for peer in row.peers):
                 points = [(axis.value(row), row.seconds(peer) * 1e3) for row in line if peer in row.peers]
                 panel.plot(*zip(*points, strict=True), label=label(peer), **style(peer))
@@ -301,11 +309,7 @@ def growing(pictures: Pictures, results: list[dict[str, Any]]) -> None:
             if i == len(panels) - 1:
                 panel.set_xlabel(name)
         axes[i][0].set_ylabel(f"{cell.upper()} {run}, ms")
-    size = next(iter(set.intersection(*common[: len(names)])))
-    load = size.load
-    text = f"T = {load.steps}, B = {load.batch}, H = I = {load.hidden_size}"
-    text += f", {load.num_layers} layers" * (load.num_layers > 1)
-    text += f", {size.threads} thread" + "s" * (size.threads > 1)
+    text = f"T = {BASE['steps']}, B = {BASE['batch']}, H = I = {BASE['hidden_size']}, 1 thread"
     pictures.legend(figure, axes)
     pictures.save(figure, "growth", f"How time grows when one of these changes: {text}")
 
@@ -314,7 +318,7 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
     """A panel for each number of threads: every float32 row of fastrnn, and its best peer."""
     measured = [row for row in rows if row.ceiling and row.load.dtype == "float32" and "fastrnn" in row.peers]
     counts = sorted({row.threads for row in measured})
-    if not counts:
+    if not counts or not pictures.wanted("roofline"):
         return
 
     def intensity(row: Row) -> float:
@@ -334,10 +338,9 @@ def roofline(pictures: Pictures, rows: list[Row]) -> None:
                 [ridge / 1e4, ridge], [peak / 1e4, peak], color=LEVELS[name], label=f"read from {name}"
             )
         for row in some:
-            if best := row.best():
-                panel.plot(
-                    intensity(row), row.gflops(best), ".", color="#c8c8c8", zorder=1, label="best peer"
-                )
+            if best := row.against():
+                rate = row.gflops(best.peer)
+                panel.plot(intensity(row), rate, ".", color="#c8c8c8", zorder=1, label="best peer")
             colour = LEVELS[level(row.load, ceiling)]
             panel.plot(
                 intensity(row),
@@ -368,7 +371,7 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
     """A panel for each cell: what a step keeps, and scratch, against T."""
     points = [point for point in points if "failed" not in point]
     cells = list(dict.fromkeys(point["cell"] for point in points))
-    if not cells:
+    if not cells or not pictures.wanted("memory"):
         return
     figure, axes = pictures.panels(1, len(cells), 4.2, 3.2, sharey="row")
     for panel, cell in zip(axes[0], cells, strict=True):
@@ -389,68 +392,13 @@ def memory_growth(pictures: Pictures, points: list[dict[str, Any]]) -> None:
     pictures.save(figure, "memory", "Peak memory of a training step, beyond x, y, dy, dx and the process")
 
 
-def overview(result: dict[str, Any], rows: list[Row], file: Path) -> Path | None:
-    """One picture of one run, whatever its sizes: throughput over the one that takes most values.
-
-    A panel for each cell and pass, a marker for each of the other sizes, three of these at most. None without
-    matplotlib.
-    """
-    rows = [row for row in rows if row.peers]
-    if not rows:
-        return None
-    sizes = ("hidden_size", "batch", "steps")
-    axis = max(sizes, key=lambda size: len({getattr(row.load, size) for row in rows}))
-
-    def rest(row: Row) -> str:
-        named = {"hidden_size": f"H={row.load.hidden_size}", "batch": f"B={row.load.batch}", "steps": ""}
-        if row.load.run != "streaming":
-            named["steps"] = f"T={row.load.steps}"
-        del named[axis]
-        named |= {"input": f"I={row.load.input_size}"} if row.load.input_size != row.load.hidden_size else {}
-        named |= {"layers": f"L={row.load.num_layers}"} if row.load.num_layers > 1 else {}
-        named |= {"directions": "bi"} if row.load.bidirectional else {}
-        return " ".join([*named.values(), row.load.dtype, f"threads={row.threads}", row.load.name]).strip()
-
-    try:
-        pictures = Pictures(file.with_suffix(""), machine([result]))
-    except ImportError:
-        return None
-    cells = [cell for cell in GATES if any(row.load.cell == cell for row in rows)]
-    passes = [run for run in PASSES if any(row.load.run == run for row in rows)]
-    figure, axes = pictures.panels(len(passes), len(cells), 4.0, 3.0)
-    for run, cell in product(passes, cells):
-        panel = axes[passes.index(run)][cells.index(cell)]
-        mine = [row for row in rows if (row.load.run, row.load.cell) == (run, cell)]
-        rests = list(dict.fromkeys(map(rest, mine)))
-        chosen = dict.fromkeys([*rests[:1], *rests[len(rests) // 2 :][:1], *rests[-1:]])
-        for marker, other in zip("osv", chosen, strict=False):
-            line = sorted(
-                (row for row in mine if rest(row) == other), key=lambda row: getattr(row.load, axis)
-            )
-            panel.plot([], [], marker, color="black", markersize=4, label=other)
-            for peer in dict.fromkeys(peer for row in line for peer in row.peers):
-                points = [
-                    (getattr(row.load, axis), row.throughput(peer)) for row in line if peer in row.peers
-                ]
-                panel.plot(*zip(*points, strict=True), label=label(peer), **style(peer) | {"marker": marker})
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        sizes_on(panel.xaxis, [getattr(row.load, axis) for row in mine])
-        panel.grid(alpha=0.3)
-        panel.set_title(f"{cell.upper()}, {run}", fontsize="medium")
-        panel.set_xlabel({"hidden_size": "H", "batch": "B", "steps": "T"}[axis])
-        panel.set_ylabel("sequences per second")
-    pictures.legend(figure, axes)
-    return pictures.save(figure, "", "Throughput")
-
-
 def draw(results: list[dict[str, Any]], stem: Path, only: Collection[str] = ()) -> list[Path]:
     """Write PNG files whose names begin with `stem`, all or `only` some; none without matplotlib."""
     try:
         pictures = Pictures(stem, machine(results), only)
     except ImportError:
         return []
-    rows = [row for result in results for row in rows_of(result) if row.peers]
+    rows = [row for row in all_rows(results) if row.peers]
     for own in dict.fromkeys(own for row in rows for own in row.owns):
         speedup(pictures, rows, own)
     throughput(pictures, rows)

@@ -1,21 +1,45 @@
-"""Files of results: written by run.py and memory.py, read by tables.py, compare.py and plot.py."""
+"""Files of results: written by run.py, memory.py and survey.py, read by tables.py, compare.py and plot.py."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from workloads import DTYPES, Workload, bound
+from peers import ROUNDED
+from workloads import BASE, DTYPES, Workload, bound
 
+TREE = Path(__file__).resolve().parents[1]
 BINS_PER_DECADE = 40  # of the histogram of the times of single steps
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of the fastest of some / fastrnn's: the median over turns, and the lowest of each one's quartiles.
+
+    So `high` is under 1 if any of them is faster beyond its spread, and `low` over 1 if none comes near.
+    """
+
+    peer: str
+    median: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.low, self.high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +51,7 @@ class Row:
     peers: dict[str, dict[str, Any]]
     failed: dict[str, str]
     unable: dict[str, str]
+    unsettled: dict[str, int]  # turns that began while other threads were still at work
     ceiling: dict[str, Any] | None
 
     @property
@@ -37,10 +62,36 @@ class Row:
     def rivals(self, own: str) -> dict[str, dict[str, Any]]:
         return {name: entry for name, entry in self.peers.items() if entry.get("rival") == own}
 
-    def best(self, own: str = "fastrnn") -> str | None:
-        """The rival that is fastest, by its ratio to ours."""
-        rivals = self.rivals(own)
-        return min(rivals, key=lambda name: rivals[name]["ratio"], default=None)
+    def against(self, own: str = "fastrnn", peers: Collection[str] = ()) -> Ratio | None:
+        """How the fastest of the rivals, or of those named, compares; None if none was measured."""
+        some = {name: entry for name, entry in self.rivals(own).items() if not peers or name in peers}
+        if not some:
+            return None
+        best = min(some, key=lambda name: some[name]["ratio"])
+        low, high = (min(side) for side in zip(*(e["ratio_quartiles"] for e in some.values()), strict=True))
+        return Ratio(best, some[best]["ratio"], low, high)
+
+    def ratio(self, slow: str, fast: str) -> Ratio:
+        """Time of the one / time of the other: turn by turn where the row has that, or of their quartiles."""
+        entry, other = self.peers[slow], self.peers[fast]
+        if entry.get("rival") == fast:
+            return Ratio(slow, entry["ratio"], *entry["ratio_quartiles"])
+        if slow in other.get("beside", {}):
+            return Ratio(slow, *other["beside"][slow])
+        return quotient(slow, entry, other)
+
+    @property
+    def broken(self) -> str:
+        """Why fastrnn has no figure to trust: it failed, or differs from all whose results were compared.
+
+        Its result is what the others are held against, and may be the wrong one.
+        """
+        for name, reason in self.failed.items():
+            if name.startswith("fastrnn") or name == "all":
+                return f"{name}: {reason}"
+        apart = [f"{name}: {reason}" for name, reason in self.failed.items() if "disagree" in reason]
+        agree = any("rival" in entry for entry in self.peers.values())
+        return "" if agree else "; ".join(apart)
 
     def seconds(self, peer: str) -> float:
         return self.peers[peer]["median_s"]
@@ -62,18 +113,58 @@ class Row:
         seconds, by = bound(load, self.ceiling)
         return seconds / self.seconds(peer), by
 
+    def shared(self, peer: str) -> str:
+        reached = self.share(peer)
+        return f"{reached[0]:.0%} {reached[1]}" if reached else ""
+
+    def part(self, wanted: Callable[[str], bool]) -> Row:
+        """With those peers alone."""
+        kept = ({k: v for k, v in found.items() if k == "all" or wanted(k)} for found in self.by_peer)
+        peers, failed, unable, unsettled = kept
+        return replace(self, peers=peers, failed=failed, unable=unable, unsettled=unsettled)
+
+    @property
+    def by_peer(self) -> tuple[dict[str, Any], ...]:
+        return self.peers, self.failed, self.unable, self.unsettled
+
+
+def quotient(slow: str, entry: dict[str, Any], other: dict[str, Any]) -> Ratio:
+    """Of two times that were not taken in turn: of medians, and of the quartiles that are furthest apart."""
+    (slow_low, slow_high), (low, high) = entry["quartiles_s"], other["quartiles_s"]
+    return Ratio(slow, entry["median_s"] / other["median_s"], slow_low / high, slow_high / low)
+
 
 def on_device(peer: str) -> bool:
     return "cud" in peer
 
 
+def git(*command: str) -> str:
+    """What it prints about this tree; nothing where there is no git, or this is no work tree of it."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["git", "-C", TREE, *command], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+    return ""
+
+
 def commit() -> str:
-    """Commit of the tree that is measured, with a mark if it has been changed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    with contextlib.suppress(OSError):  # no git
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() or "unknown"
-    return "unknown"
+    """Commit of the tree that is measured, with a mark if documents or scripts have been changed since.
+
+    SystemExit if what is installed is not the commit's: its sources have changed since, or it is older than
+    they are. (Than their files: one that was built and then committed is what the commit has.)
+    """
+    label = git("describe", "--always", "--dirty", "--abbrev=12")
+    if not label:
+        return "unknown"
+    sources = "csrc", "python", "CMakeLists.txt"
+    if changed := git("status", "--porcelain", "--", *sources):
+        raise SystemExit(f"{changed.split()[1]} is not as in commit {label}: commit it, and build again")
+    found = importlib.util.find_spec("fastrnn._core")
+    if found and found.origin:
+        built = Path(found.origin).stat().st_mtime
+        for name in git("ls-files", "--", *sources).splitlines():
+            if (TREE / name).stat().st_mtime > built:
+                raise SystemExit(f"{found.origin} is older than {name} of commit {label}: build again")
+    return label
 
 
 def write(file: Path, head: dict[str, Any], name: str, rows: list[dict[str, Any]]) -> None:
@@ -87,10 +178,67 @@ def write(file: Path, head: dict[str, Any], name: str, rows: list[dict[str, Any]
 
 
 def rows_of(result: dict[str, Any]) -> Iterator[Row]:
+    """In the file's order. What the file does not have, an older run.py did not write."""
     for row in result.get("rows", []):  # a file of memory.py has none
         ceiling = result.get("ceilings", {}).get(str(row["threads"]))
-        load = Workload(**row["workload"])
-        yield Row(load, row["threads"], row["peers"], row["failed"], row.get("unable", {}), ceiling)
+        by_peer = (row.get(key, {}) for key in ("peers", "failed", "unable", "unsettled"))
+        yield Row(Workload(**row["workload"]), row["threads"], *by_peer, ceiling)
+
+
+def all_rows(results: Iterable[dict[str, Any]]) -> list[Row]:
+    """Of several files, each workload once: from the first that has most peers.
+
+    A peer that only another file has comes from there, with the ratio that it had to fastrnn in its turns.
+    Weights of fewer bits are a row of their own, with the float32 time beside which they were measured.
+    """
+    found: dict[Any, list[Row]] = {}
+    for row in (row for result in results for row in rows_of(result)):
+        names = {name for side in row.by_peer for name in side}
+        if names.isdisjoint(ROUNDED):
+            parts = [(False, row)]
+        else:
+            parts = [(True, row.part(lambda name: name == "fastrnn" or name in ROUNDED))]
+            rest = row.part(lambda name: name not in ROUNDED)
+            parts += [(False, rest)] * (rest.peers.keys() != {"fastrnn"})
+        for rounded, part in parts:
+            found.setdefault((part.load, part.threads, rounded), []).append(part)
+    return [together(rows) for rows in found.values()]
+
+
+def together(rows: list[Row]) -> Row:
+    most = max(rows, key=lambda row: len(row.peers))
+    if "fastrnn" not in most.peers:
+        return most
+    others = {name: entry for row in rows for name, entry in row.rivals("fastrnn").items()}
+    return replace(most, peers=most.peers | {k: v for k, v in others.items() if k not in most.peers})
+
+
+def lacking(rows: Iterable[Row]) -> list[str]:
+    """What a table cannot show: who failed and where, who was left out, whose turns began too early."""
+    failed: dict[tuple[str, str], list[str]] = {}
+    unable: Counter[tuple[str, str]] = Counter()
+    unsettled: Counter[str] = Counter()
+    for row in rows:
+        for name, reason in row.failed.items():
+            failed.setdefault((name, reason), []).append(f"{row.load}, {row.threads} thread(s)")
+        unable.update(row.unable.items())
+        unsettled.update(row.unsettled)
+    return [
+        *(f"{name} failed: {reason} ({'; '.join(where)})" for (name, reason), where in failed.items()),
+        *(f"{name} is left out of {count} rows: {reason}" for (name, reason), count in unable.items()),
+        *(f"{count} turns of {name} began while other threads worked" for name, count in unsettled.items()),
+    ]
+
+
+def not_measured(results: list[dict[str, Any]]) -> str:
+    """In Markdown; nothing if all was."""
+    left = sum(result.get("left_out", 0) for result in results)
+    lines = [f"{left} rows not measured: the run was stopped"] * bool(left)
+    lines += lacking(row for result in results for row in rows_of(result))
+    for point in (point for result in results for point in result.get("memory", []) if "failed" in point):
+        lines.append(f"memory: {point['peer']} failed: {point['failed']} ({point['cell']} T{point['steps']})")
+    lines += [line for result in results for line in result.get("absent", [])]
+    return "".join(f"- {line}.\n" for line in dict.fromkeys(lines))
 
 
 def read(files: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -104,69 +252,51 @@ def read(files: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Axis:
-    """How rows are alike but for one thing, what that is, and the power of it that time should follow."""
+    """What of a workload varies (nothing: the threads), and the power of it that time should follow."""
 
     power: int
-    value: Callable[[Row], int]
-    others: Callable[[Row], Any]
-    least: int = 3  # values that make a line
+    fields: tuple[str, ...]
+
+    def value(self, row: Row) -> int:
+        return getattr(row.load, self.fields[0]) if self.fields else row.threads
+
+    def passes(self, row: Row) -> bool:
+        """Is the row one of those that differ from BASE in this alone?"""
+        base = Workload(row.load.cell, row.load.run, **BASE)
+        values = {name: self.value(row) for name in self.fields}
+        return row.load == replace(base, **values) and (row.threads == 1 or not self.fields)
 
 
 AXES = {
-    "T": Axis(1, lambda row: row.load.steps, lambda row: (replace(row.load, steps=0), row.threads)),
-    "B": Axis(1, lambda row: row.load.batch, lambda row: (replace(row.load, batch=0), row.threads)),
-    "H = I": Axis(
-        2,
-        lambda row: row.load.hidden_size,
-        lambda row: (
-            replace(row.load, hidden_size=0, input_size=row.load.input_size - row.load.hidden_size),
-            row.threads,
-        ),
-    ),
-    "layers": Axis(
-        1, lambda row: row.load.num_layers, lambda row: (replace(row.load, num_layers=0), row.threads)
-    ),
-    "threads": Axis(-1, lambda row: row.threads, lambda row: row.load, 2),
+    "T": Axis(1, ("steps",)),
+    "B": Axis(1, ("batch",)),
+    "H = I": Axis(2, ("hidden_size", "input_size")),
+    "layers": Axis(1, ("num_layers",)),
+    "threads": Axis(-1, ()),
 }
 Line = list[Row]
 
 
 def growth(results: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Line]]:
-    """By cell and pass: for each axis, rows that differ in it alone.
+    """By cell and pass: for each axis, the rows through BASE that differ in it alone.
 
-    Of the one file that has most such lines: what was measured together. All go through one size, and
-    a cell and pass is there if it has a line for every axis that any has.
+    Of the one file that has most such lines: what was measured together.
     """
-    found = [lines_through_one_size(rows_of(result)) for result in results]
+    found = [lines_through_base(rows_of(result)) for result in results]
     return max(found, key=lambda panels: sum(map(len, panels.values())), default={})
 
 
-def lines_through_one_size(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Line]]:
-    groups: dict[tuple[str, Any], dict[int, Row]] = {}
-    rows = [row for row in rows if row.load.run != "streaming" and "fastrnn" in row.peers]
-    for row, (name, axis) in product(rows, AXES.items()):
-        groups.setdefault((name, axis.others(row)), {})[axis.value(row)] = row
-
-    def lines(row: Row) -> dict[str, Line]:
-        found = {name: groups[name, axis.others(row)] for name, axis in AXES.items()}
-        return {
-            name: [line[value] for value in sorted(line)]
-            for name, line in found.items()
-            if len(line) >= AXES[name].least
-        }
-
-    through: dict[Any, dict[tuple[str, str], dict[str, Line]]] = {}
-    for row in rows:
-        size = replace(row.load, cell="", run=""), row.threads
-        through.setdefault(size, {})[row.load.cell, row.load.run] = lines(row)
-
-    def score(panels: dict[tuple[str, str], dict[str, Line]]) -> tuple[int, int]:
-        every = [line for found in panels.values() for line in found.values()]
-        return len(every), sum(map(len, every))
-
-    best = max(through.values(), key=score, default={})
-    names = {name for found in best.values() for name in found}
-    return {key: found for key, found in best.items() if names and found.keys() == names}
+def lines_through_base(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Line]]:
+    """A cell and pass is there if it has all axes that one has."""
+    panels: dict[tuple[str, str], dict[str, Line]] = {}
+    for row, (name, axis) in product([row for row in rows if "fastrnn" in row.peers], AXES.items()):
+        if row.load.run != "streaming" and axis.passes(row):
+            panels.setdefault((row.load.cell, row.load.run), {}).setdefault(name, []).append(row)
+    for key, found in panels.items():
+        lines = {name: sorted(found[name], key=axis.value) for name, axis in AXES.items() if name in found}
+        panels[key] = {name: line for name, line in lines.items() if len(line) > 1}
+    most = max(map(tuple, panels.values()), key=len, default=())
+    return {key: lines for key, lines in panels.items() if lines and tuple(lines) == most}
 
 
 def exponent(line: Line, name: str, peer: str) -> float:

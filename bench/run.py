@@ -8,8 +8,8 @@
 
 Every list is an axis, and all combinations are measured. CPU and GPU peers run side by side where there is a
 GPU. Prints tables, and writes them with machine, versions and commit to bench/results/, a row as soon as it
-is measured, and one plot beside them (plot.py draws more, tables.py sums up). Ctrl-C, or --total seconds,
-end it with what has been measured.
+is measured, and plots beside them (tables.py sums up). Ctrl-C, or --total seconds, end it with what has been
+measured.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from peers import ALL, ON_DEVICE, ON_HOST, ROUNDED
-from plot import overview
+from plot import draw
 from progress import within
 from results import commit, rows_of, write
-from tables import compared, throughput
+from tables import compared
 from worker import Process, thread_count
 from workloads import DTYPES, GATES, NAMED, PASSES, Workload, estimate, floor, grid
 
@@ -50,8 +50,8 @@ class Worker:
             return self.process.ask(json.dumps([seconds, workload.as_dict()]))
         except ChildProcessError as error:
             self.start()  # after it was killed for its memory, or a library crashed
-            row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}, "unable": {}}
-            return row | {"failed": {"all": str(error)}}
+            row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}}
+            return row | {"failed": {"all": str(error)}, "unable": {}, "unsettled": {}}
 
     def ceiling(self) -> tuple[dict[str, Any] | None, str]:
         return self.process.ask("")
@@ -63,9 +63,9 @@ class Worker:
 class Result:
     """What is written: a JSON file that is whole after every row, with how many are still to come."""
 
-    def __init__(self, file: Path, planned: int) -> None:
+    def __init__(self, file: Path, planned: int, label: str) -> None:
         self.file, self.planned = file, planned
-        self.head: dict[str, Any] = {"commit": commit(), "versions": {}, "absent": [], "ceilings": {}}
+        self.head: dict[str, Any] = {"commit": label, "versions": {}, "absent": [], "ceilings": {}}
         self.rows: list[dict[str, Any]] = []
 
     def go_on(self, before: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class Team:
     def measure(self, workload: Workload, seconds: float) -> None:
         first, *others = (worker.row(workload, seconds) for worker in self.workers)
         for other in others:
-            for key in ("peers", "failed", "unable"):
+            for key in ("peers", "failed", "unable", "unsettled"):
                 first[key] |= other[key]
         self.result.rows.append(first | {"threads": self.threads})
         self.result.write()
@@ -172,7 +172,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each row")
     parser.add_argument("--total", type=float, default=math.inf, help="stop when this time is used up")
     parser.add_argument(
-        "--out", type=Path, help="JSON file, one plot beside it; default bench/results/<date>.json"
+        "--out", type=Path, help="JSON file, plots beside it; default bench/results/<date>.json"
     )
     return parser.parse_args()
 
@@ -194,7 +194,7 @@ def main() -> None:
     workloads = wanted(args)
     pairs = [(threads, workload) for threads in args.threads for workload in workloads]
     file = args.out or HERE / "results" / f"{datetime.date.today().isoformat()}.json"
-    result = Result(file, len(pairs))
+    result = Result(file, len(pairs), commit())
     try:
         measure_all(pairs, names, args.seconds, args.total, result)
     except KeyboardInterrupt:
@@ -204,11 +204,10 @@ def main() -> None:
     if not result.rows:
         sys.exit("nothing was measured")
     result.write()
-    rows = list(rows_of(result.head | {"rows": result.rows}))
-    print(compared(rows))
-    print(throughput(rows))
-    picture = overview(result.head, rows, result.file.with_suffix(".png"))
-    print(f"written to {result.file}" + (f" and {picture}" if picture else "; no plot without matplotlib"))
+    measured = result.head | {"rows": result.rows}
+    print(compared(list(rows_of(measured))))
+    pictures = draw([measured], result.file.with_suffix(""))
+    print("written to", result.file, *pictures)
     failed = [f"{name}: {reason}" for row in result.rows for name, reason in row["failed"].items()]
     if failed or (args.peers and result.head["absent"]):
         sys.exit("not measured: " + "; ".join(failed + result.head["absent"]))

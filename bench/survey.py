@@ -5,7 +5,8 @@
     python bench/survey.py --out bench/results/NAME --only growth memory
 
 A set goes to NAME-<set>.json, row by row. One that is there is not measured again; one that was stopped
-(Ctrl-C) goes on with what it lacks, if commit and CPU are the same. Absent peers are named in the files.
+(Ctrl-C) goes on with what it lacks, if commit, CPU, peers and versions are the same. Absent peers are named
+in the files. Exits with 1, and says where, if fastrnn failed or nobody had the same results.
 """
 
 from __future__ import annotations
@@ -13,24 +14,32 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import memory
 from peers import ALL, ROUNDED
 from plot import draw
-from results import commit, read
-from run import Result, measure_all
-from worker import cores, machine
-from workloads import GATES, NAMED, Workload, estimate, grid
+from progress import within
+from results import commit, read, write
+from run import HERE, Result, measure_all
+from targets import broken
+from worker import Process, cores, machine
+from workloads import BASE, GATES, NAMED, Workload, estimate, grid
 
 PEERS = ("fastrnn", "torch", "onnxruntime", "openvino", "jax")
 TRAINERS = ("fastrnn", "torch", "jax")
 HIDDEN = (16, 24, 64, 100, 128, 256, 300, 512, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 FIGURES = ("speedup-T100-1t", "roofline", "steps", "growth", "memory")  # what docs/performance.md shows
+
+
+def key(row: dict[str, Any]) -> tuple[int, Workload]:
+    return row["threads"], Workload(**row["workload"])
 
 
 @dataclass(frozen=True)
@@ -42,23 +51,20 @@ class Rows:
     peers: tuple[str, ...] = PEERS
     seconds: float = 0.5  # of a row, at the least
 
-    def quick(self) -> Rows:
-        """The same at sizes that take no time: their fourth roots."""
+    def extra(self, before: dict[str, Any]) -> int:
+        """How many rows the file has that are not of this set."""
+        return len({key(row) for row in before.get("rows", [])} - set(self.pairs))
 
-        def small(load: Workload) -> Workload:
-            steps, batch, inputs, hidden = (
-                math.ceil(size**0.25) for size in (load.steps, load.batch, load.input_size, load.hidden_size)
-            )
-            layers = min(load.num_layers, 2)
-            return replace(
-                load, steps=steps, batch=batch, input_size=inputs, hidden_size=hidden, num_layers=layers
-            )
-
-        pairs = list(dict.fromkeys((threads, small(load)) for threads, load in self.pairs))
-        return replace(self, pairs=pairs, seconds=0.0)
+    def versions(self, allowed: Iterable[str]) -> dict[str, str]:
+        """Of the peers that are here now, as the measuring process says."""
+        process = Process(str(HERE / "worker.py"), "1", *(name for name in self.peers if name in allowed))
+        try:
+            return process.read()["versions"]
+        finally:
+            process.stop()
 
     def left(self, before: dict[str, Any]) -> list[tuple[int, Workload]]:
-        done = {(row["threads"], Workload(**row["workload"])) for row in before.get("rows", [])}
+        done = set(map(key, before.get("rows", [])))
         return [pair for pair in self.pairs if pair not in done]
 
     def estimate(self, before: dict[str, Any]) -> float:
@@ -66,8 +72,8 @@ class Rows:
         teams = 6.0 * len({threads for threads, _ in pairs})  # libraries loaded, ceilings before and after
         return teams + sum(estimate(load, len(self.peers), self.seconds) for _, load in pairs)
 
-    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str]) -> None:
-        result = Result(file, len(self.pairs))
+    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str], label: str) -> None:
+        result = Result(file, len(self.pairs), label)
         if before:
             result.go_on(before)
         names = [name for name in self.peers if name in allowed]
@@ -83,31 +89,78 @@ class Memory:
     groups: list[list[memory.Point]]
     turns: int = 1
 
-    def quick(self) -> Memory:
-        small = {"steps": 8, "batch": 2, "hidden": 4, "checkpoint": 4}
-        groups = [
-            [point | {key: min(point[key], size) for key, size in small.items()} for point in points]
-            for points in self.groups[:2]
-        ]
-        return replace(self, groups=groups)
+    def extra(self, before: dict[str, Any]) -> int:
+        ours = {memory.size(points[0]) for points in self.groups}
+        return len({memory.size(point) for point in before.get("memory", [])} - ours)
+
+    def peers(self, allowed: Iterable[str]) -> list[str]:
+        named = dict.fromkeys(point["peer"] for points in self.groups for point in points)
+        return [name for name in named if name in allowed]
+
+    def versions(self, allowed: Iterable[str]) -> dict[str, str]:
+        return memory.versions(self.peers(allowed))
 
     def left(self, before: dict[str, Any]) -> list[list[memory.Point]]:
         done = {memory.size(point) for point in before.get("memory", [])}
         return [points for points in self.groups if memory.size(points[0]) not in done]
 
     def estimate(self, before: dict[str, Any]) -> float:
-        return sum(memory.estimate(points, self.turns) for points in self.left(before))
+        return sum(memory.estimated(points, self.turns) for points in self.left(before))
 
-    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str]) -> None:
+    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str], label: str) -> None:
         groups = [[point for point in points if point["peer"] in allowed] for points in self.left(before)]
-        memory.measure_all(groups, self.turns, file, before.get("memory", []))
+        rows = before.get("memory", [])
+        memory.measure_all(groups, self.turns, file, rows, label, self.peers(allowed))
+
+
+# Prints the seconds that each takes, the second what it takes beyond the first.
+IMPORTS = """
+from time import perf_counter
+start = perf_counter()
+import numpy
+middle = perf_counter()
+import fastrnn
+print(middle - start, perf_counter() - middle)
+"""
+
+
+@dataclass(frozen=True)
+class Imports:
+    """How long `import fastrnn` takes after `import numpy`, in new processes."""
+
+    what: str
+    runs: int = 21
+
+    def extra(self, before: dict[str, Any]) -> int:
+        return 0
+
+    def versions(self, allowed: Iterable[str]) -> dict[str, str]:
+        return memory.versions(["fastrnn", "numpy"])
+
+    def left(self, before: dict[str, Any]) -> range:
+        return range(len(before.get("imports", [])), self.runs)
+
+    def estimate(self, before: dict[str, Any]) -> float:
+        return 0.5 * len(self.left(before))
+
+    def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str], label: str) -> None:
+        head = {"commit": label, "versions": self.versions(allowed), "machine": machine()}
+        rows = list(before.get("imports", []))
+        for _ in within(math.inf, self.left(before)):
+            done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+            numpy_s, fastrnn_s = map(float, done.stdout.split())
+            rows.append({"numpy_s": round(numpy_s, 5), "fastrnn_s": round(fastrnn_s, 5)})
+            write(file, head | {"left_out": self.runs - len(rows)}, "imports", rows)
+
+
+Set = Rows | Memory | Imports
 
 
 def on(threads: Iterable[int], *lists: list[Workload]) -> list[tuple[int, Workload]]:
     return list(dict.fromkeys((count, load) for count in threads for loads in lists for load in loads))
 
 
-def sets() -> dict[str, Rows | Memory]:
+def sets() -> dict[str, Set]:
     """What there is to measure here, in the order of the page."""
     most = len(cores())
     both = [count for count in (1, 2) if count <= most]
@@ -126,7 +179,11 @@ def sets() -> dict[str, Rows | Memory]:
             for load in grid(GATES, (run,), float32, (100,), batches, (H,), (inputs,))
         ]
 
-    base: dict[str, Any] = {"steps": (100,), "batches": (16,), "hidden": (128,)}
+    base: dict[str, Any] = {
+        "steps": (BASE["steps"],),
+        "batches": (BASE["batch"],),
+        "hidden": (BASE["hidden_size"],),
+    }
     axes: list[dict[str, Any]] = [
         {"steps": (1, 10, 100, 1000, 10_000)},
         {"batches": (1, 4, 64, 256)},
@@ -191,6 +248,11 @@ def sets() -> dict[str, Rows | Memory]:
             ("fastrnn", *ROUNDED),
             seconds=1,
         ),
+        "numpy": Rows(
+            "a loop in NumPy, where it can be near: one product a step for many rows",
+            on((1,), sizes("forward", 100, (256, 512), (16, 64))),
+            ("fastrnn", "numpy"),
+        ),
         "named": Rows("what people run", on((1,), *NAMED.values()), seconds=1),
         "growth": Rows(
             "LSTM and GRU against T, B, H, layers and threads, through T = 100, B = 16, H = 128",
@@ -205,19 +267,21 @@ def sets() -> dict[str, Rows | Memory]:
             memory.grouped(two, (100_000,), 8, 256, both[-1], (0, 500), ("fastrnn",)),
             turns=4,
         ),
+        "import": Imports("beyond NumPy's own"),
     }
 
 
-def before(file: Path, here: tuple[str, str]) -> dict[str, Any]:
-    """What the file has; an error if it is of another CPU, or unfinished and of another commit."""
+def before(file: Path, one: Set, label: str, cpu: str, allowed: Iterable[str]) -> dict[str, Any]:
+    """What the file has; an error if it cannot stand for the set, or cannot be gone on with."""
     if not file.exists():
         return {}
     found = json.loads(file.read_text())
-    there = found["commit"], found["machine"]["cpu"]
-    if there[1] != here[1] or (found.get("left_out") and there != here):
-        raise SystemExit(
-            f"{file} is of {' on '.join(there)}, and this is {' on '.join(here)}: give another --out"
-        )
+    same = [("CPU", found["machine"]["cpu"], cpu), ("rows of other sets", one.extra(found), 0)]
+    if one.left(found):
+        same += [("commit", found["commit"], label), ("peers", found["versions"], one.versions(allowed))]
+    for what, there, here in same:
+        if there != here:
+            raise SystemExit(f"{file}: {what}: {there}, and here {here}: give another --out")
     return found
 
 
@@ -228,15 +292,14 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="how those of the figures begin; default: as --out")
     parser.add_argument("--only", nargs="+", choices=every, default=list(every))
     parser.add_argument("--peers", nargs="+", choices=ALL, default=list(ALL), help="no others than these")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see whether everything runs")
     parser.add_argument("--plan", action="store_true", help="say what would be measured, and end")
     args = parser.parse_args()
     if not (args.out or args.plan):
         parser.error("give --out, or --plan")
-    chosen = {name: every[name].quick() if args.quick else every[name] for name in args.only}
+    chosen = {name: every[name] for name in args.only}
     files = {name: args.out.with_name(f"{args.out.name}-{name}.json") for name in chosen} if args.out else {}
-    here = commit(), machine()["cpu"]
-    found = {name: before(file, here) for name, file in files.items()}
+    label, cpu = commit() if args.out else "", machine()["cpu"]
+    found = {name: before(file, chosen[name], label, cpu, args.peers) for name, file in files.items()}
     todo = {}
     for name, one in chosen.items():
         there = found.get(name, {})
@@ -251,13 +314,15 @@ def main() -> None:
     try:
         for name in list(todo):
             print(f"{name}; from here on about {sum(todo.values()):.0f} min", flush=True)
-            chosen[name].measure(files[name], found[name], args.peers)
+            chosen[name].measure(files[name], found[name], args.peers, label)
             del todo[name]
     except KeyboardInterrupt:
         raise SystemExit("stopped; what was measured is kept, and the same command goes on") from None
     (results,) = read(files.values()).values()
     pictures = draw(results, args.figures or args.out, FIGURES)
     print("\n".join(map(str, pictures)) or "nothing drawn: no matplotlib")
+    if failures := broken(results):
+        raise SystemExit("\n".join(["not measured, or nobody had the same results:", *failures]))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,25 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import memory
 import targets
 from peers import ROUNDED
-from results import AXES, Row, exponent, geometric_mean, growth, markdown, on_device, read, rows_of
-from workloads import PASSES
+from results import (
+    AXES,
+    Row,
+    all_rows,
+    exponent,
+    geometric_mean,
+    growth,
+    lacking,
+    markdown,
+    not_measured,
+    on_device,
+    read,
+)
+from workloads import BASE, GATES, PASSES
 
 WORST = 10  # rows of each kind that are listed one by one
 
@@ -39,30 +51,14 @@ def compared(rows: list[Row]) -> str:
     for row in rows:
         alone = [name for name, entry in row.peers.items() if entry.get("rival") not in row.peers]
         for own in alone:
-            reached = row.share(own)
-            part = f"{reached[0]:.0%} {reached[1]}" if reached else ""
             others = [
                 f"{name} {entry['ratio']:.2f} ({low:.2f}-{high:.2f}) {entry['verdict']}"
                 for name, entry in row.rivals(own).items()
                 for low, high in [entry["ratio_quartiles"]]
             ]
-            speed = f"{row.seconds(own) * 1e3:>10.4g}  {row.gflops(own):>7.1f}  {part:>10}"
+            speed = f"{row.seconds(own) * 1e3:>10.4g}  {row.gflops(own):>7.1f}  {row.shared(own):>10}"
             lines.append(f"{title(row)}  {own:18}{speed}   {'   '.join(others)}".rstrip())
-        lines += [f"{title(row)}  {name} failed: {reason}" for name, reason in row.failed.items()]
-    unable = {(name, reason): None for row in rows for name, reason in row.unable.items()}
-    lines += [f"{name} is left out of some rows: {reason}" for name, reason in unable]
-    return "\n".join(lines)
-
-
-def throughput(rows: list[Row]) -> str:
-    """Sequences per second (steps for streaming), a column for each peer."""
-    names = list(dict.fromkeys(name for row in rows for name in row.peers))
-    width = max([12, *(len(name) + 2 for name in names)])
-    lines = [f"{'sequences per second':38}threads" + "".join(f"{name:>{width}}" for name in names)]
-    for row in rows:
-        values = (f"{row.throughput(name):,.0f}" if name in row.peers else "" for name in names)
-        lines.append(title(row) + "".join(f"{value:>{width}}" for value in values))
-    return "\n".join(lines)
+    return "\n".join([*lines, *lacking(rows)])
 
 
 # In Markdown.
@@ -85,103 +81,90 @@ def machines(results: list[dict[str, Any]]) -> str:
             peaks = ", ".join(f"{kind} {rate:.0f}" for kind, rate in ceiling["gflops"].items())
             reads = ", ".join(f"{level} {read['gb_s']:.0f}" for level, read in ceiling["read"].items())
             lines.append(f"{threads} thread(s): GFLOP/s at most {peaks}; GB/s read from {reads}.")
-        lines += [f"{absent}." for absent in result.get("absent", [])]
     return "\n".join(f"- {line}" for line in dict.fromkeys(lines)) + "\n"
 
 
-def kind(row: Row) -> tuple[int, int, str, str]:
-    """What a line of the summary holds."""
+class Kind(NamedTuple):
+    """What is summed up together, and stands in one table: sizes that differ in B, H and I."""
+
+    run: int  # of PASSES
+    threads: int
+    dtype: str
+    cell: str
+    steps: int
+    layers: int
+    directions: int
+    other_input: bool
+    beyond: bool
+
+    def __str__(self) -> str:
+        run = PASSES[self.run]
+        parts = [f"{self.cell.upper()} {run}", f"T={self.steps}" * (run != "streaming")]
+        parts += [f"{self.layers} layers" * (self.layers > 1), "both directions" * (self.directions > 1)]
+        plain = self.layers * self.directions == 1
+        parts += ["I other than H" * self.other_input, "beyond the grid" * (self.beyond and plain)]
+        return ", ".join(part for part in [*parts, self.dtype * (self.dtype != "float32")] if part)
+
+
+def kind(row: Row) -> Kind:
     load = row.load
-    return PASSES.index(load.run), row.threads, load.dtype, load.cell
+    size = load.steps, load.num_layers, load.directions, load.input_size != load.hidden_size
+    return Kind(PASSES.index(load.run), row.threads, load.dtype, load.cell, *size, load.beyond)
 
 
 def summary(rows: list[Row], own: str) -> str:
-    """Over all sizes of a pass and cell: means against the best peer of each row and against PyTorch."""
+    """Over B and H: means against the best peer of each row and against PyTorch."""
     reference = "cudnn" if on_device(own) else "torch"
     lines = []
-    for (run, threads, dtype, cell), some in grouped(rows, kind).items():
-        best = [row.peers[name] for row in some if (name := row.best(own))]
-        if not best:
-            continue
-        judged = [entry["verdict"] for entry in best]
-        torch = geometric_mean(row.peers[reference]["ratio"] for row in some if reference in row.rivals(own))
+    for what, some in grouped(rows, kind).items():
+        best = [found for row in some if (found := row.against(own))]
+        torch = geometric_mean(found.median for row in some if (found := row.against(own, [reference])))
+        judged = [found.verdict for found in best]
         shares = [reached[0] for row in some if (reached := row.share(own))]
         lines.append(
             [
-                f"{cell.upper()} {PASSES[run]}" + f", {dtype}" * (dtype != "float32"),
-                threads,
+                what,
+                what.threads,
                 len(best),
-                f"{geometric_mean(entry['ratio'] for entry in best):.2f}",
+                f"{geometric_mean(found.median for found in best):.2f}",
                 "" if math.isnan(torch) else f"{torch:.2f}",
-                f"{min(entry['ratio'] for entry in best):.2f}",
+                f"{min(found.median for found in best):.2f}",
                 *(judged.count(word) for word in ("FASTER", "SAME", "UNCLEAR", "SLOWER")),
                 f"{statistics.median(shares):.0%} (to {max(shares):.0%})" if shares else "",
             ]
         )
-    head = [
-        "",
-        "threads",
-        "sizes",
-        "x best peer",
-        f"x {reference}",
-        "worst",
-        "faster",
-        "same",
-        "unclear",
-        "slower",
-    ]
-    return markdown([*head, "median of bound"], lines)
+    head = ["", "threads", "sizes", "x best peer", f"x {reference}", "worst"]
+    return markdown([*head, "faster", "same", "unclear", "slower", "median of bound"], lines)
 
 
 def grids(rows: list[Row], own: str) -> str:
-    """For each kind, T and shape a table over H and B: the best peer's time / ours, and who that is."""
+    """For each kind a table over H and B: the best peer's time / ours, and who that is."""
     text = []
-
-    def table(row: Row) -> tuple[Any, ...]:
-        load = row.load
-        return (
-            *kind(row),
-            load.steps,
-            load.num_layers,
-            load.bidirectional,
-            load.input_size != load.hidden_size,
-        )
-
-    for key, some in grouped(rows, table).items():
-        run, threads, dtype, cell, T, layers, both, other_input = key
-        batches = sorted({row.load.batch for row in some})
-        if len(some) < 4 or any(row.load.name for row in some):
+    for what, some in grouped(rows, kind).items():
+        if len(some) < 4:
             continue
+        batches = sorted({row.load.batch for row in some})
         lines = []
         for (H, inputs), line in grouped(
             some, lambda row: (row.load.hidden_size, row.load.input_size)
         ).items():
-            cells = {row.load.batch: row for row in line}
-            marks = []
-            for B in batches:
-                name = cells[B].best(own) if B in cells else None
-                marks.append(f"{cells[B].peers[name]['ratio']:.2f} {name}" if name else "")
-            lines.append([f"H={H}" + f" I={inputs}" * other_input, *marks])
-        parts = [f"{cell.upper()} {PASSES[run]}", f"T={T}" * (PASSES[run] != "streaming")]
-        parts += [f"{layers} layers" * (layers > 1), "both directions" * both, dtype * (dtype != "float32")]
-        parts += [f"{threads} thread" + "s" * (threads > 1)]
-        text.append(f"**{', '.join(part for part in parts if part)}**\n")
+            found = {row.load.batch: row.against(own) for row in line}
+            marks = (f"{best.median:.2f} {best.peer}" if (best := found.get(B)) else "" for B in batches)
+            lines.append([f"H={H}" + f" I={inputs}" * what.other_input, *marks])
+        text.append(f"**{what}, {what.threads} thread" + "s" * (what.threads > 1) + "**\n")
         text.append(markdown(["", *(f"B={B}" for B in batches)], lines))
     return "\n".join(text)
 
 
 def losses(rows: list[Row], own: str) -> str:
     """The rows in which a peer's median is better, worst first."""
-    best = {row: row.peers[name] | {"name": name} for row in rows if (name := row.best(own))}
-    lost = sorted((row for row in best if best[row]["ratio"] < 1), key=lambda row: best[row]["ratio"])
-    clear = sum(best[row]["verdict"] == "SLOWER" for row in lost)
-    lines = []
-    for row in lost[:WORST]:
-        low, high = best[row]["ratio_quartiles"]
-        ratio = f"{best[row]['ratio']:.2f} ({low:.2f}-{high:.2f})"
-        reached = row.share(own)
-        part = f"{reached[0]:.0%} {reached[1]}" if reached else ""
-        lines.append([row.load, row.threads, ratio, best[row]["name"], best[row]["verdict"], part])
+    best = {row: found for row in rows if (found := row.against(own))}
+    lost = sorted((row for row in best if best[row].median < 1), key=lambda row: best[row].median)
+    clear = sum(best[row].verdict == "SLOWER" for row in best)
+    lines = [
+        [row.load, row.threads, best[row], best[row].peer, best[row].verdict, row.shared(own)]
+        for row in lost[:WORST]
+    ]
     text = f"{len(lost)} of {len(best)} rows, {clear} of them beyond the spread; the worst first.\n"
     head = ["", "threads", "ratio", "peer", "verdict", "of bound"]
     return text + "\n" * bool(lines) + (markdown(head, lines) if lines else "")
@@ -192,26 +175,29 @@ def one_by_one(rows: list[Row], own: str) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.rivals(own)))
     lines = []
     for row in rows:
-        reached = row.share(own)
         line = [row.load, row.threads, f"{row.seconds(own) * 1e3:.4g}", f"{row.gflops(own):.0f}"]
-        line.append(f"{reached[0]:.0%} {reached[1]}" if reached else "")
-        lines.append(
-            [*line, *(f"{row.peers[name]['ratio']:.2f}" if name in row.peers else "" for name in names)]
-        )
+        ratios = (f"{row.peers[name]['ratio']:.2f}" if name in row.peers else "" for name in names)
+        lines.append([*line, row.shared(own), *ratios])
     return markdown(
         ["", "threads", f"{own} ms", "GFLOP/s", "of bound", *(f"x {name}" for name in names)], lines
     )
 
 
 def rounded(rows: list[Row]) -> str:
-    """What weights of fewer bits gain: our float32 time / time with them."""
-    names = [name for name in ROUNDED if any(name in row.peers for row in rows)]
+    """What weights of fewer bits gain, and how OpenVINO's bfloat16 compares: times, and their ratios."""
+    short, peer = "fastrnn-bfloat16", "openvino-bfloat16"
+    ratios = [("fastrnn", short), ("fastrnn", "fastrnn-int8"), (short, "fastrnn-int8"), (peer, short)]
     lines = []
-    for row in rows:
-        own = row.seconds("fastrnn")
-        cells = (f"{own / row.seconds(name):.2f}" if name in row.peers else "" for name in names)
-        lines.append([row.load, row.threads, f"{own * 1e3:.4g}", *cells])
-    return markdown(["", "threads", "float32 ms", *(f"x with {name}" for name in names)], lines)
+    for row in sorted(rows, key=lambda r: (list(GATES).index(r.load.cell), r.load.batch, r.load.hidden_size)):
+        found = [f"{row.ratio(*pair).median:.2f}" if row.peers.keys() >= set(pair) else "" for pair in ratios]
+        theirs = f"{row.seconds(peer) * 1e3:.3g}" if peer in row.peers else ""
+        load, threads = row.load, f" {row.threads} threads" * (row.threads > 1)
+        what = f"{load.cell.upper()} B={load.batch} H={load.hidden_size}"
+        what += f" T={load.steps}" * (load.steps != BASE["steps"]) + threads
+        own = f"{row.seconds('fastrnn') * 1e3:.3g}"
+        lines.append([what, own, *found[:3], theirs, found[3]])
+    head = ["", "float32 ms", "float32 / bfloat16", "float32 / int8", "bfloat16 / int8"]
+    return markdown([*head, "OpenVINO bf16 ms", "OpenVINO / bfloat16"], lines)
 
 
 def steps(rows: list[Row]) -> str:
@@ -231,17 +217,11 @@ def gains(rows: list[Row], own: str) -> str:
     """Time on one thread / time on n, for what was measured with both."""
     alone = {row.load: row for row in rows if row.threads == 1}
     several = [row for row in rows if row.threads > 1 and row.load in alone]
-
-    def stack(row: Row) -> tuple[Any, ...]:
-        return *kind(row), row.load.num_layers, row.load.bidirectional
-
     lines = []
-    for (run, threads, dtype, cell, layers, both), some in grouped(several, stack).items():
+    for what, some in grouped(several, kind).items():
         ratios = [alone[row.load].seconds(own) / row.seconds(own) for row in some]
-        what = f"{cell.upper()} {PASSES[run]}" + f", {dtype}" * (dtype != "float32")
-        what += f", {layers} layers" * (layers > 1) + ", both directions" * both
         mean = f"{geometric_mean(ratios):.2f}"
-        lines.append([what, threads, len(some), mean, f"{min(ratios):.2f}", f"{max(ratios):.2f}"])
+        lines.append([what, what.threads, len(some), mean, f"{min(ratios):.2f}", f"{max(ratios):.2f}"])
     return markdown(["", "threads", "sizes", "x one thread", "least", "most"], lines) if lines else ""
 
 
@@ -270,14 +250,15 @@ def times(results: list[dict[str, Any]]) -> str:
 
 
 def report(results: list[dict[str, Any]]) -> str:
-    rows = [row for result in results for row in rows_of(result)]
-    parts = [("What was measured", machines(results))]
+    rows = all_rows(results)
+    parts = [("What was measured", machines(results)), ("What was not measured", not_measured(results))]
     for own in dict.fromkeys(own for row in rows for own in row.owns):
-        mine = [row for row in rows if own in row.peers]
+        both = [row for row in rows if own in row.peers]
+        mine = [row for row in both if own in ROUNDED or row.peers.keys().isdisjoint(ROUNDED)]
         named = [row for row in mine if row.load.name]
         sizes = [row for row in mine if not row.load.name]
-        if judged := [row for row in sizes if row.best(own)]:
-            parts.append((f"Time of a peer / {own}, geometric means over all sizes", summary(judged, own)))
+        if judged := [row for row in sizes if row.rivals(own)]:
+            parts.append((f"Time of a peer / {own}, geometric means over B and H", summary(judged, own)))
             parts.append((f"Where a peer is faster than {own}", losses(judged, own)))
             parts.append((f"Time of the best peer / {own}", grids(judged, own)))
         parts.append((f"More threads: {own}", gains(sizes, own)))

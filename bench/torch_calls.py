@@ -16,11 +16,13 @@ def layer_call(
     layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: bool = False, with_dx: bool = True
 ) -> Call:
     """Forward, or forward and backward from dy = 1 to all weights and, `with_dx`, to the input."""
+    on_device = x.is_cuda
     if not training:
         layer.eval()
 
         def infer() -> dict[str, torch.Tensor]:
-            torch.backends.cudnn.allow_tf32 = tf32
+            if on_device:  # a peer with the other rounding may have had the turn before
+                torch.backends.cudnn.allow_tf32 = tf32
             with torch.no_grad():
                 return {"y": layer(x)[0]}
 
@@ -31,7 +33,8 @@ def layer_call(
     dy = torch.ones_like(layer(x)[0])
 
     def train() -> dict[str, torch.Tensor]:
-        torch.backends.cudnn.allow_tf32 = tf32
+        if on_device:
+            torch.backends.cudnn.allow_tf32 = tf32
         y, _ = layer(x)
         gradients = dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), dy), strict=True))
         return {"y": y.detach()} | gradients

@@ -58,14 +58,14 @@ def machine() -> dict[str, Any]:
     import fastrnn
     import numpy as np
 
-    model = platform.processor()
+    found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = ("model name", "cpu family", "model")
         found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        model = ", ".join(
-            f"{name} {found[name]}".removeprefix("model name ") for name in names if name in found
-        )
+    # Of an ARM it tells by whom it is and which.
+    names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+    parts = [f"{name} {found[name]}".removeprefix("model name ") for name in names if name in found]
+    model = ", ".join(parts) or platform.processor() or platform.machine()
     return {
         "cpu": model,
         "system": platform.platform(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -36,6 +37,14 @@ class Workload:
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def beyond(self) -> bool:
+        """Is it outside the grid that means are taken over?"""
+        steps = (1, 100, 1000) if self.run == "forward" else (1,) if self.run == "streaming" else (100, 1000)
+        other = self.num_layers * self.directions > 1 or self.tokens or self.resets or self.name
+        inside = self.steps in steps and 1 <= self.batch <= 128 and 16 <= self.hidden_size <= 1024
+        return bool(other) or not inside
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
@@ -107,16 +116,16 @@ class Workload:
 
 
 def level_of(size: int, ceiling: dict[str, Any]) -> str:
-    """The smallest cache that holds so many bytes, or memory."""
-    return next(name for name, rate in ceiling["read"].items() if size <= (rate["bytes"] or size))
+    """The smallest cache that is larger than so many bytes, or memory."""
+    return next(name for name, rate in ceiling["read"].items() if size < (rate["bytes"] or math.inf))
 
 
 def bound(workload: Workload, ceiling: dict[str, Any]) -> tuple[float, str]:
     """The least time that a run can take on this machine, in seconds, and what sets it: a simple roofline.
 
     The larger of two times. Arithmetic: `flop` at the peak rate of multiply-adds. Reading: `reads`, mostly
-    W_hh, which every step needs whole, each at the rate of the smallest cache that holds what is read in turn
-    (each thread has an L1 and an L2 of its own, so n threads hold n times as much). What is left out
+    W_hh, which every step needs whole, each at the rate of the smallest cache larger than what is read in
+    turn (each thread has an L1 and an L2 of its own, so n threads hold n times as much). What is left out
     (activations, x, y, gates that training saves, waiting for other threads) can only add to it. Where they
     are little larger than a cache, part of them may still be there from the step before, and a run may reach
     over 100 %.
@@ -133,15 +142,18 @@ def level(workload: Workload, ceiling: dict[str, Any]) -> str:
     return level_of(size, ceiling)
 
 
+# The size at which one thing after the other is varied, to see how time grows.
+BASE = {"steps": 100, "batch": 16, "input_size": 128, "hidden_size": 128}
+
 # Of `estimate`: seconds to make a peer's network and compare its result (three times that for training), the
 # rate that peers reach on average where a run is long, and how many runs the three turns of such a row take.
 PREPARED, RATE, RUNS = 0.05, 120e9, 6
 
 
-def estimate(workload: Workload, peers: int, seconds: float) -> float:
-    """About how long it takes to measure so many peers, each row for so many seconds or three turns."""
+def estimate(workload: Workload, peers: int, seconds: float, runs: int = RUNS) -> float:
+    """About how long it takes to measure so many peers, each row for so many seconds or so many long runs."""
     made = PREPARED * (3 if workload.run == "training" else 1)
-    return peers * made + max(seconds, peers * RUNS * workload.flop / RATE)
+    return peers * made + max(seconds, peers * runs * workload.flop / RATE)
 
 
 def floor() -> list[Workload]:

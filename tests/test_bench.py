@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
+Bench = Callable[[str], Any]  # the fixtures below
+Script = Callable[..., str]
+Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+def bench(monkeypatch: Patch) -> Iterator[Bench]:
     """Import a module of bench, whose files import each other by bare names."""
     monkeypatch.syspath_prepend(str(BENCH))
     before = set(sys.modules)
@@ -59,23 +62,23 @@ class Fake:
         return self.time
 
 
-def measured(bench: Callable[[str], Any], load: Any, threads: int, peers: dict[str, Fake]) -> dict[str, Any]:
+def measured(bench: Bench, load: Any, threads: int, peers: dict[str, Fake]) -> dict[str, Any]:
     measure = bench("measure")
-    measure.WARM = dict.fromkeys(measure.WARM, 0.0)  # of times that are given
+    measure.WARM = 0.0, 0.0  # of times that are given
     return measure.run_one(load, threads, peers, 0.0)
 
 
-def row_of(bench: Callable[[str], Any], peers: dict[str, Fake], **sizes: Any) -> dict[str, Any]:
+def row_of(bench: Bench, peers: dict[str, Fake], **sizes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"cell": "gru", "run": "forward", "steps": 3, "batch": 6, "input_size": 2}
     workload = bench("workloads").Workload(**(options | {"hidden_size": 4} | sizes))
     return measured(bench, workload, 1, peers)
 
 
-def text_of(bench: Callable[[str], Any], row: dict[str, Any]) -> str:
+def text_of(bench: Bench, row: dict[str, Any]) -> str:
     return bench("tables").compared(list(bench("results").rows_of({"rows": [row]})))
 
 
-def test_each_peer_is_compared_with_its_rival(bench: Callable[[str], Any]) -> None:
+def test_each_peer_is_compared_with_its_rival(bench: Bench) -> None:
     peers = {
         "fastrnn": Fake(0.004),
         "torch": Fake(0.008, rival="fastrnn"),
@@ -91,17 +94,13 @@ def test_each_peer_is_compared_with_its_rival(bench: Callable[[str], Any]) -> No
         "cudnn": pytest.approx(3),
         "cudnn-graph": None,  # its rival is not there
     }
-    tables = bench("tables")
-    rows = list(bench("results").rows_of({"rows": [row]}))
-    text = tables.compared(rows).splitlines()
+    text = text_of(bench, row).splitlines()
     assert "torch 2.00" in next(line for line in text if " fastrnn " in line)
     assert "cudnn 3.00" in next(line for line in text if " fastrnn-cuda " in line)
     assert any(" cudnn-graph " in line for line in text)
-    counts = tables.throughput(rows).splitlines()[1].split()
-    assert counts[-5:] == ["1,500", "750", "6,000", "2,000", "3,000"]
 
 
-def test_a_peer_that_fails_is_named_and_the_others_measured(bench: Callable[[str], Any]) -> None:
+def test_a_peer_that_fails_is_named_and_the_others_measured(bench: Bench) -> None:
     row = row_of(bench, {"fastrnn": Fake(0.001), "cudnn": Fake(0.001, fails=True)})
     assert list(row["peers"]) == ["fastrnn"]
     assert row["failed"] == {"cudnn": "RuntimeError: out of memory"}
@@ -109,7 +108,7 @@ def test_a_peer_that_fails_is_named_and_the_others_measured(bench: Callable[[str
 
 
 @pytest.mark.parametrize("runs", [0, 4])
-def test_a_peer_that_fails_while_it_is_timed_leaves_the_row(bench: Callable[[str], Any], runs: int) -> None:
+def test_a_peer_that_fails_while_it_is_timed_leaves_the_row(bench: Bench, runs: int) -> None:
     peers = {"fastrnn": Fake(1.0), "torch": Fake(2.0, "fastrnn", runs=runs), "jax": Fake(3.0, "fastrnn")}
     row = row_of(bench, peers)
     assert {name: entry.get("ratio") for name, entry in row["peers"].items()} == {"fastrnn": None, "jax": 3}
@@ -135,7 +134,7 @@ def test_a_peer_that_fails_while_it_is_timed_leaves_the_row(bench: Callable[[str
     ],
 )
 def test_peers_that_compute_something_else_are_not_measured(
-    bench: Callable[[str], Any], name: str, dtype: str, apart: float, equal: bool
+    bench: Bench, name: str, dtype: str, apart: float, equal: bool
 ) -> None:
     peers = {"fastrnn": Fake(0.001), name: Fake(0.001, y=1 + apart)}
     row = row_of(bench, peers, dtype=dtype)
@@ -145,7 +144,7 @@ def test_peers_that_compute_something_else_are_not_measured(
         assert f"{name} and fastrnn disagree on y" in row["failed"][name]
 
 
-def test_peers_that_cannot_run_give_their_reason(bench: Callable[[str], Any]) -> None:
+def test_peers_that_cannot_run_give_their_reason(bench: Bench) -> None:
     peers = bench("peers")
 
     def no_gpu() -> None:
@@ -157,10 +156,18 @@ def test_peers_that_cannot_run_give_their_reason(bench: Callable[[str], Any]) ->
     assert absent == ["a, b: absent (no device)"]
 
 
-def test_a_peer_that_lacks_something_is_left_out_with_its_reason(bench: Callable[[str], Any]) -> None:
+def test_a_peer_that_lacks_something_is_left_out_with_its_reason(bench: Bench) -> None:
     row = row_of(bench, {"torch": Fake(0.001)}, resets=True)
     assert row["unable"] == {"torch": "no resets"}
-    assert "torch is left out of some rows: no resets" in text_of(bench, row)
+    assert "torch is left out of 1 rows: no resets" in text_of(bench, row)
+
+
+def test_a_turn_beside_others_work_is_told(bench: Bench, monkeypatch: Patch) -> None:
+    answers = iter([True, False, True, False, True, True])
+    monkeypatch.setattr(bench("measure"), "settle", lambda: next(answers))
+    row = row_of(bench, {"fastrnn": Fake(1.0), "torch": Fake(2.0, "fastrnn")})
+    assert row["unsettled"] == {"torch": 2}
+    assert "2 turns of torch began while other threads worked" in text_of(bench, row)
 
 
 def asked(peers: list[str], loads: list[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -173,7 +180,7 @@ def asked(peers: list[str], loads: list[Any]) -> tuple[dict[str, Any], list[dict
     return about, rows
 
 
-def test_all_peers_on_the_cpu_get_the_same_results(bench: Callable[[str], Any]) -> None:
+def test_all_peers_on_the_cpu_get_the_same_results(bench: Bench) -> None:
     w = bench("workloads")
     loads = w.grid(["lstm", "gru", "rnn"], w.PASSES, ["float32"], [4], [2], [7], [3])
     loads += [w.Workload("lstm", "forward", 4, 2, 3, 5, num_layers=2, bidirectional=True)]
@@ -191,18 +198,31 @@ def test_all_peers_on_the_cpu_get_the_same_results(bench: Callable[[str], Any]) 
         pytest.skip("compared without " + "; ".join(absent))
 
 
-def test_run_writes_what_it_measured(tmp_path: Path) -> None:
+@pytest.fixture
+def script(bench: Bench, monkeypatch: Patch, capsys: Capture, tmp_path: Path) -> Script:
+    """Call main() of a module, of no commit and where there is no compiler; what it prints."""
+
+    def call(name: str, *options: object) -> str:
+        module = bench(name)
+        monkeypatch.setattr(module, "commit", lambda: "abc", raising=False)
+        monkeypatch.setattr(bench("progress").signal, "signal", lambda *_: None)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
+        module.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_run_writes_what_it_measured(script: Script, tmp_path: Path) -> None:
     file = tmp_path / "new" / "out.json"
-    options = ["--cells", "gru", "--passes", "forward", "streaming", "--batch", "2", "--hidden", "5"]
-    options += ["--seconds", "0", "--peers", "fastrnn", "numpy", "--out", str(file)]
-    command = [sys.executable, str(BENCH / "run.py"), *options]
-    environment = os.environ | {"PATH": str(tmp_path)}  # where there is no compiler
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "no ceiling, and no shares of it" in done.stdout
+    options = ["--cells", "gru", "--passes", "forward", "streaming", "--batch", 2, "--hidden", 5]
+    printed = script("run", *options, "--seconds", 0, "--peers", "fastrnn", "numpy", "--out", file)
+    assert "no ceiling, and no shares of it" in printed
     result = json.loads(file.read_text())
+    assert result["commit"] == "abc"
     assert result["versions"].keys() == {"fastrnn", "numpy"}
-    assert {"commit", "machine", "absent", "ceilings", "left_out"} <= result.keys()
+    assert {"machine", "absent", "ceilings", "left_out"} <= result.keys()
     forward, streaming = result["rows"]
     assert forward["workload"]["steps"] == 100
     assert streaming["workload"]["steps"] == 1
@@ -212,7 +232,28 @@ def test_run_writes_what_it_measured(tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) < 20, "one line a row"
 
 
-def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
+def test_what_is_installed_must_be_of_the_commit(bench: Bench, monkeypatch: Patch, tmp_path: Path) -> None:
+    results = bench("results")
+    module, source = tmp_path / "_core.so", tmp_path / "csrc" / "a.h"
+    source.parent.mkdir()
+    for file, when in ((module, 2000), (source, 1000)):
+        file.touch()
+        os.utime(file, (when, when))
+    answers = {"describe": "1234", "status": "", "ls-files": "csrc/a.h"}
+    monkeypatch.setattr(results, "git", lambda command, *_: answers[command])
+    monkeypatch.setattr(results, "TREE", tmp_path)
+    spec = importlib.util.spec_from_file_location("fastrnn._core", module)
+    monkeypatch.setattr(results.importlib.util, "find_spec", lambda name: spec)
+    assert results.commit() == "1234"
+    os.utime(source, (3000, 3000))
+    with pytest.raises(SystemExit, match=r"_core.so is older than csrc/a.h of commit 1234: build again"):
+        results.commit()
+    answers["status"] = "M csrc/b.h"
+    with pytest.raises(SystemExit, match=r"csrc/b.h is not as in commit 1234: commit it"):
+        results.commit()
+
+
+def test_a_ceiling_sets_the_bound(bench: Bench) -> None:
     w = bench("workloads")
     # A single step reads W_ih and W_hh, 4 H^2 bytes each; a sequence begins
     # without a state, and each step after the second reads W_hh again.
@@ -222,8 +263,8 @@ def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
     for H, level, both, rate in (
         (15, "L1", 50, 100),
         (16, "L2", 50, 50),
-        (50, "L2", 10, 50),
-        (51, "memory", 10, 10),
+        (49, "L2", 10, 50),
+        (50, "memory", 10, 10),  # exactly as large as the cache
     ):
         seconds, by = w.bound(w.Workload("rnn", "forward", 10, 1, H, H), CEILING)
         assert (seconds, by) == (pytest.approx((8 / both + 8 * 4 / rate) * H * H / 1e9), level)
@@ -239,7 +280,7 @@ def test_a_ceiling_sets_the_bound(bench: Callable[[str], Any]) -> None:
     assert row.share("fastrnn") is None
 
 
-def test_named_workloads_are_runnable(bench: Callable[[str], Any]) -> None:
+def test_named_workloads_are_runnable(bench: Bench) -> None:
     w = bench("workloads")
     assert set(w.NAMED) == {"wake-word", "speech", "character", "rl", "time-series", "elman"}
     for name, loads in w.NAMED.items():
@@ -258,7 +299,7 @@ CEILING = {
 }
 
 
-def made_up(bench: Callable[[str], Any], **times: float) -> dict[str, Any]:
+def made_up(bench: Bench, **times: float) -> dict[str, Any]:
     """A result of run.py over some sizes, in which everybody takes the given time."""
     peers = {name: Fake(time, rival=None if name == "fastrnn" else "fastrnn") for name, time in times.items()}
     w = bench("workloads")
@@ -278,31 +319,24 @@ def made_up(bench: Callable[[str], Any], **times: float) -> dict[str, Any]:
     }
 
 
-def test_markdown_says_who_wins(bench: Callable[[str], Any]) -> None:
+def test_markdown_says_who_wins(bench: Bench) -> None:
     result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
     text = bench("tables").report([result])
     # Always half as fast as OpenVINO and twice as fast as PyTorch.
-    assert "| LSTM forward | 1 | 4 | 0.50 | 2.00 | 0.50 | 0 | 0 | 0 | 4 |" in text
+    assert "| LSTM forward, T=5, beyond the grid | 1 | 4 | 0.50 | 2.00 | 0.50 | 0 | 0 | 0 | 4 |" in text
     assert "24 of 24 rows, 24 of them beyond the spread" in text
     assert "| H=2 | 0.50 openvino | 0.50 openvino |" in text
     assert "jax: absent" in text
-    for heading in (
-        "More threads: fastrnn",
-        "How time grows",
-        "Named workloads: fastrnn",
-        "Single steps: fastrnn",
-    ):
+    for heading in ("More threads: fastrnn", "Named workloads: fastrnn", "Single steps: fastrnn"):
         assert f"## {heading}\n" in text
 
 
-def with_times(
-    bench: Callable[[str], Any], loads: list[tuple[int, Any]], **times: Callable[..., float]
-) -> Any:
+def with_times(bench: Bench, loads: list[tuple[int, Any]], **times: Callable[..., float]) -> Any:
     """A result in which each takes the time that a function of workload and threads gives."""
     rows = []
     for threads, load in loads:
         names = {
-            name: Fake(time(load, threads), "fastrnn" if name != "fastrnn" else None)
+            name: Fake(time(load, threads), None if name.startswith("fastrnn") else "fastrnn")
             for name, time in times.items()
         }
         rows.append(measured(bench, load, threads, names))
@@ -310,42 +344,154 @@ def with_times(
     return {"commit": "abc", "machine": {"cpu": "a CPU"}, "versions": {}, "ceilings": ceilings, "rows": rows}
 
 
-def test_growth_is_told_by_its_power(bench: Callable[[str], Any]) -> None:
+def test_growth_is_told_by_its_power(bench: Bench) -> None:
     w, results = bench("workloads"), bench("results")
-    base = {"steps": [10], "batches": [4], "hidden": [4]}
-    axes = [{"steps": [10, 20, 40]}, {"batches": [1, 2, 8]}, {"hidden": [2, 8, 16]}, {"layers": [2, 4]}]
+    base = {"steps": [100], "batches": [16], "hidden": [128]}
+    axes = [{"steps": [100, 200, 400]}, {"batches": [1, 2, 16]}, {"hidden": [32, 64]}, {"layers": [2, 4]}]
     loads = [(1, load) for axis in axes for load in w.grid(["gru"], ["forward"], ["float32"], **base | axis)]
     loads += [(2, loads[0][1])]
-    loads += [(1, w.Workload("rnn", "forward", 10, batch, 4, 4)) for batch in (1, 2, 3)]  # not every axis
+    loads += [
+        (1, w.Workload("rnn", "forward", 100, batch, 128, 128)) for batch in (1, 2, 3)
+    ]  # not every axis
+    loads += [(1, w.Workload("gru", "forward", 100, 16, 64, 128))]
+
+    def seconds(load: Any, threads: int) -> float:
+        return load.steps / 100 * load.batch / 16 * load.num_layers * (load.hidden_size / 128) ** 2 / threads
+
     result = with_times(
         bench,
-        loads,
-        fastrnn=lambda load, n: 0.1 * load.steps * load.batch * load.num_layers * load.hidden_size**2 / n,
-        torch=lambda load, n: 0.1 * load.steps**1.5 if load.steps > 20 else 9.0,
+        list(dict.fromkeys(loads)),
+        fastrnn=seconds,
+        torch=lambda load, n: 1e-4 * load.steps**1.5 if load.steps > 200 else 9.0,
     )
-    lines = results.growth([result])
+    lines = results.growth([result, result | {"rows": result["rows"][:5]}])
     assert lines.keys() == {("gru", "forward")}
     values = {
         name: [results.AXES[name].value(row) for row in line]
         for name, line in lines["gru", "forward"].items()
     }
     assert values == {
-        "T": [10, 20, 40],
-        "B": [1, 2, 4, 8],
-        "H = I": [2, 4, 8, 16],
+        "T": [100, 200, 400],
+        "B": [1, 2, 16],
+        "H = I": [32, 64, 128],
         "layers": [1, 2, 4],
         "threads": [1, 2],
     }
     for name, line in lines["gru", "forward"].items():
         assert results.exponent(line, name, "fastrnn") == pytest.approx(results.AXES[name].power)
     text = bench("tables").report([result])
-    assert "| GRU forward | 6.4e+04 | 1.28e+05 | 2.56e+05 | 1.00 |" in text
+    assert "| GRU forward | 1000 | 2000 | 4000 | 1.00 |" in text
+    assert "| ms; power of H = I, expected 2 | H=32 | H=64 | H=128 | power: fastrnn | power: torch |" in text
+
+
+def test_a_row_of_several_files_counts_once(bench: Bench) -> None:
+    w, results = bench("workloads"), bench("results")
+    load = w.Workload("gru", "forward", 100, 16, 128, 128)
+    own, peer = (lambda load, n: 1.0), (lambda load, n: 2.0)
+    short = {"fastrnn-bfloat16": lambda load, n: 0.5, "fastrnn-int8": lambda load, n: 0.2}
+    files = [
+        with_times(bench, [(1, load)], fastrnn=own, numpy=lambda load, n: 3.0),
+        with_times(bench, [(1, load)], fastrnn=own, torch=peer, jax=peer),
+        with_times(bench, [(1, load)], fastrnn=lambda load, n: 1.1, **short),
+    ]
+    both, rounded = results.all_rows(files)
+    assert both.peers.keys() == {"fastrnn", "torch", "jax", "numpy"}
+    assert both.against().peer == "torch"
+    assert rounded.peers.keys() == {"fastrnn", *short}
+    text = bench("tables").report(files)
+    assert "| GRU forward, T=100 | 1 | 1 | 2.00 | 2.00 | 2.00 | 1 |" in text
+    assert "| GRU B=16 H=128 | 1.1e+03 | 2.20 | 5.50 | 2.50 |  |  |" in text
+    aims = [one.aim for one in bench("targets").judged([*files, *files])]
+    assert len(aims) == len(set(aims))
+    # One run with everybody is both rows.
+    (whole,) = with_times(bench, [(1, load)], fastrnn=own, torch=peer, **short)["rows"]
+    assert [row.peers.keys() for row in results.all_rows([{"rows": [whole]}])] == [
+        {"fastrnn", *short},
+        {"fastrnn", "torch"},
+    ]
+
+
+def test_a_row_is_slower_if_any_peer_is(bench: Bench) -> None:
+    near = {"rival": "fastrnn", "ratio": 0.94, "ratio_quartiles": [0.8, 1.1], "verdict": "UNCLEAR"}
+    sure = {"rival": "fastrnn", "ratio": 0.96, "ratio_quartiles": [0.95, 0.97], "verdict": "SLOWER"}
+    load = bench("workloads").Workload("gru", "forward", 100, 1, 64, 64).as_dict()
+    times = {"median_s": 1.0, "quartiles_s": [0.9, 1.1]}
+    peers = {"fastrnn": times, "torch": near | times, "jax": sure | times}
+    result = {"rows": [{"workload": load, "threads": 1, "peers": peers, "failed": {}}]}
+    (row,) = bench("results").all_rows([result])
+    assert (row.against().peer, row.against().verdict) == ("torch", "SLOWER")
+    assert row.against(peers=["torch"]).verdict == "UNCLEAR"
+    (found,) = bench("targets").of_row(row)
+    assert (found.value, found.high) == (0.94, 0.97)
+
+
+def test_times_of_one_row_are_compared_turn_by_turn(bench: Bench) -> None:
+    class Drifting(Fake):
+        def seconds(self, run: Callable[[], Any], repeat: int) -> float:
+            self.time *= 1.5
+            return self.time
+
+    peers = {"fastrnn": Drifting(2.0), "fastrnn-int8": Drifting(0.5), "torch": Drifting(8.0, "fastrnn")}
+    (row,) = bench("results").rows_of({"rows": [row_of(bench, peers)]})
+    found = row.ratio("fastrnn", "fastrnn-int8")
+    assert (found.median, found.low, found.high) == (4, 4, 4)
+    assert row.ratio("torch", "fastrnn").high == 4
+    assert row.ratio("torch", "fastrnn-int8").high > 20, "of quartiles that are far apart"
+
+
+def test_what_failed_is_a_miss_and_is_told(bench: Bench) -> None:
+    w, targets = bench("workloads"), bench("targets")
+    load = w.Workload("gru", "forward", 100, 1, 4, 4)
+    rows = [
+        measured(bench, load, 1, peers)
+        for peers in (
+            {"fastrnn": Fake(1.0), "torch": Fake(2.0, "fastrnn"), "jax": Fake(2.0, "fastrnn", y=2.0)},
+            {"fastrnn": Fake(1.0), "torch": Fake(2.0, "fastrnn", y=2.0), "jax": Fake(2.0, "fastrnn", y=2.0)},
+            {"fastrnn": Fake(1.0, fails=True), "torch": Fake(2.0, "fastrnn")},
+        )
+    ]
+    rows.append(rows[0] | {"peers": {}, "failed": {"all": "ended with status -9"}})
+    sizes = {"cell": "gru", "steps": 5, "batch": 1, "hidden": 2, "threads": 1}
+    point = {"peer": "fastrnn", "checkpoint": 0} | sizes
+    results = [
+        {"rows": rows, "left_out": 7, "absent": ["openvino: absent (no module)"]},
+        {"memory": [point | {"failed": "MemoryError"}, point | {"peer": "torch", "failed": "MemoryError"}]},
+    ]
+    apart, failed, died, memory = targets.broken(results)
+    assert apart.startswith(f"{load}, 1 thread(s): torch: RuntimeError: torch and fastrnn disagree on y")
+    assert failed.endswith("fastrnn: RuntimeError: out of memory")
+    assert died.endswith("all: ended with status -9")
+    assert memory == "memory of GRU T5 B1 H2 fastrnn: MemoryError"
     assert (
-        "| ms; power of H = I, expected 2 | H=2 | H=4 | H=8 | H=16 | power: fastrnn | power: torch |" in text
+        sum(one.value < one.least for one in targets.judged(results) if one.aim.startswith("fastrnn runs"))
+        == 4
     )
+    for text in (targets.table(results), bench("results").not_measured(results)):
+        assert "- 7 rows not measured: the run was stopped.\n" in text
+        assert f"- fastrnn failed: RuntimeError: out of memory ({load}, 1 thread(s)).\n" in text
+        assert "- jax failed: RuntimeError: jax and fastrnn disagree on y" in text
+        assert "- memory: torch failed: MemoryError (gru T5).\n" in text
+        assert "- openvino: absent (no module).\n" in text
 
 
-def test_targets_hold_rows_against_what_was_asked(bench: Callable[[str], Any]) -> None:
+def test_means_are_over_the_grid(bench: Bench) -> None:
+    w = bench("workloads")
+    inside = w.grid(["lstm"], ["forward"], ["float32"], [1, 100], [1, 128], [16])
+    outside = w.grid(["lstm"], ["forward"], ["float32"], [10], [1], [16])
+    outside += w.grid(["lstm"], ["forward"], ["float32"], [1], [256, 1], [16], layers=[2])
+    result = with_times(
+        bench,
+        [(1, load) for load in inside + outside],
+        fastrnn=lambda load, n: 1.0,
+        torch=lambda load, n: 2.0 if load in inside else 9.0,
+    )
+    found = {one.aim: one for one in bench("targets").judged([result])}
+    mean = found["forward, mean: PyTorch / fastrnn"]
+    assert (mean.what, mean.value) == ("mean of 4 sizes", pytest.approx(2))
+    assert [load.beyond for load in inside + outside] == [False] * 4 + [True] * 3
+
+
+def test_targets_hold_rows_against_what_was_asked(bench: Bench) -> None:
     w, targets = bench("workloads"), bench("targets")
     # At the peak rate a training step of these takes so long; and so far the peers' times are from it.
     sizes = [w.Workload("gru", "training", 100, batch, 16, 16) for batch in (100, 101, 102, 103)]
@@ -366,14 +512,17 @@ def test_targets_hold_rows_against_what_was_asked(bench: Callable[[str], Any]) -
         for line in targets.table([result, result]).split("Missed")[0].splitlines()[2:-1]
     }
     aim = "| LSTM and GRU forward, T >= 100, B >= 16, H >= 128: part of the FMA peak"
-    assert counts["| training: best of PyTorch and JAX / fastrnn", "1"] == ["4", "3"]
-    assert counts["| training, where that peer is under 75 % of the bound: the same", "1"] == ["2", "1"]
+    assert counts["| training, T = 100: best of PyTorch and JAX / fastrnn", "1"] == ["4", "3"]
+    assert counts["| training, T = 100, where that peer is under 75 % of the bound: the same", "1"] == [
+        "2",
+        "1",
+    ]
     assert (counts[aim, "1"], counts[aim, "2"]) == (["1", "0"], ["1", "1"])
     missed = targets.table([result]).split("Missed")[1].splitlines()
     assert sum("B101" in line and "torch, 74% FMA" in line and "| 1.2 |" in line for line in missed) == 1
 
 
-def test_what_was_asked_of_pairs_of_rows_and_of_memory(bench: Callable[[str], Any]) -> None:
+def test_what_was_asked_of_pairs_of_rows_and_of_memory(bench: Bench) -> None:
     w = bench("workloads")
     load = w.Workload("lstm", "forward", 5, 1, 2, 2, num_layers=2)
     stream = w.Workload("rnn", "streaming", 1, 1, 64, 64)
@@ -394,21 +543,21 @@ def test_what_was_asked_of_pairs_of_rows_and_of_memory(bench: Callable[[str], An
     }
     result["memory"] = [
         point | {"checkpoint": 0, "kept_mb": 900, "turns_s": [1.0, 1.0, 2.0]},
-        point | {"checkpoint": 9, "kept_mb": 100, "turns_s": [1.5, 1.5, 1.0]},
+        point | {"checkpoint": 9, "kept_mb": 100, "turns_s": [1.5, 1.5, 1.0], "bits": "b"},
     ]
+    result["imports"] = [{"numpy_s": 0.1, "fastrnn_s": seconds} for seconds in (0.05, 0.04, 0.9)]
     found = {one.aim: (one.value, one.value >= one.least) for one in bench("targets").judged([result])}
     assert found["2 layers, forward: one core / two"] == (pytest.approx(2 / 1.5), False)
     assert found["streaming step, B = 1, H = 64: 3 us / its time"] == (pytest.approx(0.75), False)
     assert found["streaming step, B = 1, H = 64: best peer / fastrnn"] == (pytest.approx(4), True)
     assert found["checkpoint: memory kept without it / with it"] == (9, True)
     assert found["checkpoint: time without it / with it"] == (pytest.approx(1 / 1.5), False)
+    assert found["checkpoint: gradients of the same bits (1: yes)"] == (0, False)
+    assert found["import: 60 ms / its time"] == (pytest.approx(1.2), True)
 
 
 def test_figures_of_two_cpus_do_not_mix(
-    bench: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    bench: Bench, monkeypatch: Patch, tmp_path: Path, capsys: Capture
 ) -> None:
     files = [tmp_path / name for name in ("a.json", "b.json")]
     result = made_up(bench, fastrnn=0.002, torch=0.004)
@@ -418,8 +567,8 @@ def test_figures_of_two_cpus_do_not_mix(
     monkeypatch.setattr(sys, "argv", ["tables.py", *map(str, files)])
     bench("tables").main()
     this, that = capsys.readouterr().out.split("# that CPU\n")
-    assert "| LSTM forward | 1 | 4 | 2.00 |" in this.removeprefix("# this CPU\n")
-    assert "| LSTM forward | 1 | 2 | 2.00 |" in that
+    assert "| LSTM forward, T=5, beyond the grid | 1 | 4 | 2.00 |" in this.removeprefix("# this CPU\n")
+    assert "| LSTM forward, T=5, beyond the grid | 1 | 2 | 2.00 |" in that
     monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, files)])
     with pytest.raises(SystemExit) as stopped:
         bench("plot").main()
@@ -429,10 +578,7 @@ def test_figures_of_two_cpus_do_not_mix(
 
 @pytest.mark.parametrize("script", ["run", "memory"])
 def test_more_threads_than_cpus_are_refused(
-    bench: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    script: str,
+    bench: Bench, monkeypatch: Patch, capsys: Capture, script: str
 ) -> None:
     count = len(os.sched_getaffinity(0))
     for threads in (0, count + 1):
@@ -456,10 +602,10 @@ def test_more_threads_than_cpus_are_refused(
     ],
 )
 def test_compare_judges_two_runs(
-    bench: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    bench: Bench,
+    monkeypatch: Patch,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     now: float,
     peer_now: float,
     options: list[str],
@@ -481,23 +627,40 @@ def test_compare_judges_two_runs(
     assert lines[-1].startswith(f"{len(lines) - 3 if status else 0} of")
 
 
-def test_compare_needs_something_in_common(bench: Callable[[str], Any]) -> None:
+def test_compare_needs_something_in_common(bench: Bench) -> None:
     old, new = made_up(bench, fastrnn=0.002), made_up(bench, fastrnn=0.002)
     old["rows"], new["rows"] = old["rows"][:3], new["rows"][3:]
     with pytest.raises(SystemExit, match="no workload in common"):
         bench("compare").compared(old, new, False)
+    with pytest.raises(SystemExit, match="two CPUs: a CPU; another"):
+        bench("compare").compared(old, new | {"machine": {"cpu": "another"}}, False)
 
 
-def test_slower_within_the_spread_is_not_judged_slower(bench: Callable[[str], Any]) -> None:
+def test_compare_counts_failures(bench: Bench) -> None:
+    old, new = made_up(bench, fastrnn=0.002), made_up(bench, fastrnn=0.002)
+    new["rows"][0] |= {"peers": {}, "failed": {"fastrnn": "MemoryError"}}
+    old["rows"][1] |= {"peers": {}, "failed": {"all": "ended"}}
+    text, worse = bench("compare").compared(old, new, False)
+    assert worse == 1
+    assert "FAILED: MemoryError" in text
+    assert "FAILED in the old run: ended" in text
+    assert text.splitlines()[-1] == f"0 of {len(old['rows'])} times are slower beyond the spread, 1 failed"
+
+
+def test_slower_within_the_spread_is_not_judged_slower(bench: Bench) -> None:
     old, new = ({"median_s": m, "quartiles_s": q} for m, q in ((1.0, (0.9, 1.2)), (1.1, (1.0, 1.2))))
-    ratio, low, high = bench("compare").change(old, new, 1.0)
-    assert (ratio, low, high) == (pytest.approx(1 / 1.1), pytest.approx(0.9 / 1.2), pytest.approx(1.2))
-    assert bench("results").verdict(low, high) == "UNCLEAR"
+    found = bench("results").quotient("fastrnn", old, new)
+    assert found.median == pytest.approx(1 / 1.1)
+    assert (found.low, found.high) == (pytest.approx(0.9 / 1.2), pytest.approx(1.2))
+    assert found.verdict == "UNCLEAR"
 
 
-def test_every_picture_is_drawn(bench: Callable[[str], Any], tmp_path: Path) -> None:
+def test_every_picture_is_drawn(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
+    w = bench("workloads")
+    lines = [(1, w.Workload("gru", "forward", T, 16, 128, 128)) for T in (10, 100)]
+    result["rows"] += with_times(bench, lines, fastrnn=lambda load, n: 1.0)["rows"]
     point = {"peer": "fastrnn", "checkpoint": 0, "cell": "gru", "batch": 1, "hidden": 2, "kept_mb": 3}
     result["memory"] = [point | {"steps": T} for T in (10, 100)]
     plot = bench("plot")
@@ -506,11 +669,12 @@ def test_every_picture_is_drawn(bench: Callable[[str], Any], tmp_path: Path) -> 
     assert names == {"speedup", "throughput", "steps", "growth", "roofline", "memory"}
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")
-    assert plot.overview(result, list(bench("results").rows_of(result)), tmp_path / "one.png").exists()
+    rows = bench("results").all_rows([result])
+    assert {row.load.hidden_size for row in plot.filling(plot.plain(rows))} == {2, 4}, "without a lone size"
     assert plot.draw([result], tmp_path / "few", ["steps"]) == [tmp_path / "few-steps.png"]
 
 
-def test_cudnn_sizes_that_matter_most_come_first(bench: Callable[[str], Any]) -> None:
+def test_cudnn_sizes_that_matter_most_come_first(bench: Bench) -> None:
     pytest.importorskip("torch")
     cudnn = bench("cudnn")
     points = cudnn.points(["lstm"], ["forward"], ["fp32"], list(cudnn.HIDDEN), list(cudnn.BATCH))
@@ -520,10 +684,7 @@ def test_cudnn_sizes_that_matter_most_come_first(bench: Callable[[str], Any]) ->
 
 
 def test_cudnn_writes_what_it_measured(
-    bench: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    bench: Bench, monkeypatch: Patch, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("torch")
     cudnn = bench("cudnn")
@@ -538,9 +699,7 @@ def test_cudnn_writes_what_it_measured(
     assert "16 of 16 points, 0 failed" in capsys.readouterr().out
 
 
-def test_cudnn_without_a_gpu_says_so(
-    bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cudnn_without_a_gpu_says_so(bench: Bench, monkeypatch: Patch, capsys: Capture) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["cudnn.py"])
@@ -550,7 +709,7 @@ def test_cudnn_without_a_gpu_says_so(
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_measuring_ends_with_its_time(bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_ends_with_its_time(bench: Bench, monkeypatch: Patch) -> None:
     progress = bench("progress")
     monkeypatch.setattr(progress.signal, "signal", lambda *_: None)
     for cost in (lambda item: 1.0, lambda item: item / 7):
@@ -558,43 +717,23 @@ def test_measuring_ends_with_its_time(bench: Callable[[str], Any], monkeypatch: 
         assert list(progress.within(-1, [1, 2, 3], cost)) == []
 
 
-def test_memory_is_measured_in_processes_of_their_own(bench: Callable[[str], Any], tmp_path: Path) -> None:
+def test_memory_is_measured_in_processes_of_their_own(bench: Bench, script: Script, tmp_path: Path) -> None:
     file = tmp_path / "memory.json"
-    options = [
-        "--cells",
-        "gru",
-        "--steps",
-        "50",
-        "100",
-        "--batch",
-        "2",
-        "--hidden",
-        "8",
-        "--checkpoint",
-        "0",
-        "4",
-    ]
-    options += ["--turns", "2", "--peers", "fastrnn", "--out", str(file)]
-    command = [sys.executable, str(BENCH / "memory.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    options = ["--cells", "gru", "--steps", 50, 100, "--batch", 2, "--hidden", 8, "--checkpoint", 0, 4]
+    printed = script("memory", *options, "--turns", 2, "--peers", "fastrnn", "--out", file)
     result = json.loads(file.read_text())
-    assert [(point["steps"], point["checkpoint"]) for point in result["memory"]] == [
-        (50, 0),
-        (50, 4),
-        (100, 0),
-        (100, 4),
-    ]
+    steps = [(point["steps"], point["checkpoint"]) for point in result["memory"]]
+    assert steps == [(50, 0), (50, 4), (100, 0), (100, 4)]
     for point in result["memory"]:
         assert "failed" not in point, point
         assert -1 <= point["kept_mb"] < point["peak_mb"]
         assert len(point["turns_s"]) == 2
-    assert "OTHER BITS" not in done.stdout
-    assert done.stdout.count("same bits") == 4
+    assert "OTHER BITS" not in printed
+    assert printed.count("same bits") == 4
     assert bench("memory").table(result["memory"]) in bench("tables").report([result])
 
 
-def test_a_memory_figure_that_failed_is_told(bench: Callable[[str], Any]) -> None:
+def test_a_memory_figure_that_failed_is_told(bench: Bench) -> None:
     sizes = {"cell": "gru", "steps": 5, "batch": 1, "hidden": 2, "threads": 1}
     figures = {
         "peak_mb": 30,
@@ -616,7 +755,7 @@ def test_a_memory_figure_that_failed_is_told(bench: Callable[[str], Any]) -> Non
     assert "torch | MemoryError: too much |" in failed
 
 
-def test_a_memory_process_that_fails_says_why(bench: Callable[[str], Any]) -> None:
+def test_a_memory_process_that_fails_says_why(bench: Bench) -> None:
     sizes = {"cell": "gru", "steps": 5, "batch": 1, "hidden": 2, "threads": 1}
     good, bad = bench("memory").measured(
         [{"peer": "fastrnn", "checkpoint": 0} | sizes, {"peer": "fastrnn", "checkpoint": -3} | sizes], 1
@@ -626,42 +765,63 @@ def test_a_memory_process_that_fails_says_why(bench: Callable[[str], Any]) -> No
     assert "seconds" not in bad
 
 
-def surveyed(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCH / "survey.py"), "--quick", "--peers", "fastrnn", "numpy", *options]
-    environment = os.environ | {"PATH": ""}  # where there is no compiler
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+@pytest.fixture
+def survey(bench: Bench, monkeypatch: Patch) -> Any:
+    """The module, with small sets."""
+    module, w, memory = bench("survey"), bench("workloads"), bench("memory")
+    streams = w.grid(["gru"], ["streaming"], ["float32"], [1], [1, 2], [3, 4])
+    peers = "fastrnn", "numpy"
+    sets = {
+        "rows": module.Rows("forward", [(1, w.Workload("gru", "forward", 5, 2, 3, 3))], peers, 0.0),
+        "steps": module.Rows("streams", [(1, load) for load in streams], peers, 0.0),
+        "memory": module.Memory("T", memory.grouped(["gru"], [8], 2, 4, 1, (0, 4), ("fastrnn",))),
+        "import": module.Imports("beyond NumPy's own", 3),
+    }
+    monkeypatch.setattr(module, "sets", lambda: sets)
+    return module
 
 
-def test_a_survey_measures_what_is_not_there(tmp_path: Path) -> None:
-    out = ["--only", "narrow", "steps", "memory", "--out", str(tmp_path / "some")]
-    first = surveyed(*out)
-    assert first.returncode == 0, first.stderr
-    narrow, steps, memory = files = [tmp_path / f"some-{name}.json" for name in ("narrow", "steps", "memory")]
-    results = {file: json.loads(file.read_text()) for file in files}
-    assert all(result["left_out"] == 0 for result in results.values())
-    assert len(results[steps]["rows"]) == 6
-    # A set that was stopped goes on; one that is whole stays.
-    result = results[steps] | {"left_out": 2, "rows": results[steps]["rows"][:4]}
-    steps.write_text(json.dumps(result))
-    before = narrow.read_bytes(), memory.read_bytes()
-    second = surveyed(*out)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.count("is there") == 2
-    assert (narrow.read_bytes(), memory.read_bytes()) == before
-    again = json.loads(steps.read_text())
-    assert again["rows"][:4] == result["rows"]
-    assert [row["workload"] for row in again["rows"]] == [row["workload"] for row in results[steps]["rows"]]
-    # Nor are rows of two commits mixed in one file.
-    steps.write_text(json.dumps(result | {"commit": "another"}))
-    third = surveyed(*out)
-    assert third.returncode == 1
-    assert third.stderr.startswith(f"{steps} is of another on ")
+def test_a_survey_measures_what_is_not_there(survey: Any, script: Script, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "some"]
+    script("survey", *out)
+    files = {name: tmp_path / f"some-{name}.json" for name in ("rows", "steps", "memory", "import")}
+    results = {name: json.loads(file.read_text()) for name, file in files.items()}
+    assert all(result["left_out"] == 0 and result["commit"] == "abc" for result in results.values())
+    assert all(row["fastrnn_s"] > 0 for row in results["import"]["imports"])
+    # A set that was stopped goes on; one that is whole stays, whoever measured it.
+    stopped = results["steps"] | {"left_out": 2, "rows": results["steps"]["rows"][:2]}
+    files["steps"].write_text(json.dumps(stopped))
+    files["rows"].write_text(json.dumps(results["rows"] | {"commit": "another", "versions": {}}))
+    before = {name: file.read_bytes() for name, file in files.items() if name != "steps"}
+    assert script("survey", *out).count("is there") == 3
+    assert before == {name: file.read_bytes() for name, file in files.items() if name != "steps"}
+    again = json.loads(files["steps"].read_text())["rows"]
+    assert again[:2] == stopped["rows"]
+    assert [row["workload"] for row in again] == [row["workload"] for row in results["steps"]["rows"]]
+    # Nothing that differs is mixed in one file.
+    for changed, message in (
+        ({"commit": "another"}, "commit: another, and here abc"),
+        ({"versions": {"fastrnn": "0", "numpy": "0"}}, "peers: {'fastrnn': '0'"),
+        ({"versions": {}}, "peers: {}, and here"),
+        ({"machine": {"cpu": "another"}}, "CPU: another, and here"),
+        ({"rows": [*stopped["rows"], results["rows"]["rows"][0]]}, "rows of other sets: 1, and here 0"),
+    ):
+        files["steps"].write_text(json.dumps(stopped | changed))
+        with pytest.raises(SystemExit) as refused:
+            script("survey", *out)
+        assert str(refused.value).startswith(f"{files['steps']}: {message}")
 
 
-def test_a_survey_says_what_it_would_measure(bench: Callable[[str], Any]) -> None:
-    done = surveyed("--plan")
-    assert done.returncode == 0, done.stderr
+def test_a_survey_in_which_fastrnn_failed_says_so(survey: Any, script: Script, tmp_path: Path) -> None:
+    file = tmp_path / "some-rows.json"
+    script("survey", "--only", "rows", "--out", tmp_path / "some")
+    result = json.loads(file.read_text())
+    result["rows"][0] |= {"peers": {}, "failed": {"fastrnn": "MemoryError"}}
+    file.write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match=r"GRU .*, 1 thread\(s\): fastrnn: MemoryError"):
+        script("survey", "--only", "rows", "--out", tmp_path / "some")
+
+
+def test_a_survey_says_what_it_would_measure(bench: Bench, script: Script) -> None:
     sets = bench("survey").sets()
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [*sets, "together"]
-    for one in sets.values():
-        assert one.estimate({}) > one.quick().estimate({}) > 0
+    assert [line.split()[0] for line in script("survey", "--plan").splitlines()] == [*sets, "together"]
