@@ -114,8 +114,8 @@ def measured(points: list[Point], turns: int) -> list[Point]:
 
 
 def versions(peers: list[str]) -> dict[str, str]:
-    found = {}
-    for peer in peers:
+    found = {"fastrnn": machine()["fastrnn"]["version"]}  # installed or on the path
+    for peer in (peer for peer in peers if peer != "fastrnn"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[peer] = metadata.version(peer)
     return found

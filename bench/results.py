@@ -294,7 +294,9 @@ def lines_through_base(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, L
             panels.setdefault((row.load.cell, row.load.run), {}).setdefault(name, []).append(row)
     for key, found in panels.items():
         lines = {name: sorted(found[name], key=axis.value) for name, axis in AXES.items() if name in found}
-        panels[key] = {name: line for name, line in lines.items() if len(line) > 1}
+        panels[key] = {
+            name: line for name, line in lines.items() if len(line) > (2 if AXES[name].fields else 1)
+        }
     most = max(map(tuple, panels.values()), key=len, default=())
     return {key: lines for key, lines in panels.items() if lines and tuple(lines) == most}
 

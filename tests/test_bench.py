@@ -659,7 +659,7 @@ def test_every_picture_is_drawn(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = made_up(bench, fastrnn=0.002, torch=0.004, openvino=0.001)
     w = bench("workloads")
-    lines = [(1, w.Workload("gru", "forward", T, 16, 128, 128)) for T in (10, 100)]
+    lines = [(1, w.Workload("gru", "forward", T, 16, 128, 128)) for T in (10, 100, 200)]
     result["rows"] += with_times(bench, lines, fastrnn=lambda load, n: 1.0)["rows"]
     point = {"peer": "fastrnn", "checkpoint": 0, "cell": "gru", "batch": 1, "hidden": 2, "kept_mb": 3}
     result["memory"] = [point | {"steps": T} for T in (10, 100)]
