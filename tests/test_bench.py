@@ -280,6 +280,24 @@ def test_a_ceiling_sets_the_bound(bench: Bench) -> None:
     assert row.share("fastrnn") is None
 
 
+def test_a_cpu_without_a_model_name_is_named(bench: Bench, monkeypatch: Patch, tmp_path: Path) -> None:
+    worker, info = bench("worker"), tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n")
+    monkeypatch.setattr(worker, "Path", lambda _: info)
+    assert worker.machine()["cpu"] == "CPU implementer 0x41, CPU part 0xd40"
+    info.write_text("")
+    assert worker.machine()["cpu"]
+
+
+def test_torch_on_the_cpu_leaves_cudnn_alone(bench: Bench, monkeypatch: Patch) -> None:
+    torch = pytest.importorskip("torch")
+    layer, x = torch.nn.GRU(3, 4), torch.ones(2, 1, 3)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for training in (True, False):
+        bench("torch_calls").layer_call(layer, x, training, tf32=False)()
+        assert torch.backends.cudnn.allow_tf32
+
+
 def test_named_workloads_are_runnable(bench: Bench) -> None:
     w = bench("workloads")
     assert set(w.NAMED) == {"wake-word", "speech", "character", "rl", "time-series", "elman"}
