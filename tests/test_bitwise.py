@@ -163,6 +163,7 @@ def test_layers_side_by_side_change_nothing(
     """Training and inference, with any number of threads for the layers."""
     hidden, steps, batch, options, call, within = SIDE_BY_SIDE[case]
     spec = make_spec(variant, 30, hidden, **options)
+    spec = dataclasses.replace(spec, input_size=spec.output_size)  # as much work for each layer
     problem = make_problem(rng, spec, steps, batch, **call)
     network = CPU.network(spec)
     packed = functional.pack(spec, problem.parameters)

@@ -270,7 +270,8 @@ def test_training_calls_of_two_threads_never_meet(rng: np.random.Generator) -> N
 
 
 def test_eval_calls_survive_a_change_of_mode(rng: np.random.Generator) -> None:
-    layer, x = fastrnn.GRU(IN, H, seed=1).eval(), normal(rng, T, B, IN)
+    # Long enough to give up the interpreter lock, so that the mode changes during a call too.
+    layer, x = fastrnn.GRU(IN, H, seed=1).eval(), normal(rng, 100, B, IN)
     expected = layer(x)
 
     def switch() -> None:

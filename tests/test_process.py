@@ -21,7 +21,7 @@ import os, threading, warnings
 import numpy as np, fastrnn
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: that is the point here
 layer = fastrnn.GRU(8, 8, seed=0).eval()
-x = np.zeros((5, 2, 8), "float32")
+x = np.zeros((100, 2, 8), "float32")  # long enough to give up the interpreter lock: forks meet a call inside
 layer(x)  # what Python imports at the first call is imported before the forks
 def work():
     while True:

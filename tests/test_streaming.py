@@ -195,11 +195,12 @@ def test_a_stream_goes_with_its_weights(change: str, rng: np.random.Generator) -
 
 def test_streams_of_one_layer_run_in_parallel(rng: np.random.Generator) -> None:
     layer = build("lstm")
-    x = normal(rng, 4, T, N, IN)
+    rows = 50  # a step is long enough to give up the interpreter lock
+    x = normal(rng, 4, T, rows, IN)
     results: list[Any] = [None] * len(x)
 
     def work(i: int) -> None:
-        stream = layer.stream(batch=N)
+        stream = layer.stream(batch=rows)
         results[i] = np.stack([stream.step(step).copy() for step in x[i]])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(x))]

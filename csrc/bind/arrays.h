@@ -165,8 +165,9 @@ inline py::array empty(const py::dtype& dtype, const Index* shape, int axes) {
   Index bytes = dtype.itemsize();
   bool countable = true;
   for (int i = 0; i < axes; ++i) countable = !__builtin_mul_overflow(bytes, shape[i], &bytes) && countable;
+  Index padded = 0;
+  countable = countable && !__builtin_add_overflow(bytes, static_cast<Index>(kAlignment), &padded);
   if (countable && bytes >= kWorthAligning) {
-    const Index padded = bytes + static_cast<Index>(kAlignment);
     try {
       py::array memory = make(py::dtype::of<std::uint8_t>(), &padded, 1, nullptr);
       const auto address = reinterpret_cast<std::uintptr_t>(memory.data());

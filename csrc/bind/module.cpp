@@ -1,6 +1,6 @@
 // The Python module `_core`.  Its contract is python/fastrnn/_core.pyi; here arrays become pointers and
-// nothing is computed.  The interpreter lock is released around everything that takes more than a
-// few microseconds.
+// nothing is computed.  The interpreter lock is released around kernels that take more than a few
+// microseconds.
 #include <pybind11/pybind11.h>
 
 #include "bind/arrays.h"

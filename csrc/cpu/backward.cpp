@@ -81,8 +81,9 @@ class Walk {
       if (last == end) {
         list_block(first, end);
         recompute();
+      } else {
+        rows_ = rows_from(first, end);
       }
-      rows_ = rows_from(first, end);
       stop = std::max(first, until);
       const Index before = rows_from(last, end);
       Index row = before;

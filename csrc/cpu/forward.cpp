@@ -112,7 +112,7 @@ bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Forward
 }
 
 template <class W>
-void ForwardCall<W>::layout(Arena& arena, int threads) {
+void ForwardCall<W>::layout(Arena& arena, const Split& split) {
   const LayerShape& s = this->shape;
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
@@ -120,15 +120,16 @@ void ForwardCall<W>::layout(Arena& arena, int threads) {
   const Index least = input_is_near<W>(s) ? kBlockRows : kFarBlockRows;
   block_rows = std::min(std::max({kBlockBytes / row_bytes, least, B}), this->schedule->steps() * B);
   // In training the gates of the reserve are computed in place.
-  pre = this->gates ? nullptr : arena.take<T>(threads * block_rows * GH);
-  dropped = this->dropout ? arena.take<T>(threads * block_rows * s.input) : nullptr;
+  const Index slabs = split.by_units ? 1 : split.threads;
+  pre = this->gates ? nullptr : arena.take<T>(slabs * block_rows * GH);
+  dropped = this->dropout ? arena.take<T>(slabs * block_rows * s.input) : nullptr;
   hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
   reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;
   zeros = arena.take_zeroed<T>(s.hidden);
   const bool two_cells = s.peephole == Peephole::full && !this->cells;
   cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
   list_bytes = Lists<W>(Arena(), block_rows, B, s, this->tokens, *kernels).bytes;
-  lists = arena.take<char>(list_bytes * threads);
+  lists = arena.take<char>(list_bytes * split.threads);
 }
 
 template <class W>

@@ -237,7 +237,7 @@ template <class W>
 struct ForwardKernels {
   const char* name;  // the instructions of its products
   int lanes;
-  int tile_rows[4];  // rows of the largest tile of a product with 1, 2, 3, 4 gates
+  int tile_rows[4];  // rows of a tile, where there are many, with 1, 2, 3, 4 gates
 
   int rows_of_tile(Index gates) const { return tile_rows[gates - 1]; }
 

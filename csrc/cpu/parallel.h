@@ -42,7 +42,7 @@ bool spin(Ready ready) {
   return ready();
 }
 
-// A count that one thread raises and others wait for: polled for a while, then slept on. A sleeper is not
+// A count that some threads raise and others wait for: polled for a while, then slept on. A sleeper is not
 // charged for the CPU and gets one as soon as it is woken; a thread that polls on, yielding, falls behind
 // every other process of a busy machine (measured with two such: a barrier 10 to 25 times slower).
 class alignas(cache_line) Event {

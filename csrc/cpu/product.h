@@ -248,8 +248,9 @@ FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Pr
   const Index groups = (rows + most - 1) / most, larger = groups ? rows % groups : 0;
   const int size = static_cast<int>(groups ? rows / groups : 0);
   const Index border = larger * (size + 1);
-  // A few panels for all rows before the next ones, so that they are read from afar once.
-  const Index together = panels_for(Gates, 1);
+  // A few panels for all rows before the next ones, so that they are read from afar once; where rows are one
+  // group, as many as a tile has.
+  const Index together = rows <= most_rows(Gates) ? panels_for(Gates, size) : panels_for(Gates, 1);
   for (Index done = 0; done < count; done += together) {
     const Index n = count - done < together ? count - done : together;
     const Index first = range.backwards ? range.last - done - n : range.first + done;

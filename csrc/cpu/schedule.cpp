@@ -14,18 +14,33 @@ constexpr double kWorthBarrier = 5e4;
 // steps 1.0; with larger weights units, of which each core keeps its part, reach 1.8 to 2.2, layers 1.5
 // to 1.9.
 constexpr Index kNearBytes = 1024 * 1024;
-// Tasks for each two groups of threads: waiting at the beginning and the end is then 3 % of the time.
+// Tasks for each group of threads and each other one: waiting at the beginning and the end is then 3 % of
+// the time.
 constexpr Index kTasks = 32;
-// Layers must be as busy as this times the threads that rows or units would have: below, at T = 20, two
-// layers were 4 % and three 8 % slower side by side.
-constexpr double kAlone = 0.96;
+// Layers must be as busy as this times what rows or units would be: below, at T = 20, two layers were 4 %
+// and three 8 % slower side by side.  And busy enough to wake a thread for.
+constexpr double kAlone = 0.96, kLeastBusy = 1.3;
+
+// Multiply-adds of one row in one step.  For a token a column of W_ih is added.
+double multiply_adds(const LayerShape& shape, bool tokens) {
+  return static_cast<double>(shape.gate_rows()) *
+         static_cast<double>((tokens ? 0 : shape.input) + shape.recurrent());
+}
+
+bool worth_threads(double multiply_adds, Index steps, Index batch) {
+  return 2 * multiply_adds * static_cast<double>(steps) * static_cast<double>(batch) >= kWorthThreads;
+}
+
+// How many threads' work a layer gets: where rows are dealt out, some have one more than others.
+double busy_threads(const Split& split, Index batch) {
+  if (split.by_units) return split.threads;
+  return static_cast<double>(batch) / static_cast<double>((batch + split.threads - 1) / split.threads);
+}
 
 }  // namespace
 
 bool worth_threads(const LayerShape& shape, Index steps, Index batch) {
-  const double row =
-      2.0 * static_cast<double>(shape.gate_rows()) * static_cast<double>(shape.input + shape.recurrent());
-  return static_cast<double>(steps) * static_cast<double>(batch) * row >= kWorthThreads;
+  return worth_threads(multiply_adds(shape, false), steps, batch);
 }
 
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads) {
@@ -47,23 +62,28 @@ Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes,
   return {1, false, "one row, and a step too short for a barrier"};
 }
 
-LayerSplit choose_layer_split(const LayerShape& shape, Index layers, Index steps, Index batch, int lanes,
-                              int tile_rows, int weight_bytes, int threads) {
-  const Index weights = shape.gate_rows() * (shape.input + shape.recurrent());
-  if (layers < 2 || threads < 2 || batch < 1 || !worth_threads(shape, layers * steps, batch)) return {};
-  if (weights * weight_bytes > kNearBytes) return {};
+LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, bool tokens,
+                              Index steps, Index batch, int lanes, int tile_rows, int weight_bytes,
+                              int threads) {
+  if (layers < 2 || threads < 2) return {};
+  const double lowest = multiply_adds(first, tokens), other = multiply_adds(above, false);
+  const double all = lowest + static_cast<double>(layers - 1) * other, largest = std::max(lowest, other);
+  if (!worth_threads(all, steps, batch) || largest * weight_bytes > kNearBytes) return {};
   LayerSplit split;
   split.groups = static_cast<int>(std::min<Index>(threads, layers));
   // A task has the rows of a tile, for the products of x.
   split.steps = std::max((tile_rows + batch - 1) / batch,
                          steps * layers / (kTasks * split.groups * (split.groups - 1)));
-  split.within = choose_split(shape, steps, batch, lanes, tile_rows, threads / split.groups);
-  // At the beginning all but one group wait for the layers below, at the end they have nothing left to do.
-  const double tasks = static_cast<double>(layers * ((steps + split.steps - 1) / split.steps));
-  const double groups = split.groups;
-  const double busy = tasks / (tasks + groups * (groups - 1)) * groups * split.within.threads;
-  const Split alone = choose_split(shape, steps, batch, lanes, tile_rows, threads);
-  return busy >= kAlone * alone.threads ? split : LayerSplit();
+  if (threads / split.groups > 1)
+    split.within = choose_split(above, steps, batch, lanes, tile_rows, threads / split.groups);
+  // It takes as long as the largest layer and one task of each other one, and as all tasks dealt out, where
+  // at the beginning all groups but one wait for the layers below, and at the end have nothing left to do.
+  const double tasks = static_cast<double>((steps + split.steps - 1) / split.steps);
+  const double path = tasks * largest + all - largest;
+  const double dealt = tasks * all / split.groups + (split.groups - 1) * all / static_cast<double>(layers);
+  const double busy = tasks * all / std::max(path, dealt) * busy_threads(split.within, batch);
+  const Split alone = choose_split(above, steps, batch, lanes, tile_rows, threads);
+  return busy >= std::max(kAlone * busy_threads(alone, batch), kLeastBusy) ? split : LayerSplit();
 }
 
 }  // namespace fastrnn::cpu

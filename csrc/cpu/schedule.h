@@ -63,9 +63,10 @@ struct LayerSplit {
   Index steps = 0;
   Split within;  // of a layer, among the threads of its group
 };
-// `shape`: of the layers above the first.
-LayerSplit choose_layer_split(const LayerShape& shape, Index layers, Index steps, Index batch, int lanes,
-                              int tile_rows, int weight_bytes, int threads);
+// Of a stack with one direction, whose first layer may read tokens; those above the first are alike.
+LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, bool tokens,
+                              Index steps, Index batch, int lanes, int tile_rows, int weight_bytes,
+                              int threads);
 
 // One thread's share.
 struct Share {

@@ -110,7 +110,7 @@ bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const Forward
 // Steps whose weight gradients are computed together.
 Index gradient_block(Index steps, Index batch);
 
-// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0, and h_n the y of a single step.
+// y may be any rows but must not overlap x; h_n and c_n may be h0 and c0, or h_n the y of a single step.
 // With quantised weights W only inference.
 template <class W>
 struct ForwardCall : Sequence<Compute<W>> {
@@ -132,7 +132,7 @@ struct ForwardCall : Sequence<Compute<W>> {
   char* lists = nullptr;  // lists of rows, one set per thread
   Index list_bytes = 0;
 
-  void layout(Arena& arena, int threads);
+  void layout(Arena& arena, const Split& split);
 };
 
 // The steps [first, last), after those before them.

@@ -94,6 +94,14 @@ struct Sharing {
   cpu::LayerSplit in_groups() const { return {groups, steps, split}; }
 };
 
+// What of a call decides how it is divided.
+struct Extent {
+  Index steps;  // of the longest row
+  Index batch;
+  bool tokens;
+  bool segmented;  // gates are computed again in backward
+};
+
 // Runs run(direction, share) for every direction of one layer.
 template <class Run>
 void run_directions(Index directions, const Sharing& sharing, Team& team, Run run) {
@@ -124,34 +132,34 @@ void deal_out(Team& team, Work work) {
 }
 
 template <class W>
-Sharing share_out(const Network& network, Index layer, Index steps, Index batch,
+Sharing share_out(const Network& network, Index layer, const Extent& call,
                   const cpu::ForwardKernels<W>& kernels, int threads) {
   const int tile_rows = kernels.rows_of_tile(network.first.gates());
   auto choose = [&](int n) {
-    return cpu::choose_split(network.shape(layer), steps, batch, kernels.lanes, tile_rows, n);
+    return cpu::choose_split(network.shape(layer), call.steps, call.batch, kernels.lanes, tile_rows, n);
   };
   if (network.directions == 2) {
-    if (threads < 2 || !cpu::worth_threads(network.shape(layer), steps, 2 * batch))
+    if (threads < 2 || !cpu::worth_threads(network.shape(layer), call.steps, 2 * call.batch))
       return {false, false, 1, 0, choose(threads)};
     return {true, false, 2, 0, choose(threads / 2)};
   }
+  // With segments not, since each layer would hold the gates of one.
   const cpu::LayerSplit layers =
-      cpu::choose_layer_split(network.shape(network.layers - 1), network.layers, steps, batch, kernels.lanes,
-                              tile_rows, int{sizeof(W)}, threads);
+      call.segmented ? cpu::LayerSplit()
+                     : cpu::choose_layer_split(network.first, network.shape(network.layers - 1),
+                                               network.layers, call.tokens, call.steps, call.batch,
+                                               kernels.lanes, tile_rows, int{sizeof(W)}, threads);
   if (layers.groups > 1) return {false, true, layers.groups, layers.steps, layers.within};
   return {false, false, 1, 0, choose(threads)};
 }
 
 // The most threads that any layer has work for: a call that needs one thread takes no pool and starts none.
 template <class W>
-int threads_wanted(const Network& network, Index steps, Index batch, const cpu::ForwardKernels<W>& kernels) {
-  int most = 1;
-  for (Index layer = 0; layer < std::min<Index>(network.layers, 2);
-       ++layer) {  // all above the first are alike
-    const Sharing s = share_out(network, layer, steps, batch, kernels, cpu::num_threads());
-    most = std::max(most, s.threads());
-  }
-  return most;
+int threads_wanted(const Network& network, const Extent& call, const cpu::ForwardKernels<W>& kernels) {
+  const auto wanted = [&](Index layer) {
+    return share_out(network, layer, call, kernels, cpu::num_threads()).threads();
+  };
+  return std::max(wanted(0), wanted(network.layers - 1));  // all above the first are alike
 }
 
 // One layer of a forward call, and of a backward call: what its directions are told, and what that points to.
@@ -226,14 +234,15 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden;
   const Index state_batch = args.state_rows ? args.state_batch : B;
   network.check_call(args.steps, B);
-  Team team(threads_wanted(network, args.steps, B, kernels));
-  if (reserve) reserve->layout(network, args.steps, B);
   scratch.schedule.set(args.steps, B, args.lengths);
+  if (reserve) reserve->layout(network, args.steps, B);
+  const Extent extent{scratch.schedule.steps(), B, args.tokens != nullptr,
+                      reserve != nullptr && reserve->segment() > 0};
+  Team team(threads_wanted(network, extent, kernels));
   zero_padding(args.y, args.lengths, args.steps, B, network.output());
 
-  const Sharing of_first = share_out(network, 0, args.steps, B, kernels, team.size());
-  // With nothing to do, layers are not divided.
-  const bool side_by_side = of_first.layers && scratch.schedule.steps() > 0;
+  const Sharing of_first = share_out(network, 0, extent, kernels, team.size());
+  const bool side_by_side = of_first.layers;
   const Index at_once = side_by_side ? network.layers : 1;
   // In inference the layers write in turn to y and to one more array, so that the last one writes to y.
   const bool in_turn = !reserve && network.layers > 1;
@@ -246,12 +255,11 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
       const bool to_y = layer + 1 == network.layers || (in_turn && (network.layers - layer) % 2 == 1);
       return to_y ? args.y : contiguous(reserve ? reserve->output(layer) : other, B, network.output());
     };
-    if (side_by_side)
-      wavefront.emplace(arena, network.layers, of_first.in_groups(), scratch.schedule.steps(), in_turn);
+    if (side_by_side) wavefront.emplace(arena, network.layers, of_first.in_groups(), extent.steps, in_turn);
     layers = lay_out<ForwardLayer<W>>(arena, first_layer, at_once, [&](ForwardLayer<W>& it, Index layer) {
       const Rows<T> y = output(layer);
       it.mask = input_mask(network, layer, args);
-      it.sharing = share_out(network, layer, args.steps, B, kernels, team.size());
+      it.sharing = share_out(network, layer, extent, kernels, team.size());
       for (Index d = 0; d < network.directions; ++d) {
         const Index part = layer * network.directions + d;
         cpu::ForwardCall<W>& call = it.calls[d];
@@ -272,14 +280,14 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
         call.y = columns_from(y, d * R);
         if (reserve) attach(call, *reserve, part);
         if (side_by_side) call.progress = wavefront->progress(layer);
-        call.layout(arena, it.sharing.split.threads);
+        call.layout(arena, it.sharing.split);
       }
     });
     return arena.used();
   };
   run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index) {
     run_layers(
-        layers, network.directions, wavefront, scratch.schedule.steps(), team,
+        layers, network.directions, wavefront, extent.steps, team,
         [](const auto& call, cpu::Range steps, const Share& share) { cpu::forward(call, steps, share); });
   });
 }
@@ -290,13 +298,14 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   const cpu::Kernels<T>& kernels = current_kernels<T>();
   const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
               width = network.output();
-  Team team(threads_wanted(network, args.steps, B, kernels));
   scratch.schedule.set(args.steps, B, args.lengths);
+  const Extent extent{scratch.schedule.steps(), B, args.tokens != nullptr, reserve.segment() > 0};
+  Team team(threads_wanted(network, extent, kernels));
   const std::vector<Index> sizes = network.parameter_sizes();
   zero_padding(args.dx, args.lengths, args.steps, B, network.first.input);
 
-  const Sharing of_first = share_out(network, 0, args.steps, B, kernels, team.size());
-  const bool side_by_side = of_first.layers && scratch.schedule.steps() > 0;
+  const Sharing of_first = share_out(network, 0, extent, kernels, team.size());
+  const bool side_by_side = of_first.layers;
   const Index at_once = side_by_side ? network.layers : 1;
   std::optional<cpu::Wavefront> wavefront;
   BackwardLayer<T>* layers = nullptr;
@@ -309,8 +318,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     const auto input_gradient = [&](Index layer) {
       return layer > 0 ? contiguous(between[layer % 2], B, width) : args.dx;
     };
-    if (side_by_side)
-      wavefront.emplace(arena, network.layers, of_first.in_groups(), scratch.schedule.steps(), false);
+    if (side_by_side) wavefront.emplace(arena, network.layers, of_first.in_groups(), extent.steps, false);
     layers = lay_out<BackwardLayer<T>>(arena, first, at_once, [&](BackwardLayer<T>& it, Index place) {
       const Index layer = network.layers - 1 - place;
       const LayerShape shape = network.shape(layer);
@@ -319,7 +327,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       if (input_needed && network.directions == 2)
         it.second_dx = contiguous(arena.take<T>(args.steps * B * shape.input), B, shape.input);
       it.mask = input_mask(network, layer, args);
-      it.sharing = share_out(network, layer, args.steps, B, kernels, team.size());
+      it.sharing = share_out(network, layer, extent, kernels, team.size());
       for (Index d = 0; d < network.directions; ++d) {
         const Index part = layer * network.directions + d;
         cpu::BackwardCall<T>& call = it.calls[d];
@@ -380,7 +388,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
       }
     });
     run_layers(
-        layers, network.directions, wavefront, scratch.schedule.steps(), team,
+        layers, network.directions, wavefront, extent.steps, team,
         [](const auto& call, cpu::Range steps, const Share& share) { cpu::backward(call, steps, share); });
     const BackwardLayer<T>& last = layers[at_once - 1];  // tokens are the first layer's
     if (!last.second_dx && !last.calls[0].tokens) return;
@@ -433,8 +441,9 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
                                            bool tokens, Index checkpoint) {
   const LayerShape& first = network.first;
   const Table<W>& kernels = current_kernels<W>();
+  const bool segmented = training && segment_steps(first, steps, batch, checkpoint) > 0;
   const auto sharing_of = [&](Index layer) {
-    return share_out(network, layer, steps, batch, kernels, cpu::num_threads());
+    return share_out(network, layer, {steps, batch, tokens, segmented}, kernels, cpu::num_threads());
   };
   const auto thread_count = [&](Index layer) { return std::to_string(sharing_of(layer).threads()); };
   const auto split_text = [&](Index layer) -> std::string {
@@ -475,9 +484,9 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       {"weights", weights_text<W>()},
       {"input", of_layers(input_text)},
       {"products", products},
-      {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows; " + std::to_string(panels) +
-                   " panels of " + std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) +
-                   " of " + std::to_string(panels * kernels.lanes) + " used"},
+      {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows where there are many; " +
+                   std::to_string(panels) + " panels of " + std::to_string(kernels.lanes) + " units, " +
+                   std::to_string(first.hidden) + " of " + std::to_string(panels * kernels.lanes) + " used"},
       {"threads", of_layers(thread_count)},
       {"split", of_layers(split_text)},
   };

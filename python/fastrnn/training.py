@@ -228,8 +228,8 @@ class Linear:
             self._backend.clear(gradient)
 
     def _forward_on_device(self, x: Any) -> Any:
-        library, _ = self._backend.take_x("x", x)
-        x = self._taken("x", x, library, self.in_features)
+        library, array = self._backend.take_x("x", x)
+        x = self._placed("x", library.check_float("x", array, str(self.dtype), x), library, self.in_features)
         y = library.empty((*x.shape[:-1], self.out_features), str(self.dtype))
         rows, ones = _rows(y), self._ones(y)
         matmul = partial(self._backend.core.matmul, stream=x.stream)
@@ -242,7 +242,8 @@ class Linear:
         return library.give(y)
 
     def _backward_on_device(self, dy: Any, x: Array, library: Library) -> Any:
-        dy = self._taken("dy", dy, library, self.out_features)
+        dy = library.take_float("dy", dy, str(self.dtype))
+        dy = self._placed("dy", dy, library, self.out_features)
         if dy.shape[:-1] != x.shape[:-1]:
             raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
         self._x = None
@@ -256,8 +257,7 @@ class Linear:
         matmul(rows, self.parameters["weight"], _rows(dx), transpose_a=False, transpose_b=False, add=False)
         return library.give(dx)
 
-    def _taken(self, name: str, value: Any, library: Library, width: int) -> Array:
-        array = library.take_float(name, value, str(self.dtype))
+    def _placed(self, name: str, array: Array, library: Library, width: int) -> Array:
         if array.ndim == 0 or array.shape[-1] != width:
             raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
         return library.place(array, str(self.dtype))

@@ -118,7 +118,9 @@ void for_sizes(const Kernels<T>& kernels, F test) {
   const Index lanes = kernels.lanes, tile = kernels.rows_of_tile(4);
   for (Index gates = 1; gates <= 4; ++gates) {
     for (const Index units : {Index(1), lanes - 1, lanes, lanes + 1, 7 * lanes + 1}) {
-      for (const Index rows : {Index(0), Index(1), tile - 1, tile, tile + 1, Index(17)}) {
+      // Up to 8 rows may be one group, whose gates are then multiplied in halves.
+      for (const Index rows :
+           {Index(0), Index(1), tile - 1, tile, tile + 1, Index(5), Index(6), Index(8), Index(17)}) {
         for (const Index depth : {Index(1), Index(6)}) {
           Problem<T> problem(gates, units, rows, depth);
           test(problem);

@@ -129,7 +129,8 @@ void check_all() {
             shape.input = depth;
             shape.hidden = units;
             const Index tile = kernels.rows_of_tile(shape.gates());
-            for (const Index rows : {Index(1), tile - 1, tile, tile + 1}) check<W>(shape, rows);
+            for (const Index rows : {Index(1), tile - 1, tile, tile + 1, Index(5), Index(6), Index(8)})
+              check<W>(shape, rows);
           }
         }
       }

@@ -201,10 +201,10 @@ TEST(stacks_side_by_side_have_the_bits_of_one_thread) {
       for (const Index batch : {1, 5}) {
         Network network;
         network.first.cell = cell;
-        network.first.input = 9;
         network.first.hidden = 48;
         network.first.reset_after = batch == 1;
         if (cell == Cell::lstm && batch > 1) network.first.projection = 20;
+        network.first.input = network.first.recurrent();  // as much work for each layer
         network.layers = layers;
         network.dropout = layers > 2 ? 0.4 : 0;
         const Index steps = 120;
@@ -219,7 +219,9 @@ TEST(stacks_side_by_side_have_the_bits_of_one_thread) {
             }
             const std::string split =
                 explain<float>(network, steps, batch, true, false, checkpoint).at("split");
-            if (n <= layers) CHECK(split.find("layers side by side") != std::string::npos);
+            const bool segments = checkpoint > 0 && cell != Cell::rnn;
+            if (n <= layers || segments)
+              CHECK((split.find("layers side by side") == std::string::npos) == segments);
             CHECK(got == alone);
           }
         }
