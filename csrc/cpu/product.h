@@ -356,6 +356,8 @@ void pack_rows(const PackRows<T>& p) {
   }
 }
 
+// Lane j of v[i] and lane i of v[j] change places: zipping the first half of the vectors with the second
+// moves one bit of a lane's number to the vector's, so as many passes as there are bits.
 template <class T>
 FRNN_INLINE void transpose(Vec<T>* v) {
   constexpr int lanes = Vec<T>::lanes;
