@@ -155,14 +155,17 @@ def commit() -> str:
     label = git("describe", "--always", "--dirty", "--abbrev=12")
     if not label:
         return "unknown"
-    sources = "csrc", "python", "CMakeLists.txt"
+    sources = "csrc", "python", "cmake", "CMakeLists.txt", "pyproject.toml"
     if changed := git("status", "--porcelain", "--", *sources):
         raise SystemExit(f"{changed.split()[1]} is not as in commit {label}: commit it, and build again")
     found = importlib.util.find_spec("fastrnn._core")
     if found and found.origin:
         built = Path(found.origin).stat().st_mtime
+        never_built = (
+            (".md", ".py", ".pyi") if Path(found.origin).is_relative_to(TREE / "python") else (".md",)
+        )
         for name in git("ls-files", "--", *sources).splitlines():
-            if (TREE / name).stat().st_mtime > built:
+            if not name.endswith(never_built) and (TREE / name).stat().st_mtime > built:
                 raise SystemExit(f"{found.origin} is older than {name} of commit {label}: build again")
     return label
 
@@ -197,9 +200,10 @@ def all_rows(results: Iterable[dict[str, Any]]) -> list[Row]:
         if names.isdisjoint(ROUNDED):
             parts = [(False, row)]
         else:
-            parts = [(True, row.part(lambda name: name == "fastrnn" or name in ROUNDED))]
+            own = row.part(lambda name: name == "fastrnn" or name in ROUNDED)
             rest = row.part(lambda name: name not in ROUNDED)
-            parts += [(False, rest)] * (rest.peers.keys() != {"fastrnn"})
+            parts = [(True, own)] * (not ROUNDED.keys().isdisjoint(own.peers))
+            parts += [(False, rest)] * (rest.peers.keys() != {"fastrnn"} or not parts)
         for rounded, part in parts:
             found.setdefault((part.load, part.threads, rounded), []).append(part)
     return [together(rows) for rows in found.values()]
@@ -209,7 +213,7 @@ def together(rows: list[Row]) -> Row:
     most = max(rows, key=lambda row: len(row.peers))
     if "fastrnn" not in most.peers:
         return most
-    others = {name: entry for row in rows for name, entry in row.rivals("fastrnn").items()}
+    others = {name: entry for row in reversed(rows) for name, entry in row.rivals("fastrnn").items()}
     return replace(most, peers=most.peers | {k: v for k, v in others.items() if k not in most.peers})
 
 

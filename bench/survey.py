@@ -109,6 +109,7 @@ class Memory:
 
     def measure(self, file: Path, before: dict[str, Any], allowed: Iterable[str], label: str) -> None:
         groups = [[point for point in points if point["peer"] in allowed] for points in self.left(before)]
+        groups = [points for points in groups if points]
         rows = before.get("memory", [])
         memory.measure_all(groups, self.turns, file, rows, label, self.peers(allowed))
 

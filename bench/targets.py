@@ -134,7 +134,8 @@ def of_means(rows: list[Row]) -> Iterator[Found]:
 
 
 def of_threads(rows: list[Row]) -> Iterator[Found]:
-    rows = [row for row in rows if "fastrnn" in row.peers and row.load.num_layers * row.load.directions == 2]
+    rows = [row for row in rows if "fastrnn" in row.peers and ROUNDED.keys().isdisjoint(row.peers)]
+    rows = [row for row in rows if row.load.num_layers * row.load.directions == 2]
     alone = {row.load: row for row in rows if row.threads == 1}
     for row in rows:
         if row.threads == 2 and row.load in alone:
@@ -168,7 +169,7 @@ def of_memory(points: list[dict[str, Any]]) -> Iterator[Found]:
 
 
 def of_import(rows: list[dict[str, float]]) -> Iterator[Found]:
-    if rows:
+    if len(rows) > 1:
         low, middle, _ = statistics.quantiles((row["fastrnn_s"] for row in rows), n=4)
         numpy = statistics.median(row["numpy_s"] for row in rows)
         what = f"{1e3 * middle:.1f} ms beyond NumPy's {1e3 * numpy:.0f}"

@@ -12,7 +12,7 @@ namespace {
 // Bytes of W_ih x + b computed ahead: well inside a 1 MB L2, beside a panel of weights.
 constexpr Index kBlockBytes = 256 * 1024;
 // A W_ih of so many bytes stays in L3, beside W_hh and the sequences; of so many it drives W_hh out of L3.
-constexpr Index kNearBytes = 4 * 1024 * 1024, kFarBytes = 8 * 1024 * 1024;
+constexpr Index kNearInput = 4 * 1024 * 1024, kFarInput = 8 * 1024 * 1024;
 // Rows in a block below which the input product would read W_ih for too little work, and for a W_ih that is
 // far: there 256 are 3 to 10 % faster than 48 (float32, H = 1024), nearer 10 % slower (bfloat16).
 constexpr Index kBlockRows = 48, kFarBlockRows = 256;
@@ -108,7 +108,7 @@ template <class W>
 bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const ForwardKernels<W>& kernels) {
   if (tokens || shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after))
     return false;
-  return rows >= (input_bytes<W>(shape) <= kNearBytes ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
+  return rows >= (input_bytes<W>(shape) <= kNearInput ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
 }
 
 template <class W>
@@ -117,7 +117,7 @@ void ForwardCall<W>::layout(Arena& arena, const Split& split) {
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
   // A block has at least one step of all rows, and no more rows than there are.
-  const Index least = input_bytes<W>(s) <= kFarBytes ? kBlockRows : kFarBlockRows;
+  const Index least = this->tokens || input_bytes<W>(s) <= kFarInput ? kBlockRows : kFarBlockRows;
   block_rows = std::min(std::max({kBlockBytes / row_bytes, least, B}), this->schedule->steps() * B);
   // In training the gates of the reserve are computed in place.
   const Index slabs = split.by_units ? 1 : split.threads;

@@ -21,10 +21,9 @@ constexpr Index kTasks = 32;
 // and three 8 % slower side by side.  And busy enough to wake a thread for.
 constexpr double kAlone = 0.96, kLeastBusy = 1.3;
 
-// Multiply-adds of one row in one step.  For a token a column of W_ih is added.
-double multiply_adds(const LayerShape& shape, bool tokens) {
-  return static_cast<double>(shape.gate_rows()) *
-         static_cast<double>((tokens ? 0 : shape.input) + shape.recurrent());
+// Multiply-adds of one row in one step.
+double multiply_adds(const LayerShape& shape) {
+  return static_cast<double>(shape.gate_rows()) * static_cast<double>(shape.input + shape.recurrent());
 }
 
 bool worth_threads(double multiply_adds, Index steps, Index batch) {
@@ -40,7 +39,7 @@ double busy_threads(const Split& split, Index batch) {
 }  // namespace
 
 bool worth_threads(const LayerShape& shape, Index steps, Index batch) {
-  return worth_threads(multiply_adds(shape, false), steps, batch);
+  return worth_threads(multiply_adds(shape), steps, batch);
 }
 
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads) {
@@ -62,11 +61,10 @@ Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes,
   return {1, false, "one row, and a step too short for a barrier"};
 }
 
-LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, bool tokens,
-                              Index steps, Index batch, int lanes, int tile_rows, int weight_bytes,
-                              int threads) {
+LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, Index steps,
+                              Index batch, int lanes, int tile_rows, int weight_bytes, int threads) {
   if (layers < 2 || threads < 2) return {};
-  const double lowest = multiply_adds(first, tokens), other = multiply_adds(above, false);
+  const double lowest = multiply_adds(first), other = multiply_adds(above);
   const double all = lowest + static_cast<double>(layers - 1) * other, largest = std::max(lowest, other);
   if (!worth_threads(all, steps, batch) || largest * weight_bytes > kNearBytes) return {};
   LayerSplit split;

@@ -52,6 +52,7 @@ struct Split {
   bool by_units = false;
   const char* reason = "one thread";
 };
+// In what follows a layer that reads tokens has an input of 0: for each a column of W_ih is added.
 // Is a call long enough to wake other threads for?
 bool worth_threads(const LayerShape& shape, Index steps, Index batch);
 Split choose_split(const LayerShape& shape, Index steps, Index batch, int lanes, int tile_rows, int threads);
@@ -63,10 +64,9 @@ struct LayerSplit {
   Index steps = 0;
   Split within;  // of a layer, among the threads of its group
 };
-// Of a stack with one direction, whose first layer may read tokens; those above the first are alike.
-LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, bool tokens,
-                              Index steps, Index batch, int lanes, int tile_rows, int weight_bytes,
-                              int threads);
+// Of a stack with one direction; the layers above the first are alike.
+LayerSplit choose_layer_split(const LayerShape& first, const LayerShape& above, Index layers, Index steps,
+                              Index batch, int lanes, int tile_rows, int weight_bytes, int threads);
 
 // One thread's share.
 struct Share {

@@ -135,20 +135,25 @@ template <class W>
 Sharing share_out(const Network& network, Index layer, const Extent& call,
                   const cpu::ForwardKernels<W>& kernels, int threads) {
   const int tile_rows = kernels.rows_of_tile(network.first.gates());
-  auto choose = [&](int n) {
-    return cpu::choose_split(network.shape(layer), call.steps, call.batch, kernels.lanes, tile_rows, n);
+  const auto shape = [&](Index of_layer) {
+    LayerShape s = network.shape(of_layer);
+    if (call.tokens && of_layer == 0) s.input = 0;
+    return s;
+  };
+  const auto choose = [&](int n) {
+    return cpu::choose_split(shape(layer), call.steps, call.batch, kernels.lanes, tile_rows, n);
   };
   if (network.directions == 2) {
-    if (threads < 2 || !cpu::worth_threads(network.shape(layer), call.steps, 2 * call.batch))
+    if (threads < 2 || !cpu::worth_threads(shape(layer), call.steps, 2 * call.batch))
       return {false, false, 1, 0, choose(threads)};
     return {true, false, 2, 0, choose(threads / 2)};
   }
   // With segments not, since each layer would hold the gates of one.
   const cpu::LayerSplit layers =
-      call.segmented ? cpu::LayerSplit()
-                     : cpu::choose_layer_split(network.first, network.shape(network.layers - 1),
-                                               network.layers, call.tokens, call.steps, call.batch,
-                                               kernels.lanes, tile_rows, int{sizeof(W)}, threads);
+      call.segmented
+          ? cpu::LayerSplit()
+          : cpu::choose_layer_split(shape(0), shape(network.layers - 1), network.layers, call.steps,
+                                    call.batch, kernels.lanes, tile_rows, int{sizeof(W)}, threads);
   if (layers.groups > 1) return {false, true, layers.groups, layers.steps, layers.within};
   return {false, false, 1, 0, choose(threads)};
 }

@@ -58,25 +58,24 @@ TEST(more_threads_allowed_never_means_fewer_used) {
 }
 
 TEST(layers_go_side_by_side_where_that_keeps_threads_busy) {
-  const auto groups = [](Index input, Index hidden, Index layers, bool tokens, Index steps, Index batch,
-                         int threads) {
+  const auto groups = [](Index input, Index hidden, Index layers, Index steps, Index batch, int threads) {
     LayerShape first, above;
     first.hidden = above.input = above.hidden = hidden;
     first.input = input;
-    return choose_layer_split(first, above, layers, tokens, steps, batch, 16, 6, 4, threads).groups;
+    return choose_layer_split(first, above, layers, steps, batch, 16, 6, 4, threads).groups;
   };
-  CHECK(groups(64, 64, 2, false, 100, 1, 2) == 2);
-  CHECK(groups(64, 64, 5, false, 100, 1, 2) == 2);
-  CHECK(groups(64, 64, 2, false, 100, 1, 4) == 2);
-  CHECK(groups(64, 64, 1, false, 100, 1, 2) == 1);
-  CHECK(groups(64, 64, 2, false, 100, 1, 1) == 1);
-  CHECK(groups(64, 64, 2, false, 0, 1, 2) == 1 && groups(64, 64, 2, false, 100, 0, 2) == 1);
+  CHECK(groups(64, 64, 2, 100, 1, 2) == 2);
+  CHECK(groups(64, 64, 5, 100, 1, 2) == 2);
+  CHECK(groups(64, 64, 2, 100, 1, 4) == 2);
+  CHECK(groups(64, 64, 1, 100, 1, 2) == 1);
+  CHECK(groups(64, 64, 2, 100, 1, 1) == 1);
+  CHECK(groups(64, 64, 2, 0, 1, 2) == 1 && groups(64, 64, 2, 100, 0, 2) == 1);
   // One task for each layer: each would wait for the one below.
-  for (const Index layers : {2, 4, 8}) CHECK(groups(64, 64, layers, false, 1, 30, 2) == 1);
-  CHECK(groups(128, 128, 2, false, 4, 1, 2) == 1);
-  // The first layer has nine tenths of the work, or, of tokens or few inputs, the second most of it.
-  CHECK(groups(1024, 64, 2, false, 100, 16, 2) == 1);
-  CHECK(groups(4, 64, 2, false, 100, 16, 2) == 1 && groups(512, 64, 2, true, 100, 16, 2) == 1);
+  for (const Index layers : {2, 4, 8}) CHECK(groups(64, 64, layers, 1, 30, 2) == 1);
+  CHECK(groups(128, 128, 2, 4, 1, 2) == 1);
+  // The first layer has nine tenths of the work, or, of few inputs or tokens, the second most of it.
+  CHECK(groups(1024, 64, 2, 100, 16, 2) == 1);
+  CHECK(groups(4, 64, 2, 100, 16, 2) == 1 && groups(0, 64, 2, 100, 16, 2) == 1);
   // Weights that exceed a core's L2.
-  CHECK(groups(64, 300, 2, false, 100, 1, 2) == 1 && groups(4000, 64, 2, false, 100, 1, 2) == 1);
+  CHECK(groups(64, 300, 2, 100, 1, 2) == 1 && groups(4000, 64, 2, 100, 1, 2) == 1);
 }
