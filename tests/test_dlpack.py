@@ -90,7 +90,7 @@ def test_x_is_read_in_place_and_results_are_not_copied(monkeypatch: pytest.Monke
     assert shares(y, seen["y"])
 
 
-class Counted(torch.Tensor):  # type: ignore[misc]
+class Counted(torch.Tensor):
     """A tensor that counts how often it is exported."""
 
     exports = 0

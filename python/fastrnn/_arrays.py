@@ -134,6 +134,7 @@ def exporter(name: str, value: Any) -> Export:
     """Find how results go back to the library that `value` came from."""
     if isinstance(value, np.ndarray):
         return as_it_is
+    importer: Export | None
     if hasattr(value, "__array_namespace__"):
         importer = getattr(value.__array_namespace__(), "from_dlpack", None)
     else:
@@ -143,7 +144,7 @@ def exporter(name: str, value: Any) -> Export:
             f"{name} has type {type(value).__name__}, whose library has no from_dlpack to take results back; "
             f"pass np.from_dlpack({name})"
         )
-    return importer  # type: ignore[no-any-return]
+    return importer
 
 
 def as_it_is(array: Array) -> Array:

@@ -1273,14 +1273,15 @@ def _described(backend: Backend, description: dict[str, Any], parameters: Mappin
     if not isinstance(name, str) or name not in _KINDS:
         raise ValueError(f"its class is {name!r}; expected one of {', '.join(_KINDS)}")
     kind = _KINDS[name]
-    options = dict(description["arguments"])
+    options: dict[str, Any] = dict(description["arguments"])
     unknown = [f"{key}={value!r}" for key, value in options.items() if key not in kind._arguments]
     if unknown:
         raise ValueError(f"it has {', '.join(unknown)}; a {name} has only {', '.join(kind._arguments)}")
     batch_first = boolean("batch_first", options.pop("batch_first", False))
     if options.get("peephole") is False:
         options["peephole"] = "none"
-    spec = Spec(name.removesuffix("Cell").lower(), **options)  # type: ignore[arg-type]
+    options["cell"] = name.removesuffix("Cell").lower()
+    spec = Spec(**options)
     check_num_layers(spec, parameters)
     backend.check_dtype(spec.dtype)
     arrays = check_parameters(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 
@@ -42,7 +42,7 @@ PEEPHOLES: tuple[Peephole, ...] = ("none", "diagonal", "full")
 def integer(name: str, value: object, least: int, most: int | None = None) -> int:
     """Return `value` as a plain int of at least `least` (and at most `most`); bool is not an integer here."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value) if isinstance(value, SupportsIndex) else None
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
