@@ -12,9 +12,9 @@ import fastrnn
 import pytest
 
 MODULES = [
-    importlib.import_module(f"fastrnn.{module.name}")
-    for module in pkgutil.iter_modules(fastrnn.__path__)
-    if module.name not in {"_core", "_cuda", "__main__"}
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.")
+    if module.name not in {"fastrnn._core", "fastrnn._cuda", "fastrnn.__main__"}
 ]
 
 

@@ -23,7 +23,7 @@ from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
 
 if TYPE_CHECKING:
-    from . import reference, training
+    from . import models, reference, training
 
 __version__: str = _core.build_info()["version"]
 
@@ -41,6 +41,7 @@ __all__ = [
     "get_num_threads",
     "info",
     "load",
+    "models",
     "reference",
     "set_float32_products",
     "set_num_threads",
@@ -50,7 +51,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
-    if name in ("reference", "training"):
+    if name in ("models", "reference", "training"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

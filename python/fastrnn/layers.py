@@ -234,6 +234,17 @@ class _Recurrent(ABC):
         return self._seed
 
     @property
+    def calls(self) -> int:
+        """Training calls made: with `seed` the key of the next masks.  Assign it to resume a training."""
+        return self._backend.calls_made(self._saved, self._calls)
+
+    @calls.setter
+    def calls(self, number: int) -> None:
+        number = integer("calls", number, 0, SEED_END - 1)
+        with self._alone():
+            self._calls = (number - self._backend.calls_made(self._saved, 0)) % SEED_END
+
+    @property
     def training(self) -> bool:
         """True in training mode, False in eval mode."""
         return self._packed is None
@@ -541,7 +552,7 @@ class _Recurrent(ABC):
             "class": next(name for name, kind in _KINDS.items() if isinstance(self, kind)),
             "arguments": {name: getattr(self, name) for name in self._arguments},
             "seed": self._seed,
-            "calls": self._backend.calls_made(self._saved, self._calls),
+            "calls": self.calls,
         }
         arrays = {name: on_host(array) for name, array in self._parameters.items()}
         _files.write(path, _files.LAYER, arrays, description)
@@ -553,7 +564,7 @@ class _Recurrent(ABC):
             "spec": self._spec,
             "batch_first": self._batch_first,
             "seed": self._seed,
-            "calls": self._backend.calls_made(self._saved, self._calls),
+            "calls": self.calls,
             "parameters": {name: on_host(array) for name, array in self._parameters.items()},
             "gradients": {name: on_host(array) for name, array in self._gradients.items()},
             "checkpoint": self._checkpoint,
@@ -656,6 +667,11 @@ class _Layer(_Recurrent):
     def proj_size(self) -> int:
         """P: size that h is projected to; 0 if it is not."""
         return self._spec.proj_size
+
+    @property
+    def output_size(self) -> int:
+        """D*R: width of y."""
+        return self._spec.output_size
 
     def _layouts(self) -> tuple[Layout, Layout]:
         return (BATCH_FIRST if self._batch_first else TIME_MAJOR), UNBATCHED

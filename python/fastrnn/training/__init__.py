@@ -1,0 +1,47 @@
+"""What it takes to train a recurrent layer from NumPy: output layer, loss, clipping, optimizers.
+
+Everything works on *modules*: objects with two dictionaries of equal keys and shapes,
+``parameters`` and ``gradients``, as every fastrnn layer has.  Gradients accumulate until
+``zero_grad()``; optimizers write the parameters in place.  Everything also works on CUDA devices, by
+kernels on arrays that stay there; running means of 16-bit parameters are float32.
+
+Examples
+--------
+Learn to repeat the previous value of a random sequence.
+
+>>> import numpy as np
+>>> import fastrnn
+>>> from fastrnn.training import Adam, Linear, clip_by_global_norm
+>>> rng = np.random.default_rng(0)
+>>> rnn, readout = fastrnn.GRU(1, 16, seed=0), Linear(16, 1, seed=1)
+>>> optimizer = Adam([rnn, readout], learning_rate=1e-2)
+>>> for step in range(150):
+...     x = rng.standard_normal((20, 8, 1), dtype=np.float32)
+...     target = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+...     y, _ = rnn(x)
+...     error = readout(y) - target
+...     optimizer.zero_grad()
+...     _ = rnn.backward(readout.backward(2 * error / error.size))
+...     _ = clip_by_global_norm([rnn, readout], 1.0)
+...     optimizer.step()
+>>> bool(np.mean(error**2) < 0.2)
+True
+"""
+
+from __future__ import annotations
+
+from .clipping import clip_by_global_norm
+from .losses import softmax_cross_entropy
+from .modules import Linear, Module
+from .optimizers import SGD, Adam
+from .schedules import cosine_learning_rate
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Linear",
+    "Module",
+    "clip_by_global_norm",
+    "cosine_learning_rate",
+    "softmax_cross_entropy",
+]

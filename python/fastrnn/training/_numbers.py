@@ -1,0 +1,26 @@
+"""Numbers that are arguments: what range they may have, and the error if they are outside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+# What a number may be, as `number` takes it.
+Range = tuple[Callable[[Any], bool], str]
+FINITE: Range = (math.isfinite, "a finite number")
+NOT_NEGATIVE: Range = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+POSITIVE: Range = (lambda value: 0 < value < math.inf, "a finite number greater than 0")
+POSITIVE_OR_INFINITE: Range = (lambda value: value > 0, "a number greater than 0")
+FRACTION: Range = (lambda value: 0 <= value < 1, "a number of at least 0 and less than 1")
+
+
+def number(name: str, value: Any, accepted: Range) -> float:
+    """Return `value` as a plain float; bool is not a number here."""
+    accept, expected = accepted
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected {expected}")
+    if not accept(value):
+        raise ValueError(f"{name} is {value}; expected {expected}")
+    return float(value)

@@ -1,0 +1,223 @@
+"""What can be trained, and the affine output layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .._backends import CPU, Array, Library, backend_of_device
+from ..layouts import DTYPES, boolean, checked_dtype, integer
+
+
+class Module(Protocol):
+    """Anything that can be trained: every fastrnn layer, `Linear`, or a class of your own."""
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Name to array, written in place by optimizers."""
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """Gradient of the loss in each parameter: same names, same shapes."""
+
+
+def module_list(modules: Any) -> list[Module]:
+    """Return what was given as a list of modules, each once."""
+    try:
+        checked = list(modules)
+    except TypeError:
+        raise TypeError(f"modules is {modules!r}; expected a list of layers") from None
+    for i, module in enumerate(checked):
+        for name in ("parameters", "gradients"):
+            if not isinstance(getattr(module, name, None), Mapping):
+                raise TypeError(f"modules[{i}] is {module!r}; expected a layer, with a dictionary {name}")
+        for j, other in enumerate(checked[:i]):
+            if module is other:
+                raise ValueError(f"modules[{i}] is modules[{j}] again, {module!r}; expected each layer once")
+    return checked
+
+
+class Linear:
+    """Affine map of the last axis, ``y = x W^T + b``, with its backward pass.
+
+    The backward pass is ``dx = dy W``, ``dW += dy^T x`` and ``db += sum(dy)``, the sums running over
+    all leading axes (Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 6.5.6).
+    Names, shapes and initial values are those of torch.nn.Linear: ``weight`` (O, I), ``bias`` (O,),
+    uniform within +-1/sqrt(I).
+
+    Parameters
+    ----------
+    in_features, out_features
+        I and O.
+    bias
+        Whether there is a ``bias``.
+    dtype
+        float32 or float64, or on a CUDA device float16 or bfloat16; inputs must have it too.
+    seed
+        An integer of at least 0 makes the initial values reproducible.
+    device
+        "cpu", "cuda", "cuda:1", ...  On a CUDA device arrays come and go as those of the recurrent layers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not what is said above.
+    RuntimeError
+        There is no such device; the message says why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import Linear
+    >>> readout = Linear(4, 2, seed=0)
+    >>> y = readout(np.ones((5, 3, 4), np.float32))
+    >>> dx = readout.backward(np.ones_like(y))
+    >>> y.shape, dx.shape, readout.gradients["bias"]
+    ((5, 3, 2), (5, 3, 4), array([15., 15.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.in_features = integer("in_features", in_features, 1)
+        self.out_features = integer("out_features", out_features, 1)
+        self._backend = backend = backend_of_device(device)
+        name = checked_dtype(dtype)
+        backend.check_dtype(name)
+        self.dtype: Any = np.dtype(name) if name in DTYPES else name
+        rng = np.random.default_rng(None if seed is None else integer("seed", seed, 0))
+        bound = 1 / math.sqrt(in_features)
+
+        def uniform(*shape: int) -> Array:
+            return backend.array(rng.uniform(-bound, bound, shape), name)
+
+        self.parameters: dict[str, Array] = {"weight": uniform(out_features, in_features)}
+        if boolean("bias", bias):
+            self.parameters["bias"] = uniform(out_features)
+        self.gradients = {key: backend.zeros(p.shape, name) for key, p in self.parameters.items()}
+        self._x: Array | None = None
+        self._library: Library | None = None
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0", ..."""
+        return self._backend.name
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}, bias={'bias' in self.parameters})"
+
+    def __call__(self, x: Array) -> Array:
+        """Map x (..., I) to y (..., O).  Keeps a reference to x for `backward`.
+
+        Raises
+        ------
+        TypeError
+            x has another dtype than the layer.
+        ValueError
+            The last axis of x is not I long.
+        """
+        if self._backend is not CPU:
+            return self._forward_on_device(x)
+        self._check("x", x, self.in_features)
+        self._x = x
+        y: Array = x @ self.parameters["weight"].T
+        if "bias" in self.parameters:
+            y += self.parameters["bias"]
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I).
+
+        Raises
+        ------
+        RuntimeError
+            There is no forward call that this could belong to.
+        TypeError, ValueError
+            dy has another dtype or shape than the y of the last forward call.
+        """
+        x = self._x
+        if x is None:
+            raise RuntimeError("backward() needs a forward call before it, one for each backward")
+        if self._library is not None:
+            return self._backward_on_device(dy, x, self._library)
+        self._check("dy", dy, self.out_features)
+        if dy.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+        self._x = None
+        rows = dy.reshape(-1, self.out_features)
+        self.gradients["weight"] += rows.T @ x.reshape(-1, self.in_features)
+        if "bias" in self.gradients:
+            self.gradients["bias"] += rows.sum(axis=0)
+        dx: Array = dy @ self.parameters["weight"]
+        return dx
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        for gradient in self.gradients.values():
+            self._backend.clear(gradient)
+
+    def _forward_on_device(self, x: Any) -> Any:
+        library, array = self._backend.take_x("x", x)
+        x = self._placed("x", library.check_float("x", array, str(self.dtype), x), library, self.in_features)
+        y = library.empty((*x.shape[:-1], self.out_features), str(self.dtype))
+        rows, ones = _rows(y), self._ones(y)
+        matmul = partial(self._backend.core.matmul, stream=x.stream)
+        add = "bias" in self.parameters
+        if add:
+            matmul(ones, self.parameters["bias"][None], rows, transpose_a=True, transpose_b=False, add=False)
+        weight = self.parameters["weight"]
+        matmul(_rows(x), weight, rows, transpose_a=False, transpose_b=True, add=add)
+        self._x, self._library = x, library
+        return library.give(y)
+
+    def _backward_on_device(self, dy: Any, x: Array, library: Library) -> Any:
+        dy = library.take_float("dy", dy, str(self.dtype))
+        dy = self._placed("dy", dy, library, self.out_features)
+        if dy.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+        self._x = None
+        rows = _rows(dy)
+        matmul = partial(self._backend.core.matmul, stream=x.stream)
+        matmul(rows, _rows(x), self.gradients["weight"], transpose_a=True, transpose_b=False, add=True)
+        if "bias" in self.gradients:
+            bias = self.gradients["bias"][None]
+            matmul(self._ones(dy), rows, bias, transpose_a=False, transpose_b=False, add=True)
+        dx = library.empty(x.shape, str(self.dtype))
+        matmul(rows, self.parameters["weight"], _rows(dx), transpose_a=False, transpose_b=False, add=False)
+        return library.give(dx)
+
+    def _placed(self, name: str, array: Array, library: Library, width: int) -> Array:
+        if array.ndim == 0 or array.shape[-1] != width:
+            raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
+        return library.place(array, str(self.dtype))
+
+    def _ones(self, array: Array) -> Array:
+        """Return a row of ones, by which a product sums the rows of an array, or repeats one."""
+        rows = math.prod(array.shape[:-1])
+        ones = self._backend.own.empty((1, rows), str(self.dtype))
+        ones[...] = 1
+        return ones
+
+    def _check(self, name: str, array: Array, width: int) -> None:
+        if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
+            came = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(f"{name} is {came}; expected a NumPy array of {self.dtype}")
+        if array.ndim == 0 or array.shape[-1] != width:
+            raise ValueError(f"{name} has shape {array.shape}; expected (..., {width})")
+
+
+def _rows(array: Array) -> Array:
+    """View a contiguous device array as a matrix of its last axis."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
