@@ -23,7 +23,7 @@ from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
 
 if TYPE_CHECKING:
-    from . import models, reference, training
+    from . import diagnostics, models, reference, training
 
 __version__: str = _core.build_info()["version"]
 
@@ -36,6 +36,7 @@ __all__ = [
     "RNNCell",
     "Stream",
     "__version__",
+    "diagnostics",
     "functional",
     "get_float32_products",
     "get_num_threads",
@@ -51,7 +52,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
-    if name in ("models", "reference", "training"):
+    if name in ("diagnostics", "models", "reference", "training"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

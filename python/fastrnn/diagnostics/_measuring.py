@@ -1,0 +1,104 @@
+"""What the measurements share: a model run in one mode with the same masks, and left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..layers import GRUCell, LSTMCell, RNNCell
+from ..layouts import Spec
+
+Numbers = NDArray[np.float64]
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError for something that is neither a layer nor a model."""
+    mappings = (getattr(model, name, None) for name in ("parameters", "gradients"))
+    if (
+        not all(isinstance(mapping, Mapping) for mapping in mappings)
+        or not all(hasattr(model, name) for name in ("training", "backward"))
+        or isinstance(model, GRUCell | LSTMCell | RNNCell)  # whose calls are of one step
+    ):
+        raise TypeError(f"model is {model!r}; expected a layer or a fastrnn.models.Model")
+
+
+def leaves(model: Any) -> list[tuple[str, Any]]:
+    """Return the modules of a model that hold parameters, each once, with their names; a layer is its own."""
+    named = model.leaves() if hasattr(model, "leaves") else [("", model)]
+    once = {id(module): (name, module) for name, module in reversed(list(named))}
+    return list(once.values())[::-1]
+
+
+def spec_of(module: Any) -> Spec | None:
+    """Return the Spec of a recurrent layer, None for any other module."""
+    spec = getattr(module, "_spec", None)
+    return spec if isinstance(spec, Spec) else None
+
+
+@contextmanager
+def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callable[[], None]]:
+    """Run calls in one mode (None: as it is), then put everything back, whatever happens meanwhile.
+
+    That is parameters, gradients, modes, and the numbers of calls, which choose the masks of dropout.  A
+    training call made before is lost: backward raises RuntimeError where it needs that call.
+
+    Yields
+    ------
+    same_masks : function
+        To be called before every call that shall have the masks of the first.
+    """
+    modules = [module for _, module in leaves(model)]
+    parameters = {name: array.copy() for name, array in model.parameters.items()}
+    gradients = {name: array.copy() for name, array in model.gradients.items()}
+    calls = [(module, module.calls) for module in modules if hasattr(module, "calls")]
+    modes = [
+        (module, module.training, getattr(module, "quantized", None), getattr(module, "_checkpoint", None))
+        for module in modules
+        if hasattr(module, "training")
+    ]
+
+    def same_masks() -> None:
+        for module, number in calls:
+            module.calls = number
+
+    try:
+        for module, was_training, _, _ in modes:
+            if training is not None and was_training != training:
+                module.train(training)
+        yield same_masks
+    finally:
+        set_parameters(model, parameters)
+        for name, array in model.gradients.items():
+            array[...] = gradients[name]
+        same_masks()
+        for module, was_training, quantized, checkpoint in modes:
+            if module.training != was_training:
+                module.train(was_training)
+                if quantized is not None:
+                    module.quantize(quantized)
+                if checkpoint is not None:
+                    module.train(checkpoint=checkpoint)
+
+
+def set_parameters(model: Any, values: Mapping[str, Any]) -> None:
+    """Write all parameters of a model, in either mode."""
+    for name, module in leaves(model):
+        prefix = f"{name}." if name else ""
+        own = {key: values[prefix + key] for key in module.parameters}
+        if hasattr(module, "load_state_dict"):
+            # Which packs them again in eval mode, and drops a call made before.
+            module.load_state_dict(own)
+        else:
+            for key, value in own.items():
+                module.parameters[key][...] = value
+
+
+def arrays_of(state: Any) -> list[Any]:
+    """Return the arrays of a state, which is None, an array, or a tuple of states."""
+    if state is None:
+        return []
+    return [array for part in state for array in arrays_of(part)] if isinstance(state, tuple) else [state]
