@@ -118,6 +118,9 @@ class Backend(ABC):
     placement: Mapping[str, int] = {}
     """What a compiled Network is told beside its options."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return backend_of_device, (self.name,)  # what is copied or pickled goes on living in the same place
+
     @abstractmethod
     def check_dtype(self, dtype: DType) -> None:
         """Raise TypeError for a dtype that is not computed here."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHARACTER_MODEL", "LAYER", "AnyPath", "load", "write"]
+__all__ = ["CHARACTER_MODEL", "LAYER", "MODEL", "AnyPath", "load", "write"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Arrays = Mapping[str, NDArray[Any]]
@@ -49,6 +49,14 @@ CHARACTER_MODEL = Kind(
     format=1,
     loader="fastrnn.charmodel.CharacterModel.load(path)",
     advice="python -m fastrnn train makes one that has it",
+)
+MODEL = Kind(
+    what="a model",
+    key="fastrnn model",
+    entries=("class",),
+    format=1,
+    loader="the load() of a model made in the same way",
+    advice="build the model and use load_state_dict(safetensors.numpy.load_file(path))",
 )
 
 
@@ -102,7 +110,7 @@ def _read(path: AnyPath, kind: Kind) -> tuple[Arrays, str]:
         with safetensors.safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
             if kind.key not in metadata:
-                for other in LAYER, CHARACTER_MODEL:
+                for other in LAYER, CHARACTER_MODEL, MODEL:
                     if other.key in metadata:
                         raise ValueError(f"{name} holds {other.what}: read it with {other.loader}")
                 raise ValueError(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from .._backends import Array, backend_of_arrays
+import numpy as np
+
+from .. import _files
+from .._arrays import BOOLS, INTEGERS, expect_shape, take_listed
+from .._backends import Array, backend_of_arrays, backend_of_device, on_host
+from .._calls import check_parameters
+from ..info import Report
 from ..layers import NamedArrays
-from ..layouts import boolean
+from ..layouts import LARGEST_SIZE, DType, boolean, checked_dtype, integer
 from ..training import Module
 
 State = Any
 """None, an array, or a tuple of states; each array has the batch on its axis 1, as states of layers."""
+
+Same = TypeVar("Same")
 
 
 def map_state(change: Callable[[Array], Array], state: State) -> State:
@@ -36,15 +45,68 @@ class Model:
     ----------
     parts
         Layers, `training.Linear`, models: names and order are those of the parameters.
+
+    Raises
+    ------
+    ValueError
+        Parts are of different dtypes or on different devices, or one is batch first.
+
+    Examples
+    --------
+    A model of one's own is a forward and a backward pass over its parts.
+
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import Model
+    >>> class Residual(Model):
+    ...     def __init__(self, layer):
+    ...         super().__init__(layer=layer)
+    ...         self.layer, self.output_size = layer, layer.output_size
+    ...     def __call__(self, x, state=None):
+    ...         y, state_n = self.layer(x, state)
+    ...         return x + y, state_n
+    ...     def backward(self, do=None, dstate_n=None):
+    ...         dx, dstate = self.layer.backward(do, dstate_n)
+    ...         return do + dx, dstate
+    >>> model = Residual(fastrnn.GRU(4, 4, seed=0))
+    >>> model
+    Residual(layer=GRU(4, 4))
+    >>> model(np.ones((5, 2, 4), "float32"))[0].shape
+    (5, 2, 4)
     """
 
+    output_size: int
+    """O: width of the last axis of the outputs."""
+
     def __init__(self, **parts: Module) -> None:
+        for attribute in ("dtype", "device"):
+            found = {name: str(getattr(part, attribute)) for name, part in parts.items()}
+            if len(set(found.values())) > 1:
+                raise ValueError(f"parts have different {attribute}s: {found}; expected one")
+        for name, part in parts.items():
+            if getattr(part, "batch_first", False):
+                raise ValueError(f"{name} is {part!r}; expected batch_first=False: models are time-major")
         self._parts = parts
+        self._training = True
+        self._saved: Any = None  # what backward needs of the last training call
 
     @property
     def parts(self) -> Mapping[str, Module]:
         """The modules by name."""
         return MappingProxyType(self._parts)
+
+    @property
+    def dtype(self) -> DType:
+        """Of parameters, inputs and results alike."""
+        return checked_dtype(self._any_part().dtype)
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0", ..."""
+        return str(self._any_part().device)
+
+    def _any_part(self) -> Any:
+        return next(iter(self._parts.values()))
 
     @property
     def parameters(self) -> NamedArrays:
@@ -71,6 +133,16 @@ class Model:
             else:
                 yield name, module
 
+    def _models(self) -> Iterator[Model]:
+        """Go through this model and those inside."""
+        yield self
+        for module in self._parts.values():
+            if isinstance(module, Model):
+                yield from module._models()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={part!r}' for name, part in self._parts.items())})"
+
     # ------------------------------------------------------------------------------------- calls
 
     def __call__(self, x: Any, state: State = None) -> tuple[Any, State]:
@@ -81,23 +153,47 @@ class Model:
         """Back-propagate through the last training call, once, and add to `gradients`."""
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
+    def stream(self, batch: int = 1) -> ModelStream | PartStream:
+        """Return a stream of `batch` rows that keeps its state from step to step; needs eval mode."""
+        return ModelStream(self, batch)
+
+    def explain(self, x: Any) -> Report:
+        """Tell what computes a call with this x, and why not something faster; computes nothing."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say; ask its parts: {', '.join(self._parts)}"
+        )
+
+    def _take_saved(self, saved: Same | None) -> Same:
+        """Return `_saved`, which is then gone; RuntimeError if there is none."""
+        if saved is None:
+            raise RuntimeError(
+                "backward without a training call to go back through: call the model first, in training "
+                "mode, and again before every further backward"
+            )
+        self._saved = None
+        return saved
+
     # ------------------------------------------------------------------------------------- modes
 
     @property
     def training(self) -> bool:
-        """Whether its layers are in training mode."""
-        return all(getattr(leaf, "training", True) for _, leaf in self.leaves())
+        """Whether it, and everything in it, is in training mode."""
+        return self._training and all(getattr(leaf, "training", True) for _, leaf in self.leaves())
 
     def train(self, mode: bool = True) -> Self:
-        """Switch every layer to training mode, or with False to eval mode; returns the model itself."""
+        """Switch everything to training mode, or with False to eval mode; returns the model itself."""
         mode = boolean("mode", mode)
         for _, leaf in self.leaves():
             if hasattr(leaf, "train"):
                 leaf.train(mode)
+        for model in self._models():
+            model._training = mode
+            if not mode:
+                model._saved = None
         return self
 
     def eval(self) -> Self:
-        """Switch every layer to eval mode; returns the model itself."""
+        """Switch everything to eval mode; returns the model itself."""
         return self.train(False)
 
     def zero_grad(self) -> None:
@@ -105,18 +201,223 @@ class Model:
         for gradient in self.gradients.values():
             backend_of_arrays([gradient]).clear(gradient)
 
-    # ------------------------------------------------------------------------------------- copies
+    # -------------------------------------------------------------------------- copies and files
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of the parameters, in the order of `parameters`."""
         return {name: array.copy() for name, array in self.parameters.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Copy parameters from a mapping with exactly the names and shapes of `parameters`, in either mode.
+        """Copy parameters from a mapping of arrays of any library, in either mode.
+
+        Parameters
+        ----------
+        state_dict
+            Exactly the names and shapes of `parameters`; other float widths are converted.
 
         Raises
         ------
         TypeError, ValueError
             Something is missing, unexpected, or of another shape or kind; nothing has changed then.
+
+        Notes
+        -----
+        A training call made before cannot be gone back through any more.
         """
-        raise NotImplementedError
+        backend = backend_of_device(self.device)
+        parameters = self.parameters
+        shapes = {name: tuple(array.shape) for name, array in parameters.items()}
+        arrays = check_parameters(backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
+        # Sources may share memory with parameters, so all are copied before the first is written.
+        copies = {name: backend.array(a, self.dtype) for name, a in zip(shapes, arrays, strict=True)}
+        for prefix, leaf in self.leaves():
+            own = {name: copies[f"{prefix}.{name}"] for name in leaf.parameters}
+            if hasattr(leaf, "load_state_dict"):
+                leaf.load_state_dict(own)
+            else:
+                for name, array in own.items():
+                    leaf.parameters[name][...] = array
+        for model in self._models():
+            model._saved = None
+
+    def save(self, path: _files.AnyPath) -> None:
+        """Write the parameters to a safetensors file, for `load`; OSError if it cannot be written.
+
+        An existing file is replaced, and only once the new one is complete.
+        """
+        arrays = {name: on_host(array) for name, array in self.parameters.items()}
+        _files.write(path, _files.MODEL, arrays, {"class": type(self).__name__})
+
+    def load(self, path: _files.AnyPath) -> Self:
+        """Read the parameters that `save` wrote for a model of the same parts; returns the model itself.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            It is no safetensors file of `save`, or of a model of another class or other shapes; nothing
+            has changed then.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fastrnn
+        >>> from fastrnn.models import ManyToMany
+        >>> model, other = (ManyToMany(fastrnn.GRU(3, 4), 2) for _ in range(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder + "/model.safetensors")
+        ...     _ = other.load(folder + "/model.safetensors")
+        >>> all((other.parameters[name] == array).all() for name, array in model.parameters.items())
+        True
+        """
+
+        def take(description: dict[str, Any], arrays: Mapping[str, Array]) -> None:
+            if description["class"] != type(self).__name__:
+                raise ValueError(f"its class is {description['class']!r}; expected {type(self).__name__!r}")
+            self.load_state_dict(arrays)
+
+        _files.load(path, _files.MODEL, take)
+        return self
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # as of layers: every copy owns its parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_saved": None}  # a copy has no call to go back through
+
+
+class ModelStream:
+    """Rows of a model that advance together, one step a call, each from its own state.
+
+    Made by ``model.stream(batch)`` in eval mode; this one makes one-step calls of the model.
+
+    Parameters
+    ----------
+    model
+        In eval mode.
+    batch
+        B: rows.
+
+    Raises
+    ------
+    RuntimeError
+        The model is in training mode.
+    TypeError, ValueError
+        batch is no positive integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import ManyToMany
+    >>> model = ManyToMany(fastrnn.GRU(3, 4, seed=0), 2, seed=1).eval()
+    >>> stream = model.stream(batch=6)
+    >>> stream.step(np.ones((6, 3), "float32")).shape, stream.state.shape
+    ((6, 2), (1, 6, 4))
+    """
+
+    def __init__(self, model: Model, batch: int = 1) -> None:
+        self._model = model
+        self._batch = integer("batch", batch, 1, LARGEST_SIZE)
+        self._state: State = None
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        if self._model.training:
+            raise RuntimeError("a stream needs a model in eval mode; call eval() first")
+
+    @property
+    def batch(self) -> int:
+        """B: rows."""
+        return self._batch
+
+    def step(self, x: Any) -> Any:
+        """Advance every row by one step.
+
+        Parameters
+        ----------
+        x : array (B, I), or tokens (B,)
+
+        Returns
+        -------
+        o : array (B, O)
+            May be overwritten by the next step.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As for a call of the model, which has to be in eval mode still; no row has moved then.
+        """
+        self._check_mode()
+        x = np.asarray(x)
+        if x.ndim == 0 or x.shape[0] != self._batch:
+            raise ValueError(
+                f"x has shape {x.shape}; expected ({self._batch}, ...), a row for each of the stream"
+            )
+        o, self._state = self._model(x[None], self._state)
+        return o[0]
+
+    @property
+    def state(self) -> State:
+        """Copies of the state, None before the first step (for zeros); assign to set it."""
+        return map_state(np.copy, self._state)
+
+    @state.setter
+    def state(self, value: State) -> None:
+        def take(array: Any) -> Array:
+            if np.ndim(array) < 2 or np.shape(array)[1] != self._batch:
+                raise ValueError(
+                    f"state has an array of shape {np.shape(array)}; expected {self._batch} rows on axis 1"
+                )
+            return np.array(array)
+
+        self._state = map_state(take, value)
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state of all rows, or some (indices or a bool mask), to zero."""
+        if rows is None:
+            self._state = None
+            return
+        chosen = take_listed("rows", rows, INTEGERS + BOOLS, "integers or a bool mask")
+        if chosen.dtype.kind == BOOLS:
+            expect_shape("rows", chosen, {"B": self._batch})
+        elif ((chosen < 0) | (chosen >= self._batch)).any():
+            raise ValueError(f"rows is {chosen.tolist()}; expected from 0 to {self._batch - 1}")
+
+        def cleared(array: Array) -> Array:
+            array = array.copy()
+            array[:, chosen] = 0
+            return array
+
+        self._state = map_state(cleared, self._state)
+
+
+class PartStream:
+    """The stream of one part of a model, with something done to what goes in or comes out at each step."""
+
+    def __init__(self, inner: Any, step: Callable[[Any, Any], Any]) -> None:
+        self._inner = inner
+        self._step = step
+
+    @property
+    def batch(self) -> int:
+        """B: rows."""
+        return int(self._inner.batch)
+
+    def step(self, x: Any) -> Any:
+        """Advance every row by one step, as `ModelStream.step`."""
+        return self._step(self._inner, x)
+
+    @property
+    def state(self) -> State:
+        """Copies of the state; assign to set it."""
+        return self._inner.state
+
+    @state.setter
+    def state(self, value: State) -> None:
+        self._inner.state = value
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state of all rows, or some, to zero."""
+        self._inner.reset(rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..info import Report
 from ..training import Linear
-from ._model import Model, State
+from ._model import Model, PartStream, State
 
 
 class ManyToMany(Model):
@@ -39,6 +40,7 @@ class ManyToMany(Model):
         self.readout = Linear(
             layer.output_size, output_size, dtype=layer.dtype, seed=seed, device=layer.device
         )
+        self.output_size = self.readout.out_features
         super().__init__(layer=self.layer, readout=self.readout)
 
     def __call__(self, x: Any, state: State = None, **options: Any) -> tuple[Any, State]:
@@ -57,3 +59,12 @@ class ManyToMany(Model):
         dy = None if do is None else self.readout.backward(do)
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
+
+    def stream(self, batch: int = 1) -> PartStream:
+        """Return a stream of `batch` rows over the layer's, whose steps are fused; needs eval mode."""
+        return PartStream(self.layer.stream(batch), lambda layer, x: self.readout(layer.step(x)))
+
+    def explain(self, x: Any) -> Report:
+        """Tell what runs the layer, as its own `explain` does, and what the readout."""
+        product = "one product over all steps"
+        return Report(self.layer.explain(x) | {"readout": product})

@@ -1,0 +1,182 @@
+"""Are models what they are made of: outputs, gradients, streams, copies and files?"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn.models import ManyToMany, Model
+from fastrnn.training import Linear
+from nested import assert_equal
+from tolerances import assert_close
+
+LAYERS = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}
+
+
+def many_to_many(cell="gru", dtype="float64", **options):
+    return ManyToMany(LAYERS[cell](3, 4, dtype=dtype, seed=0, **options), 2, seed=1)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_a_stream_is_the_call_step_by_step(rng, cell):
+    model = many_to_many(cell, num_layers=2).eval()
+    x = rng.standard_normal((5, 6, 3))
+    o, state_n = model(x)
+    stream = model.stream(6)
+    for x_t, o_t in zip(x, o, strict=True):
+        assert_close(stream.step(x_t), o_t, n_products=4)
+    assert_equal(stream.state, state_n)
+    stream.state = state_n
+    stream.reset([1])
+    h = stream.state[0] if cell == "lstm" else stream.state
+    assert (h[:, 1] == 0).all()
+    assert (h[:, 0] != 0).any()
+
+
+class Residual(Model):
+    """What a user may write: the stream is then of one-step calls."""
+
+    def __init__(self, layer):
+        super().__init__(layer=layer)
+        self.layer, self.output_size = layer, layer.output_size
+
+    def __call__(self, x, state=None):
+        y, state_n = self.layer(x, state)
+        return x + y, state_n
+
+    def backward(self, do=None, dstate_n=None):
+        dx, dstate = self.layer.backward(do, dstate_n)
+        return do + dx, dstate
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_every_model_has_a_stream(rng, cell):
+    model = Residual(LAYERS[cell](4, 4, dtype="float64", seed=0))
+    with pytest.raises(RuntimeError, match=r"eval mode; call eval\(\) first"):
+        model.stream()
+    stream = model.eval().stream(2)
+    assert stream.state is None
+    x = rng.standard_normal((5, 2, 4))
+    o, state_n = model(x)
+    assert_equal(np.stack([stream.step(x_t) for x_t in x]), o)
+    assert_equal(stream.state, state_n)
+    kept = stream.state
+    stream.reset(np.array([True, False]))
+    both = stream.state if cell == "lstm" else (stream.state,)
+    assert all((a[:, 0] == 0).all() and (a[:, 1] != 0).any() for a in both)
+    stream.state = kept
+    assert_equal(stream.state, state_n)
+    stream.reset()
+    assert_equal(stream.step(x[0]).copy(), o[0])
+    with pytest.raises(ValueError, match=r"rows is \[2\]; expected from 0 to 1"):
+        stream.reset([2])
+    with pytest.raises(ValueError, match=r"x has shape \(3, 4\); expected \(2, \.\.\.\)"):
+        stream.step(x[:3, 0])
+    with pytest.raises(
+        ValueError, match=r"state has an array of shape \(1, 3, 4\); expected 2 rows on axis 1"
+    ):
+        stream.state = np.zeros((1, 3, 4))
+    model.train()
+    with pytest.raises(RuntimeError, match="eval mode"):
+        stream.step(x[0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_state_dict_is_loaded_whole_or_not_at_all(training):
+    model, other = ManyToMany(many_to_many(), 5, seed=3), ManyToMany(many_to_many(), 5, seed=4)
+    for array in other.parameters.values():
+        array += 1
+    model.train(training)
+    before = model.state_dict()
+    wrong = other.state_dict()
+    wrong["readout.bias"] = wrong.pop("layer.readout.bias")[:1]
+    del wrong["layer.layer.bias_hh_l0"]
+    with pytest.raises(
+        ValueError, match=r"missing layer\.layer\.bias_hh_l0, layer\.readout\.bias; .*bias has shape \(1,\)"
+    ):
+        model.load_state_dict(wrong)
+    with pytest.raises(TypeError, match="expected a mapping"):
+        model.load_state_dict([1])
+    assert_equal(model.state_dict(), before)
+    model.load_state_dict({name: a.astype("float32") for name, a in other.state_dict().items()})
+    assert model.training is training
+    x = np.ones((3, 2, 3))
+    for name, array in other.parameters.items():
+        array[...] = array.astype("float32")
+        assert_equal(model.parameters[name], array)
+    assert_equal(model(x), other.train(training)(x))
+
+
+def test_copies_own_their_parameters(rng):
+    model = many_to_many()
+    x = rng.standard_normal((5, 2, 3))
+    o, _ = model(x)
+    for own in copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
+        assert own.layer is own.parts["layer"]
+        with pytest.raises(RuntimeError, match="backward"):
+            own.backward(None)
+        assert_equal(own(x)[0], o)
+        own.backward(np.ones_like(o))
+        own.parameters["layer.weight_hh_l0"][...] = 0
+        own.parameters["readout.weight"][...] = 0
+    assert_equal(model(x)[0], o)
+    assert all((g == 0).all() for g in model.gradients.values())
+
+
+def test_a_file_goes_into_a_model_of_the_same_kind(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = many_to_many()
+    model.save(path)
+    other = ManyToMany(fastrnn.GRU(3, 4, dtype="float64"), 2)
+    assert_equal(other.load(path).state_dict(), model.state_dict())
+    before = other.state_dict()
+    larger = ManyToMany(fastrnn.GRU(3, 5, dtype="float64"), 2)
+    larger.save(path)
+    with pytest.raises(ValueError, match="weight_ih_l0 has shape"):
+        other.load(path)
+    with pytest.raises(ValueError, match="its class is 'ManyToMany'; expected 'Residual'"):
+        Residual(fastrnn.GRU(4, 4)).load(path)
+    with pytest.raises(ValueError, match=r"holds a model: read it with the load\(\) of a model"):
+        fastrnn.load(path)
+    with pytest.raises(OSError, match="nowhere"):
+        other.load(tmp_path / "nowhere")
+    assert_equal(other.state_dict(), before)
+
+
+def test_modes_reach_every_part():
+    model = ManyToMany(many_to_many(), 5)
+    assert model.training
+    model.eval()
+    assert not model.training
+    assert not model.layer.training
+    assert not model.layer.layer.training
+    model.layer.layer.train()
+    assert not model.training
+    assert model.train().training
+    with pytest.raises(TypeError, match="mode is 1"):
+        model.train(1)
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(ValueError, match=r"parts have different dtypes: \{'a': 'float32', 'b': 'float64'\}"):
+        Model(a=fastrnn.GRU(3, 4), b=Linear(4, 2, dtype="float64"))
+    with pytest.raises(
+        ValueError, match=r"layer is GRU\(3, 4, batch_first=True\); expected batch_first=False"
+    ):
+        ManyToMany(fastrnn.GRU(3, 4, batch_first=True), 2)
+
+
+def test_models_say_what_they_are():
+    model = many_to_many("lstm", num_layers=2)
+    assert repr(model) == (
+        "ManyToMany(layer=LSTM(3, 4, num_layers=2, dtype='float64'), readout=Linear(4, 2, bias=True))"
+    )
+    assert model.output_size == 2
+    report = model.explain(np.zeros((5, 2, 3)))
+    assert report["readout"] == "one product over all steps"
+    assert report["isa"] == model.layer.explain(np.zeros((5, 2, 3)))["isa"]
+    with pytest.raises(NotImplementedError, match="ask its parts: layer"):
+        Residual(fastrnn.GRU(4, 4)).explain(None)
