@@ -16,7 +16,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _device
-from fastrnn.training import SGD, Adam, clip_by_global_norm, softmax_cross_entropy
+from fastrnn.training import SGD, AdaGrad, Adam, AdamW, RMSprop, clip_by_global_norm, softmax_cross_entropy
 
 pytestmark = pytest.mark.cuda
 
@@ -157,7 +157,11 @@ def test_the_host_is_not_copied_to_or_from(emulated: Emulated) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("make", [partial(SGD, momentum=0.9), Adam], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "make",
+    [partial(SGD, momentum=0.9), AdaGrad, RMSprop, Adam, partial(AdamW, weight_decay=0.3)],
+    ids=["sgd", "adagrad", "rmsprop", "adam", "adamw"],
+)
 def test_every_replay_is_another_training_step(
     emulated: Emulated, make: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 from fastrnn import _device, functional
 from fastrnn.layouts import Spec
-from fastrnn.training import SGD, Adam, Linear, clip_by_global_norm, softmax_cross_entropy
+from fastrnn.training import (
+    SGD,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Linear,
+    RMSprop,
+    clip_by_global_norm,
+    softmax_cross_entropy,
+)
 
 pytestmark = pytest.mark.cuda
 
@@ -371,7 +380,11 @@ def test_gradients_accumulate() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("make", [partial(SGD, momentum=0.9), Adam], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "make",
+    [partial(SGD, momentum=0.9), AdaGrad, RMSprop, Adam, partial(AdamW, weight_decay=0.3)],
+    ids=["sgd", "adagrad", "rmsprop", "adam", "adamw"],
+)
 def test_optimizers(make: Any, dtype: str) -> None:
     host = "float32" if dtype == "bfloat16" else dtype
     there = fastrnn.GRU(IN, H, device="cuda", dtype=dtype, seed=1)
@@ -392,6 +405,12 @@ def test_optimizers(make: Any, dtype: str) -> None:
         allowed = 4 * (step + 1) * {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}[dtype]
         for name, array in here.parameters.items():
             assert np.abs(there.parameters[name].numpy() - array).max() <= allowed
+    assert optimizers[0].steps == 3
+    resumed = make([there], learning_rate=0.5)
+    resumed.load_state_dict(optimizers[0].state_dict())
+    kept = resumed.state_dict()
+    for name, array in optimizers[0].state_dict().items():
+        np.testing.assert_array_equal(kept[name], array)
     optimizers[0].zero_grad()
     assert not any(gradient.numpy().any() for gradient in there.gradients.values())
     there.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-import fastrnn
 import numpy as np
 import pytest
 from fastrnn.training import (
@@ -17,26 +16,9 @@ from fastrnn.training import (
     softmax_cross_entropy,
 )
 from tolerances import assert_close
+from training_modules import finite_differences, module
 
 FLOATS = ["float32", "float64"]
-
-
-def module(*gradients, dtype="float64"):
-    """Anything with the two dictionaries is a module; the parameters are all 1."""
-    named = {f"p{i}": np.array(g, dtype) for i, g in enumerate(gradients)}
-    return SimpleNamespace(parameters={k: np.ones_like(g) for k, g in named.items()}, gradients=named)
-
-
-def finite_differences(loss, array, step=1e-6):
-    gradient = np.empty_like(array)
-    for index in np.ndindex(array.shape):
-        kept = array[index]
-        array[index] = kept + step
-        above = loss()
-        array[index] = kept - step
-        gradient[index] = (above - loss()) / (2 * step)
-        array[index] = kept
-    return gradient
 
 
 # ---- Linear -----------------------------------------------------------------------------------------
@@ -298,145 +280,7 @@ def test_clip_bad_norm(max_norm, error):
         clip_by_global_norm([module([1.0])], max_norm)
 
 
-# ---- Optimizers -------------------------------------------------------------------------------------
-
-
-def test_sgd_by_hand():
-    trained = module([2.0])
-    optimizer = SGD([trained], 0.1, momentum=0.5)
-    expected = 1.0
-    for velocity in (2.0, 3.0, 3.5):
-        optimizer.step()
-        expected -= 0.1 * velocity
-        np.testing.assert_allclose(trained.parameters["p0"], [expected], rtol=1e-15)
-
-
-def test_adam_by_hand():
-    trained = module([0.0])
-    optimizer = Adam([trained], 0.1, betas=(0.5, 0.75), eps=1.0)
-    trained.gradients["p0"][:] = 2
-    optimizer.step()  # m = 1, v = 1; m / (1 - 0.5) = 2, v / (1 - 0.75) = 4
-    np.testing.assert_allclose(trained.parameters["p0"], [1 - 0.1 * 2 / (2 + 1)], rtol=1e-15)
-    trained.gradients["p0"][:] = 0
-    optimizer.step()  # m = 0.5, v = 0.75; m / (1 - 0.25) = 2/3, v / (1 - 0.5625) = 12/7
-    step = 0.1 * (2 / 3) / (math.sqrt(12 / 7) + 1)
-    np.testing.assert_allclose(trained.parameters["p0"], [1 - 0.1 * 2 / 3 - step], rtol=1e-15)
-
-
-OPTIMIZERS = {
-    "SGD": (lambda m, rate: SGD(m, rate), lambda torch, p, rate: torch.optim.SGD(p, rate)),
-    "SGD with momentum": (
-        lambda m, rate: SGD(m, rate, momentum=0.9),
-        lambda torch, p, rate: torch.optim.SGD(p, rate, momentum=0.9),
-    ),
-    "Adam": (lambda m, rate: Adam(m, rate), lambda torch, p, rate: torch.optim.Adam(p, rate)),
-    "Adam with other betas": (
-        lambda m, rate: Adam(m, rate, betas=(0.8, 0.99), eps=1e-3),
-        lambda torch, p, rate: torch.optim.Adam(p, rate, betas=(0.8, 0.99), eps=1e-3),
-    ),
-}
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_equal_torch(rng, name, dtype):
-    torch = pytest.importorskip("torch")
-    ours, theirs = OPTIMIZERS[name]
-    shapes = [(4, 3), (5,)]
-    trained = module(*(np.zeros(shape) for shape in shapes), dtype=dtype)
-    peers = [torch.ones(shape, dtype=getattr(torch, dtype)) for shape in shapes]
-    optimizer, peer = ours([trained], 0.01), theirs(torch, peers, 0.01)
-    for step in range(20):
-        for gradient, p in zip(trained.gradients.values(), peers, strict=True):
-            gradient[...] = rng.standard_normal(gradient.shape)
-            p.grad = torch.from_numpy(gradient.copy())
-        optimizer.learning_rate = peer.param_groups[0]["lr"] = 0.01 / (1 + step)
-        optimizer.step()
-        peer.step()
-        for parameter, p in zip(trained.parameters.values(), peers, strict=True):
-            assert_close(parameter, p.numpy(), n_products=4 * (step + 1), what=f"step {step}")
-
-
-def test_optimizers_write_in_place_and_zero_all_gradients():
-    first, second = module([1.0]), module([[2.0]])
-    arrays = [first.parameters["p0"], second.parameters["p0"]]
-    optimizer = Adam([first, second])
-    optimizer.step()
-    assert first.parameters["p0"] is arrays[0]
-    assert second.parameters["p0"] is arrays[1]
-    assert all((array != 1).all() for array in arrays)
-    optimizer.zero_grad()
-    assert not first.gradients["p0"].any()
-    assert not second.gradients["p0"].any()
-
-
-@pytest.mark.parametrize("make", [lambda m: SGD(m, 0.1, momentum=0.9), Adam], ids=["SGD", "Adam"])
-def test_optimizers_leave_all_as_it_is_in_eval_mode(make):
-    layers = [[fastrnn.GRU(2, 3, seed=0), Linear(3, 1, seed=1)] for _ in range(2)]
-    for modules in layers:
-        for gradient in (g for m in modules for g in m.gradients.values()):
-            gradient[...] = 0.5
-    interrupted, plain = map(make, layers)
-    interrupted.step()
-    layers[0][0].eval()
-    with pytest.raises(RuntimeError, match=r"modules\[0\], GRU\(2, 3\), is in eval mode: call train\(\)"):
-        interrupted.step()
-    layers[0][0].train()
-    interrupted.step()
-    plain.step()
-    plain.step()
-    for modules in zip(*layers, strict=True):
-        for name, parameter in modules[0].parameters.items():
-            np.testing.assert_array_equal(parameter, modules[1].parameters[name])
-
-
 FRACTION = "a number of at least 0 and less than 1"
-POSITIVE = "a finite number greater than 0"
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        *[
-            (
-                lambda make=make, bad=bad: make([], bad),
-                ValueError,
-                f"learning_rate is {bad}; expected {POSITIVE}",
-            )
-            for make in (SGD, Adam)
-            for bad in (0.0, -1, math.nan, math.inf)
-        ],
-        (lambda: SGD([], "a"), TypeError, rf"learning_rate is 'a' \(str\); expected {POSITIVE}"),
-        (lambda: SGD([], True), TypeError, rf"learning_rate is True \(bool\); expected {POSITIVE}"),
-        (lambda: SGD([], 0.1, momentum=1.0), ValueError, f"momentum is 1.0; expected {FRACTION}"),
-        (
-            lambda: SGD([], 0.1, momentum=None),
-            TypeError,
-            rf"momentum is None \(NoneType\); expected {FRACTION}",
-        ),
-        (lambda: Adam([], betas=(0.9, 1.0)), ValueError, rf"betas\[1\] is 1.0; expected {FRACTION}"),
-        (lambda: Adam([], betas=(-0.1, 0.9)), ValueError, rf"betas\[0\] is -0.1; expected {FRACTION}"),
-        (lambda: Adam([], betas="12"), TypeError, rf"betas\[0\] is '1' \(str\); expected {FRACTION}"),
-        (lambda: Adam([], betas=0.9), TypeError, "betas is 0.9; expected two numbers"),
-        (lambda: Adam([], betas=(0.9,)), ValueError, r"betas is \(0.9,\); expected two numbers"),
-        (lambda: Adam([], eps=0.0), ValueError, f"eps is 0.0; expected {POSITIVE}"),
-    ],
-)
-def test_optimizers_bad_input(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
-def test_assigned_learning_rate_is_checked_before_a_step():
-    trained = module([1.0])
-    optimizer = SGD([trained], 0.1)
-    optimizer.learning_rate = math.nan
-    with pytest.raises(ValueError, match="learning_rate is nan; expected a finite number of at least 0"):
-        optimizer.step()
-    optimizer.learning_rate = 0.0  # where a schedule starts
-    optimizer.step()
-    assert trained.parameters["p0"] == [1.0]
-
 
 # ---- Schedule ---------------------------------------------------------------------------------------
 

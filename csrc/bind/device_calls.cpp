@@ -8,6 +8,7 @@
 
 #include "bind/arrays.h"
 #include "bind/device_array.h"
+#include "bind/optimizer_numbers.h"
 #include "bind/options.h"
 #include "cuda/arrays.h"
 #include "cuda/gemm.h"
@@ -445,10 +446,10 @@ T* values(const DeviceArray& a) {
   return reinterpret_cast<T*>(a.data);
 }
 
-// What counts the steps of Adam, for work on a stream.
-double* adam_state(const DeviceArray& state, std::uintptr_t stream) {
-  if (state.size() != cuda::kAdamState || !state.contiguous())
-    throw py::value_error("state has shape " + shape_text(state.shape) + "; expected (4,)");
+// What counts the steps of an optimizer, for work on a stream.
+double* step_state(const DeviceArray& state, std::uintptr_t stream) {
+  if (state.size() != cuda::kStepState || !state.contiguous())
+    throw py::value_error("state has shape " + shape_text(state.shape) + "; expected (3,)");
   state.storage->follow(stream_of(stream));
   return values<double>(state);
 }
@@ -542,42 +543,32 @@ void register_updates(py::module_& m) {
       py::arg("logits"), py::arg("targets"), py::arg("scored"), py::arg("gradient"), py::arg("scale"),
       py::arg("stream"));
   m.def(
-      "sgd_update",
-      [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& velocity,
-         double momentum, double rate, std::uintptr_t stream_handle) {
-        over_arrays(stream_handle, {&parameter, &gradient, &velocity},
-                    [&](auto zero, cuda::Stream stream, Index count) {
-                      using T = decltype(zero);
-                      cuda::sgd_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
-                                          values<Compute<T>>(velocity), momentum, rate);
-                    });
-      },
-      py::arg("parameter"), py::arg("gradient"), py::arg("velocity"), py::arg("momentum"), py::arg("rate"),
-      py::arg("stream"));
-  m.def(
-      "begin_adam_step",
-      [](const DeviceArray& state, double b1, double b2, double learning_rate, std::uintptr_t stream) {
+      "begin_step",
+      [](const DeviceArray& state, double learning_rate, double b1, double b2, std::uintptr_t stream) {
         const DeviceScope scope(state.device());
-        cuda::begin_adam_step(stream_of(stream), adam_state(state, stream), b1, b2, learning_rate);
+        cuda::begin_step(stream_of(stream), step_state(state, stream), learning_rate, b1, b2);
       },
-      py::arg("state"), py::arg("b1"), py::arg("b2"), py::arg("learning_rate"), py::arg("stream"));
+      py::arg("state"), py::arg("learning_rate"), py::arg("b1"), py::arg("b2"), py::arg("stream"));
   m.def(
-      "adam_update",
-      [](const DeviceArray& parameter, const DeviceArray& gradient, const DeviceArray& mean,
-         const DeviceArray& square, const DeviceArray& state, double b1, double b2, double eps,
+      "update",
+      [](const std::string& rule_name, const DeviceArray& parameter, const DeviceArray& gradient,
+         const std::vector<const DeviceArray*>& buffers, const py::dict& named, const DeviceArray& state,
          std::uintptr_t stream_handle) {
+        const auto [rule, wanted] = rule_of(rule_name);
+        if (buffers.size() != wanted) throw py::value_error("the rule takes another number of buffers");
+        const cells::UpdateNumbers<double> numbers = step_numbers(named).update;
         const DeviceScope scope(state.device());
-        const double* numbers = adam_state(state, stream_handle);
-        over_arrays(stream_handle, {&parameter, &gradient, &mean, &square},
-                    [&](auto zero, cuda::Stream stream, Index count) {
+        const double* steps = step_state(state, stream_handle);
+        over_arrays(stream_handle, {&parameter, &gradient, buffers.front(), buffers.back()},
+                    [&, rule = rule](auto zero, cuda::Stream stream, Index count) {
                       using T = decltype(zero);
-                      cuda::adam_update<T>(stream, count, values<T>(parameter), values<T>(gradient),
-                                           values<Compute<T>>(mean), values<Compute<T>>(square),
-                                           {b1, b2, eps}, numbers);
+                      cuda::update<T>(stream, rule, count, values<T>(parameter), values<T>(gradient),
+                                      values<Compute<T>>(*buffers.front()),
+                                      values<Compute<T>>(*buffers.back()), numbers, steps);
                     });
       },
-      py::arg("parameter"), py::arg("gradient"), py::arg("mean"), py::arg("square"), py::arg("state"),
-      py::arg("b1"), py::arg("b2"), py::arg("eps"), py::arg("stream"));
+      py::arg("rule"), py::arg("parameter"), py::arg("gradient"), py::arg("buffers"), py::arg("numbers"),
+      py::arg("state"), py::arg("stream"));
 }
 
 }  // namespace

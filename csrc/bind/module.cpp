@@ -17,4 +17,5 @@ PYBIND11_MODULE(_core, m) {
   fastrnn::bind::register_calls(m);
   fastrnn::bind::register_stream(m);
   fastrnn::bind::register_machine(m);
+  fastrnn::bind::register_training(m);
 }

@@ -52,5 +52,6 @@ void register_network(pybind11::module_& m);
 void register_calls(pybind11::module_& m);
 void register_stream(pybind11::module_& m);
 void register_machine(pybind11::module_& m);
+void register_training(pybind11::module_& m);
 
 }  // namespace fastrnn::bind

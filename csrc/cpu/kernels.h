@@ -21,6 +21,7 @@
 //                 the 128, -128 sum_k q, int32 [G][lanes].
 #pragma once
 
+#include "cells/optimizers.h"
 #include "core/types.h"
 
 namespace fastrnn::cpu {
@@ -232,6 +233,18 @@ struct PackColumns {
   W* out = nullptr;
 };
 
+// A step of an optimizer for [first, last) of an array: cells/optimizers.h.  The arrays must not overlap.
+template <class T>
+struct Update {
+  cells::Rule rule = cells::Rule::sgd;
+  const cells::UpdateNumbers<T>* numbers = nullptr;
+  T* p = nullptr;
+  const T* g = nullptr;
+  T* a = nullptr;
+  T* b = nullptr;  // null where the rule has one buffer
+  Index first = 0, last = 0;
+};
+
 // What inference needs.
 template <class W>
 struct ForwardKernels {
@@ -274,6 +287,10 @@ struct Kernels : ForwardKernels<T> {
   void (*gru_reset_hidden)(const StepForward<T>&);         // reset-before: r h again, from saved gates (pre)
 
   void (*elman_backward)(const StepBackward<T>&);
+
+  void (*update)(const Update<T>&);
+  double (*sum_of_squares)(const T* values, Index count);
+  void (*scale)(T* values, Index count, T factor);
 };
 
 namespace baseline {

@@ -1,6 +1,7 @@
 // All kernels for one instruction set and one element type.  The build compiles this file once for each pair,
 // with FRNN_ISA (baseline, avx2, avx512) and FRNN_REAL (float, double) defined and that set's compiler flags.
 // It exports one symbol, the table.
+#include "cpu/array_kernels.h"
 #include "cpu/forward_kernels.h"
 
 namespace fastrnn::cpu::FRNN_ISA {
@@ -22,6 +23,9 @@ const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
     gru_backward_reset<FRNN_REAL>,
     gru_reset_hidden<FRNN_REAL>,
     elman_backward<FRNN_REAL>,
+    update<FRNN_REAL>,
+    sum_of_squares<FRNN_REAL>,
+    scale<FRNN_REAL>,
 };
 
 }  // namespace fastrnn::cpu::FRNN_ISA

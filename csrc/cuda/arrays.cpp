@@ -102,24 +102,25 @@ double softmax_cross_entropy(Stream stream, Index rows, Index width, const T* lo
   });
 }
 
-template <class T>
-void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, double momentum, double rate) {
-  launch<SgdUpdate<T>>(stream, grid_for(count), {count, p, g, v, momentum, rate});
-}
-
-void begin_adam_step(Stream stream, double* state, double b1, double b2, double learning_rate) {
+void begin_step(Stream stream, double* state, double learning_rate, double b1, double b2) {
   Grid one;
   one.blocks = 1;
-  launch<BeginAdamStep>(stream, one, {b1, b2, learning_rate, state});
+  launch<BeginStep>(stream, one, {learning_rate, b1, b2, state});
 }
 
 template <class T>
-void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
-                 const AdamNumbers& n, const double* state) {
-  using A = Compute<T>;
-  launch<AdamUpdate<T>>(stream, grid_for(count),
-                        {count, p, g, m, v, state, static_cast<A>(n.b1), static_cast<A>(1 - n.b1),
-                         static_cast<A>(n.b2), static_cast<A>(1 - n.b2), static_cast<A>(n.eps)});
+void update(Stream stream, cells::Rule rule, Index count, T* p, const T* g, Compute<T>* a, Compute<T>* b,
+            const cells::UpdateNumbers<double>& numbers, const double* state) {
+  const cells::UpdateNumbers<Compute<T>> rounded(numbers);
+  const Grid grid = grid_for(count);
+  switch (rule) {
+    case cells::Rule::sgd: return launch<SgdUpdate<T>>(stream, grid, {count, p, g, a, b, state, rounded});
+    case cells::Rule::adagrad:
+      return launch<AdagradUpdate<T>>(stream, grid, {count, p, g, a, b, state, rounded});
+    case cells::Rule::rmsprop:
+      return launch<RmspropUpdate<T>>(stream, grid, {count, p, g, a, b, state, rounded});
+    case cells::Rule::adam: return launch<AdamUpdate<T>>(stream, grid, {count, p, g, a, b, state, rounded});
+  }
 }
 
 #define FRNN_INSTANTIATE(T)                                                                                \
@@ -128,9 +129,8 @@ void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Co
   template double sum_of_squares(Stream, Index, const T*);                                                 \
   template double softmax_cross_entropy(Stream, Index, Index, const T*, const Index*, const std::uint8_t*, \
                                         double, T*);                                                       \
-  template void sgd_update(Stream, Index, T*, const T*, Compute<T>*, double, double);                      \
-  template void adam_update(Stream, Index, T*, const T*, Compute<T>*, Compute<T>*, const AdamNumbers&,     \
-                            const double*);
+  template void update(Stream, cells::Rule, Index, T*, const T*, Compute<T>*, Compute<T>*,                 \
+                       const cells::UpdateNumbers<double>&, const double*);
 FRNN_INSTANTIATE(float)
 FRNN_INSTANTIATE(double)
 FRNN_INSTANTIATE(half_t)

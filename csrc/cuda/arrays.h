@@ -2,6 +2,7 @@
 // memory of the current device; everything is queued on the stream.
 #pragma once
 
+#include "cells/optimizers.h"
 #include "core/half.h"
 #include "cuda/runtime.h"
 
@@ -29,22 +30,14 @@ void scale(Stream stream, Index count, T* values, double factor);
 template <class T>
 double sum_of_squares(Stream stream, Index count, const T* values);
 
-// v = momentum v + g, p -= rate v
+// A step of an optimizer (cells/optimizers.h). Steps are counted on the device, so that a graph makes the
+// next one at every replay: begin_step comes before the updates of a step. `state` is [kStepState] on the
+// device, the first of them the steps made.
+inline constexpr Index kStepState = 3;
+void begin_step(Stream stream, double* state, double learning_rate, double b1, double b2);
 template <class T>
-void sgd_update(Stream stream, Index count, T* p, const T* g, Compute<T>* v, double momentum, double rate);
-
-// Step t of Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps), where
-// rate is learning_rate / (1 - b1^t) and root 1 / sqrt(1 - b2^t). Steps are counted on the device, so that a
-// graph makes the next one at every replay: begin_adam_step comes before the updates of a step. `state` is
-// [kAdamState] on the device, the first two of them 1 before the first step.
-inline constexpr Index kAdamState = 4;
-struct AdamNumbers {
-  double b1, b2, eps;
-};
-void begin_adam_step(Stream stream, double* state, double b1, double b2, double learning_rate);
-template <class T>
-void adam_update(Stream stream, Index count, T* p, const T* g, Compute<T>* m, Compute<T>* v,
-                 const AdamNumbers& numbers, const double* state);
+void update(Stream stream, cells::Rule rule, Index count, T* p, const T* g, Compute<T>* a, Compute<T>* b,
+            const cells::UpdateNumbers<double>& numbers, const double* state);
 
 // logits and gradient [rows, width]; targets [rows] from 0 to width - 1 where scored [rows] is not 0, and
 // anything elsewhere.  gradient = scale times that of the sum over the scored rows of -log

@@ -160,6 +160,22 @@ class Backend(ABC):
     def clear_rows(self, state: Array, rows: Any) -> None:
         """Set these rows, the second axis, of a stream's state to zero: a slice, indices or a bool mask."""
 
+    @abstractmethod
+    def step_counter(self) -> Array:
+        """Return what counts the steps of an optimizer: an array whose first number they are."""
+
+    @abstractmethod
+    def update(
+        self,
+        rule: str,
+        parameters: list[Array],
+        gradients: list[Array],
+        buffers: list[list[Array]],
+        numbers: Mapping[str, float],
+        counter: Array,
+    ) -> None:
+        """Make a step of an optimizer by one of the rules that `_core.update` lists, and count it."""
+
     def fixed(self, arrays: list[Array]) -> list[Array]:
         """Return what may be packed so that later changes of the arrays do not reach it."""
         return arrays
@@ -215,6 +231,21 @@ class Cpu(Backend):
 
     def clear(self, array: Array) -> None:
         array[...] = 0
+
+    def step_counter(self) -> Array:
+        return np.zeros(1)
+
+    def update(
+        self,
+        rule: str,
+        parameters: list[Array],
+        gradients: list[Array],
+        buffers: list[list[Array]],
+        numbers: Mapping[str, float],
+        counter: Array,
+    ) -> None:
+        _core.update(rule, parameters, gradients, buffers, numbers, counter[0] + 1)
+        counter[0] += 1
 
     def reserve(self, checkpoint: int | None) -> Any:
         return _core.Reserve(checkpoint or 0)

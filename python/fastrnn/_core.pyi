@@ -5,7 +5,7 @@ C-contiguous unless its line says otherwise.  Shapes are checked again here, but
 meant for developers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,28 @@ class Stream:
     @property
     def c(self) -> Array | None:
         """(L, N, H), the live buffer; LSTM only."""
+
+def update(
+    rule: str,
+    parameters: Sequence[Array],
+    gradients: Sequence[Array],
+    buffers: Sequence[Sequence[Array]],
+    numbers: Mapping[str, float],
+    steps: int,
+) -> None:
+    """A step of an optimizer for all parameters, each float32 or float64, in place; nothing if it raises.
+
+    `steps` counts it too: it is 1 in the first.
+
+    Buffers are lists of the parameters' dtypes and shapes: for "sgd" (velocity), "adagrad" (square),
+    "rmsprop" (square, velocity), "adam" (mean, square).  Numbers not named are those that change nothing.
+    """
+
+def sum_of_squares(arrays: Sequence[Array]) -> float:
+    """Of all elements, formed in float64."""
+
+def scale(arrays: Sequence[Array], factor: float) -> None:
+    """Multiply in place."""
 
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

@@ -6,7 +6,7 @@ used for.  Streams are numbered as DLPack does: 1 is the legacy default stream, 
 others are handles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -213,31 +213,19 @@ def softmax_cross_entropy(
 ) -> float:
     """The sum of the losses of the scored rows; gradient (out) is that of this sum, times scale.  Waits."""
 
-def sgd_update(
+def begin_step(state: DeviceArray, learning_rate: float, b1: float, b2: float, stream: int) -> None:
+    """Count a step in `state`, three float64, the first of them the steps made; before its updates."""
+
+def update(
+    rule: str,
     parameter: DeviceArray,
     gradient: DeviceArray,
-    velocity: DeviceArray,
-    momentum: float,
-    rate: float,
-    stream: int,
-) -> None:
-    """v = momentum v + g, p -= rate v; v is float32 for 16-bit parameters."""
-
-def begin_adam_step(state: DeviceArray, b1: float, b2: float, learning_rate: float, stream: int) -> None:
-    """Count a step in `state`, four float64, of which the first two begin as 1; before its updates."""
-
-def adam_update(
-    parameter: DeviceArray,
-    gradient: DeviceArray,
-    mean: DeviceArray,
-    square: DeviceArray,
+    buffers: Sequence[DeviceArray],
+    numbers: Mapping[str, float],
     state: DeviceArray,
-    b1: float,
-    b2: float,
-    eps: float,
     stream: int,
 ) -> None:
-    """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps), by `state`."""
+    """The step that `state` counts, as `_core.update` makes it; buffers of 16-bit parameters are float32."""
 
 def set_float32_products(how: str) -> None:
     """ "automatic", "plain", "bf16x3" or "tf32"."""

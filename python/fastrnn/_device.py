@@ -385,17 +385,23 @@ class Cuda(Backend):
         """Return the sum of the squares of all elements, formed in float64."""
         return float(self.core.sum_of_squares(array, self.stream))
 
-    def adam_state(self) -> Array:
-        """Return what counts the steps of an `Adam` on the device, so that in a graph every replay is one."""
-        return self.array(np.array([1.0, 1.0, 0.0, 0.0]), "float64")
+    def step_counter(self) -> Array:
+        # Steps are counted on the device, so that in a graph every replay is one.
+        return self.zeros((3,), "float64")
 
-    def begin_adam_step(self, state: Array, b1: float, b2: float, learning_rate: float) -> None:
-        """Count a step, before its updates."""
-        self.core.begin_adam_step(state, b1, b2, learning_rate, self.stream)
-
-    def update(self, rule: str, parameter: Array, *arguments: Any) -> None:
-        """Make an optimizer's step, "sgd" or "adam": what `fastrnn.training` says of them, as one kernel."""
-        getattr(self.core, f"{rule}_update")(parameter, *arguments, self.stream)
+    def update(
+        self,
+        rule: str,
+        parameters: list[Array],
+        gradients: list[Array],
+        buffers: list[list[Array]],
+        numbers: Mapping[str, float],
+        counter: Array,
+    ) -> None:
+        size = [numbers.get(name, 0.0) for name in ("learning_rate", "bias1", "bias2")]
+        self.core.begin_step(counter, *size, self.stream)
+        for parameter, gradient, *kept in zip(parameters, gradients, *buffers, strict=True):
+            self.core.update(rule, parameter, gradient, kept, numbers, counter, self.stream)
 
     def clear_rows(self, state: Array, rows: Any) -> None:
         if isinstance(rows, slice):

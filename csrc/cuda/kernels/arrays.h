@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "cells/optimizers.h"
 #include "core/half.h"
 #include "cuda/arrays.h"
 #include "cuda/context.h"
@@ -144,78 +145,71 @@ struct SumOfSquares {
   }
 };
 
-// v = momentum v + g, p -= rate v
-template <class T>
-struct SgdUpdate {
-  static constexpr const char* kName = "sgd_update";
-  static constexpr int kThreads = kArrayThreads;
-
-  struct Params {
-    Index count = 0;
-    T* parameter = nullptr;
-    const T* gradient = nullptr;
-    Compute<T>* velocity = nullptr;
-    double momentum = 0, rate = 0;
-  };
-
-  template <class X>
-  static FRNN_DEVICE void run(const Params& p, X& x) {
-    using A = Compute<T>;
-    for_elements(x, p.count, [&](Index i) {
-      const A v = static_cast<A>(p.momentum) * p.velocity[i] + widen(p.gradient[i]);
-      p.velocity[i] = v;
-      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - static_cast<A>(p.rate) * v);
-    });
-  }
-};
-
-// state = b1^t, b2^t, and AdamUpdate's rate and root of step t.
-struct BeginAdamStep {
-  static constexpr const char* kName = "begin_adam_step";
+// Counts a step of an optimizer, and leaves its cells::StepSize.
+struct BeginStep {
+  static constexpr const char* kName = "begin_step";
   static constexpr int kThreads = kWarp;
 
   struct Params {
-    double b1 = 0, b2 = 0, learning_rate = 0;
-    double* state = nullptr;  // [kAdamState]
+    double learning_rate = 0, b1 = 0, b2 = 0;
+    double* state = nullptr;  // [kStepState]
   };
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     if (x.thread() != 0) return;
-    const double power1 = p.state[0] *= p.b1, power2 = p.state[1] *= p.b2;
-    p.state[2] = p.learning_rate / (1 - power1);
-    p.state[3] = 1 / std::sqrt(1 - power2);
+    const double steps = p.state[0] += 1;
+    const cells::StepSize size = cells::step_size(p.learning_rate, p.b1, p.b2, steps);
+    p.state[1] = size.rate;
+    p.state[2] = size.root;
   }
 };
 
-// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= rate m / (root sqrt(v) + eps)
-template <class T>
-struct AdamUpdate {
-  static constexpr const char* kName = "adam_update";
+// Rule: of cells/optimizers.h
+template <class T, class Rule>
+struct UpdateBy {
   static constexpr int kThreads = kArrayThreads;
 
   struct Params {
     Index count = 0;
     T* parameter = nullptr;
     const T* gradient = nullptr;
-    Compute<T>*mean = nullptr, *square = nullptr;
-    const double* state = nullptr;                    // BeginAdamStep's
-    Compute<T> b1 = 0, rest1 = 1, b2 = 0, rest2 = 1;  // rest: 1 - b
-    Compute<T> eps = 0;
+    Compute<T>*a = nullptr, *b = nullptr;
+    const double* state = nullptr;             // BeginStep's
+    cells::UpdateNumbers<Compute<T>> numbers;  // but for what stands in `state`
   };
 
   template <class X>
-  static FRNN_DEVICE void run(const Params& p, X& x) {
+  static FRNN_DEVICE void run(const Params& params, X& x) {
     using A = Compute<T>;
-    const A rate = static_cast<A>(p.state[2]), scale = static_cast<A>(p.state[3]);
-    for_elements(x, p.count, [&](Index i) {
-      const A g = widen(p.gradient[i]);
-      const A m = p.mean[i] = p.b1 * p.mean[i] + p.rest1 * g;
-      const A v = p.square[i] = p.b2 * p.square[i] + p.rest2 * (g * g);
-      const A root = scale * static_cast<A>(std::sqrt(v)) + p.eps;
-      p.parameter[i] = narrow<T>(widen(p.parameter[i]) - rate * (m / root));
+    cells::UpdateNumbers<A> numbers = params.numbers;
+    numbers.rate = static_cast<A>(params.state[1]);
+    numbers.root = static_cast<A>(params.state[2]);
+    for_elements(x, params.count, [&](Index i) {
+      A p = widen(params.parameter[i]), a = params.a[i], b = 0;
+      if (Rule::kBuffers == 2) b = params.b[i];
+      Rule::step(p, widen(params.gradient[i]), a, b, numbers);
+      params.parameter[i] = narrow<T>(p);
+      params.a[i] = a;
+      if (Rule::kBuffers == 2) params.b[i] = b;
     });
   }
+};
+template <class T>
+struct SgdUpdate : UpdateBy<T, cells::Sgd> {
+  static constexpr const char* kName = "sgd_update";
+};
+template <class T>
+struct AdagradUpdate : UpdateBy<T, cells::Adagrad> {
+  static constexpr const char* kName = "adagrad_update";
+};
+template <class T>
+struct RmspropUpdate : UpdateBy<T, cells::Rmsprop> {
+  static constexpr const char* kName = "rmsprop_update";
+};
+template <class T>
+struct AdamUpdate : UpdateBy<T, cells::Adam> {
+  static constexpr const char* kName = "adam_update";
 };
 
 // Rows of logits [rows, width] and their targets: the loss of each row, -log softmax(logits)[target], and its

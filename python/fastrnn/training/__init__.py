@@ -33,14 +33,17 @@ from __future__ import annotations
 from .clipping import clip_by_global_norm
 from .losses import softmax_cross_entropy
 from .modules import Linear, Module
-from .optimizers import SGD, Adam
+from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from .schedules import cosine_learning_rate
 
 __all__ = [
     "SGD",
+    "AdaGrad",
     "Adam",
+    "AdamW",
     "Linear",
     "Module",
+    "RMSprop",
     "clip_by_global_norm",
     "cosine_learning_rate",
     "softmax_cross_entropy",
