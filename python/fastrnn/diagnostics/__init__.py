@@ -6,5 +6,32 @@ figure; nothing is shown.
 """
 
 from .checking import GradientCheck, gradient_check
+from .gates import GateSaturation, gate_saturation
+from .landscape import LossLine, LossPlane, loss_line, loss_plane, random_direction
+from .norms import GradientNorms
+from .pictures import HiddenPicture, hidden_picture
+from .responses import GradientReach, ImpulseResponse, gradient_reach, impulse_response, memory_length
+from .spectrum import MatrixSpectrum, RecurrentSpectrum, recurrent_spectrum
 
-__all__ = ["GradientCheck", "gradient_check"]
+__all__ = [
+    "GateSaturation",
+    "GradientCheck",
+    "GradientNorms",
+    "GradientReach",
+    "HiddenPicture",
+    "ImpulseResponse",
+    "LossLine",
+    "LossPlane",
+    "MatrixSpectrum",
+    "RecurrentSpectrum",
+    "gate_saturation",
+    "gradient_check",
+    "gradient_reach",
+    "hidden_picture",
+    "impulse_response",
+    "loss_line",
+    "loss_plane",
+    "memory_length",
+    "random_direction",
+    "recurrent_spectrum",
+]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..layers import GRUCell, LSTMCell, RNNCell
 from ..layouts import Spec
+from ..models._model import State, map_state
 
 Numbers = NDArray[np.float64]
 
@@ -102,3 +103,37 @@ def arrays_of(state: Any) -> list[Any]:
     if state is None:
         return []
     return [array for part in state for array in arrays_of(part)] if isinstance(state, tuple) else [state]
+
+
+def check_time_major(model: Any) -> None:
+    """Raise unless it is a layer or a model that has time on the first axis."""
+    check_model(model)
+    if getattr(model, "batch_first", False):
+        raise ValueError("the layer has batch_first=True; expected a time-major one")
+
+
+def walk(
+    model: Any, x: Any, state: State, before: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Any, State]]:
+    """Run a model over x (T, B, ...) one step at a time; yield copies of o, with an axis T, and the state."""
+    for t in range(len(x)):
+        before()
+        o, state = model(x[t : t + 1], state)
+        state = map_state(np.array, state)
+        yield np.array(o).reshape(1, *np.shape(o)[-2:]), state
+
+
+def name_states(model: Any, state: State) -> Iterator[tuple[str, Any]]:
+    """Yield the name and array (B, units) of every layer's h, and c, in a state or its gradient."""
+    specs = [(name, spec) for name, module in leaves(model) if (spec := spec_of(module)) is not None]
+    arrays = arrays_of(state)
+    names = [
+        (f"{name}." if len(specs) > 1 else "", part, spec.suffixes())
+        for name, spec in specs
+        for part in (("h", "c") if spec.cell == "lstm" else ("h",))
+    ]
+    shapes = [len(suffixes) for _, _, suffixes in names]
+    if shapes != [len(array) for array in arrays]:  # a state of the model's own making
+        names = [("", f"state[{i}]", [f"[{k}]" for k in range(len(a))]) for i, a in enumerate(arrays)]
+    for (prefix, part, suffixes), array in zip(names, arrays, strict=True):
+        yield from ((f"{prefix}{part}{suffix}", rows) for suffix, rows in zip(suffixes, array, strict=True))
