@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..layers import GRUCell, LSTMCell, RNNCell
 from ..layouts import Spec
-from ..models._model import State, map_state
+from ..models._model import Model, State, map_state
 
 Numbers = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def check_model(model: Any) -> None:
     mappings = (getattr(model, name, None) for name in ("parameters", "gradients"))
     if (
         not all(isinstance(mapping, Mapping) for mapping in mappings)
-        or not all(hasattr(model, name) for name in ("training", "backward"))
+        or not all(hasattr(model, name) for name in ("training", "backward", "load_state_dict"))
         or isinstance(model, GRUCell | LSTMCell | RNNCell)  # whose calls are of one step
     ):
         raise TypeError(f"model is {model!r}; expected a layer or a fastrnn.models.Model")
@@ -52,50 +52,42 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
     same_masks : function
         To be called before every call that shall have the masks of the first.
     """
-    modules = [module for _, module in leaves(model)]
     parameters = {name: array.copy() for name, array in model.parameters.items()}
     gradients = {name: array.copy() for name, array in model.gradients.items()}
-    calls = [(module, module.calls) for module in modules if hasattr(module, "calls")]
-    modes = [
-        (module, module.training, getattr(module, "quantized", None), getattr(module, "_checkpoint", None))
-        for module in modules
-        if hasattr(module, "training")
-    ]
+    models = list(model._models()) if isinstance(model, Model) else []
+    modules = [module for _, module in leaves(model)]
+    calls = [(module, module.calls) for module in [*models, *modules] if hasattr(module, "calls")]
+    own_modes = [(inner, inner._training) for inner in models]
+    modes = [(module, _mode(module)) for module in modules if hasattr(module, "training")]
 
     def same_masks() -> None:
         for module, number in calls:
             module.calls = number
 
     try:
-        for module, was_training, _, _ in modes:
-            if training is not None and was_training != training:
-                module.train(training)
+        if training is not None and training != model.training:
+            model.train(training)
         yield same_masks
     finally:
-        set_parameters(model, parameters)
+        model.load_state_dict(parameters)
         for name, array in model.gradients.items():
             array[...] = gradients[name]
         same_masks()
-        for module, was_training, quantized, checkpoint in modes:
-            if module.training != was_training:
+        for inner, was in own_modes:
+            inner._training = was
+        for module, before in modes:
+            was_training, quantized, checkpoint = before
+            if _mode(module) != before:
                 module.train(was_training)
-                if quantized is not None:
-                    module.quantize(quantized)
-                if checkpoint is not None:
-                    module.train(checkpoint=checkpoint)
+            if quantized is not None and _mode(module) != before:
+                module.quantize(quantized)
+            if checkpoint is not None and _mode(module) != before:
+                module.train(checkpoint=checkpoint)
 
 
-def set_parameters(model: Any, values: Mapping[str, Any]) -> None:
-    """Write all parameters of a model, in either mode."""
-    for name, module in leaves(model):
-        prefix = f"{name}." if name else ""
-        own = {key: values[prefix + key] for key in module.parameters}
-        if hasattr(module, "load_state_dict"):
-            # Which packs them again in eval mode, and drops a call made before.
-            module.load_state_dict(own)
-        else:
-            for key, value in own.items():
-                module.parameters[key][...] = value
+def _mode(module: Any) -> tuple[bool, str | None, int | None]:
+    """Return whether a layer is in training mode, what it is quantised to, and its checkpoint."""
+    return module.training, getattr(module, "quantized", None), getattr(module, "_checkpoint", None)
 
 
 def arrays_of(state: Any) -> list[Any]:

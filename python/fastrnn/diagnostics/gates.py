@@ -49,7 +49,7 @@ class GateSaturation:
         """
         gates = sorted({name.partition("_")[0] for name in self.left}, key="ifroz".index)
         if axes is None:
-            figure = new_figure(3.1 * len(gates) + 0.9, 3.3)
+            figure = new_figure(2.7 * len(gates) + 0.7, 3.3)
             axes = figure.subplots(1, len(gates), sharex=True, sharey=True, squeeze=False)[0]
         else:
             axes = np.ravel(axes)
@@ -62,12 +62,14 @@ class GateSaturation:
             for i, layer in enumerate(layers):
                 name = f"{gate}_{layer}"
                 right, left = self.right[name], self.left[name]
-                panel.scatter(right, left, s=16, color=f"C{i % 10}", alpha=0.6, label=layer, clip_on=False)
+                panel.scatter(right, left, s=16, color=f"C{i % 10}", alpha=0.6, label=layer)
             panel.set(
                 title=f"{MEANINGS[gate]} gate",
                 xlabel=f"fraction above {self.high:g}",
-                xlim=(0, 1),
-                ylim=(0, 1),
+                xlim=(-0.04, 1.04),
+                ylim=(-0.04, 1.04),
+                xticks=(0, 0.5, 1),
+                yticks=(0, 0.5, 1),
                 aspect="equal",
             )
         axes[0].set_ylabel(f"fraction below {self.low:g}")

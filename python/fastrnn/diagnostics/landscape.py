@@ -12,7 +12,7 @@ from .._backends import on_host
 from ..layouts import integer
 from ..training._numbers import POSITIVE, number
 from ._figures import figure_of
-from ._measuring import Numbers, check_model, set_parameters, undisturbed
+from ._measuring import Numbers, check_model, undisturbed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,9 +122,8 @@ class LossPlane:
             axes.contour(self.alphas, self.alphas, losses, levels=12, colors="white", linewidths=0.4)
             figure.colorbar(filled, ax=axes, label="loss")
         axes.plot(0, 0, "+", color="white", markersize=11, markeredgewidth=1.6)
-        axes.set(
-            xlabel="first direction", ylabel="second direction", title="Loss around a point", aspect="equal"
-        )
+        axes.set(xlabel="first direction", ylabel="second direction", title="Loss around a point")
+        axes.locator_params(nbins=5)
         return figure
 
 
@@ -262,6 +261,6 @@ def _checked(name: str, model: Any, values: Any) -> dict[str, Numbers]:
 def _loss_at(
     model: Any, loss_of: Callable[[Any], float], point: Parameters, same_masks: Callable[[], None]
 ) -> float:
-    set_parameters(model, point)
+    model.load_state_dict(point)
     same_masks()
     return float(loss_of(model))

@@ -85,8 +85,8 @@ class HiddenPicture:
                     parse_math=False,
                 )
         largest = float(np.abs(values[:, chosen]).max())
-        image = axes.imshow(picture, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.8, aspect="auto")
-        figure.colorbar(image, ax=axes, label=name, pad=0.01, aspect=30)
+        image = axes.imshow(picture, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.65, aspect="auto")
+        figure.colorbar(image, ax=axes, label=name, pad=0.01, shrink=min(1.0, 2.5 / figure.get_figheight()))
         middles = [i * (rows + 1) + (rows - 1) / 2 for i in range(len(chosen))]
         axes.set_yticks(middles, [f"unit {unit}" for unit in chosen])
         axes.set_xticks([])

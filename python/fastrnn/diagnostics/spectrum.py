@@ -75,6 +75,7 @@ class RecurrentSpectrum:
         axes.axvline(0, color="0.85", linewidth=0.8, zorder=0)
         axes.set(xlabel="real part", ylabel="imaginary part", title="Eigenvalues of the recurrent matrices")
         axes.set_aspect("equal", adjustable="datalim")
+        axes.locator_params(nbins=5)
         axes.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", title="radius"
         )
@@ -135,8 +136,10 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     if not matrices:
         raise TypeError(f"model is {model!r}; expected an LSTM, GRU or RNN, or a model with some")
     others = sorted({cell for cell in cells if cell != "identity"})
-    scope = "Of h_t = W h_(t-1)" + (
-        f" alone: {', '.join(others)} bend it, see recurrent_spectrum's notes." if others else ", exactly."
+    scope = "Said of h_t = W h_(t-1)" + (
+        f" alone: {' and '.join(others)} are not linear, see the notes of recurrent_spectrum."
+        if others
+        else ", which is what the layer does."
     )
     return RecurrentSpectrum(matrices, scope)
 
