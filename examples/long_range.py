@@ -1,0 +1,123 @@
+"""A mark at the start decides the last symbol: who still knows it 200 steps later?
+
+The first symbol is A or B, then come `gap` symbols that say nothing, and the answer is asked for by a
+question mark.  Only that last step is scored.  The gradient that would teach the Elman network is a product
+of `gap` factors diag(1 - h^2) W and vanishes (Bengio, Simard & Frasconi, "Learning long-term dependencies
+with gradient descent is difficult", 1994).  The gated cells carry their state past a step by a sum,
+c' = f c + i g, with a factor f near 1 where the gate is open (Hochreiter & Schmidhuber, "Long short-term
+memory", 1997).  Biases of their gates let them start out remembering for about as long as the gap:
+b_f = log u with u uniform in 1..gap, b_i = -b_f, and b_z = log u for GRU (Tallec & Ollivier, "Can
+recurrent neural networks warp time?", ICLR 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import fastrnn
+import numpy as np
+from fastrnn.models import ManyToMany
+from fastrnn.training import Adam
+from lecture import COLOURS, panels, parser, save, training_step
+
+H = 16
+GAPS = (10, 50, 100, 200)
+QUESTION, FIRST_FILLER, SYMBOLS = 2, 3, 8  # A is 0 and B is 1
+SEEDS = range(3)
+CELLS = (fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM)
+
+
+def sequences(rng: np.random.Generator, gap: int, batch: int) -> tuple[Any, Any]:
+    """Tokens (gap + 2, B), and for each (B,) whether it began with A or B."""
+    x = rng.integers(FIRST_FILLER, SYMBOLS, (gap + 2, batch))
+    x[0] = rng.integers(0, 2, batch)
+    x[-1] = QUESTION
+    return x, x[0]
+
+
+def remember_for(layer: Any, gap: int, rng: np.random.Generator) -> None:
+    """Set the gates' biases so that they start out remembering for up to `gap` steps."""
+    bias = layer.parameters["bias_hh_l0"].reshape(-1, H)
+    log_u = np.log(rng.uniform(1, gap, H))
+    if isinstance(layer, fastrnn.LSTM):  # gates i, f, g, o
+        bias[0], bias[1] = -log_u, log_u
+    elif isinstance(layer, fastrnn.GRU):  # gates r, z, n
+        bias[1] = log_u
+
+
+def network(cell: type, gap: int, seed: int) -> ManyToMany:
+    layer = cell(SYMBOLS, H, seed=seed)
+    remember_for(layer, gap, np.random.default_rng(seed))
+    return ManyToMany(layer, 2, seed=seed + 1)
+
+
+def train(model: ManyToMany, gap: int, steps: int, seed: int) -> list[float]:
+    """Returns the loss of every update."""
+    rng = np.random.default_rng(seed)
+    optimizer = Adam([model], learning_rate=0.003)
+    last = np.zeros((gap + 2, 32), bool)
+    last[-1] = True
+    losses = []
+    for _ in range(steps):
+        x, mark = sequences(rng, gap, 32)
+        losses.append(training_step(model, optimizer, x, np.broadcast_to(mark, x.shape), mask=last))
+    return losses
+
+
+def accuracy(model: ManyToMany, gap: int) -> float:
+    """Fraction of 1000 new sequences answered rightly."""
+    x, mark = sequences(np.random.default_rng(12345), gap, 1000)
+    o, _ = model.eval()(x)
+    return float((o[-1].argmax(axis=-1) == mark).mean())
+
+
+def reach(model: ManyToMany, gap: int) -> Any:
+    """|dL/dx_t| for every step before the last, latest first, relative to the last."""
+    x, _ = sequences(np.random.default_rng(1), gap, 32)
+    o, _ = model(np.eye(SYMBOLS, dtype="float32")[x])
+    do = np.zeros_like(o)
+    do[-1, :, 0] = 1
+    dx, _ = model.backward(do)
+    norms = np.linalg.norm(dx, axis=(1, 2))[::-1]
+    return norms / norms[0]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    arguments = parser(__doc__)
+    arguments.add_argument("--long", action="store_true", help="also 1000 steps; three times the updates")
+    arguments.add_argument("--steps", type=int, default=300, help="updates for each network")
+    options = arguments.parse_args(argv)
+    steps = options.steps * (3 if options.long else 1)
+
+    gaps = (*GAPS, 1000) if options.long else GAPS
+    right = {}
+    figure, axes = panels(3, "A mark at the start decides the last symbol")
+    for colour, cell in zip(COLOURS, CELLS, strict=False):
+        name = {"RNN": "Elman"}.get(cell.__name__, cell.__name__)
+        axes[0].semilogy(reach(network(cell, gaps[-1], seed=0), gaps[-1]), color=colour, label=name)
+        for gap in gaps:
+            answers = []
+            for seed in SEEDS:
+                model = network(cell, gap, seed)
+                losses = train(model, gap, steps, seed)
+                answers.append(accuracy(model, gap))
+            right[name, gap] = answers
+            print(f"{name:5} {gap:5} steps between:", *(f"{answer:6.1%}" for answer in answers), "right")
+        axes[1].plot(losses, color=colour, lw=0.9, label=name)
+        axes[2].plot(range(len(gaps)), [np.mean(right[name, gap]) for gap in gaps], color=colour, label=name)
+        for seed in SEEDS:
+            axes[2].plot(range(len(gaps)), [right[name, gap][seed] for gap in gaps], "o", color=colour)
+    axes[0].set(title="untrained: how far the gradient reaches", xlabel="steps back", ylabel="|dL/dx|")
+    axes[0].set_ylim(1e-12, 10)
+    axes[1].axhline(np.log(2), color="0.6", ls="--", lw=0.8)
+    axes[1].set(title=f"training with {gaps[-1]} steps between", xlabel="update", ylabel="loss")
+    axes[2].set(title="after training", xlabel="steps between", ylabel="right answers", ylim=(0.4, 1.03))
+    axes[2].set_xticks(range(len(gaps)), map(str, gaps))
+    axes[2].legend()
+    save(figure, options.out, __file__)
+    return {"right": right}
+
+
+if __name__ == "__main__":
+    main()
