@@ -104,6 +104,27 @@ def test_response_follows_the_largest_eigenvalue():
     np.testing.assert_allclose(np.diff(sign_changes), found.period / 2)
 
 
+def test_a_model_that_is_partly_in_training_mode_stays_so(rng):
+    layer = fastrnn.GRU(3, 4, 2, dropout=0.5, dtype="float64", seed=0).eval()
+    lower, upper = layer, fastrnn.GRU(4, 4, 2, dropout=0.5, dtype="float64", seed=1)
+
+    class Stack(ManyToMany):
+        def __init__(self):
+            super().__init__(upper, 2, seed=2)
+            self._parts = {"lower": lower, **self._parts}
+
+        def __call__(self, x, state=None):
+            return super().__call__(lower(x)[0], state)
+
+    model = Stack()
+    x = rng.normal(size=(6, 1, 3))
+    first, second = (impulse_response(model, x=x).response for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert (lower.training, upper.training) == (False, True)
+    upper.eval()
+    np.testing.assert_array_equal(impulse_response(model, x=x).response, first)  # there was no dropout
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_response_of_a_model_is_the_difference_of_two_calls(rng, dtype):
     layer = fastrnn.LSTM(3, 4, 2, bidirectional=True, dropout=0.5, dtype=dtype, seed=0)

@@ -65,7 +65,8 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
             module.calls = number
 
     try:
-        if training is not None and training != model.training:
+        found = {was for _, was in own_modes} | {was for _, (was, _, _) in modes}
+        if training is not None and found != {training}:  # a model that is partly in training mode is in neither
             model.train(training)
         yield same_masks
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,8 @@ class GradientNorms:
 
     def __call__(self, step: int, model: Any) -> None:
         """Record the gradients of a layer or model as they are after this training step."""
+        if not isinstance(getattr(model, "gradients", None), Mapping):
+            raise TypeError(f"model is {model!r}; expected a layer or a model, with a dictionary gradients")
         if step % self.every:
             return
         squares: dict[str, float] = {}
