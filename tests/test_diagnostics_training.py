@@ -128,7 +128,7 @@ def test_norms_bad_use():
     with pytest.raises(ValueError, match="every is 0; expected an integer of at least 1"):
         GradientNorms(every=0)
     record = GradientNorms()
-    with pytest.raises(TypeError, match="model is 3; expected a layer or a model, with a dictionary gradients"):
+    with pytest.raises(TypeError, match="model is 3; expected a layer or a model, with"):
         record(0, 3)
     record(0, fastrnn.RNN(2, 2))
     with pytest.raises(ValueError, match=r"model has the layers \['l0', 'l1'\]; expected \['l0'\] as before"):

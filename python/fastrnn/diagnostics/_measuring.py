@@ -66,7 +66,7 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
 
     try:
         found = {was for _, was in own_modes} | {was for _, (was, _, _) in modes}
-        if training is not None and found != {training}:  # a model that is partly in training mode is in neither
+        if training is not None and found != {training}:  # part of a model may be in the other mode
             model.train(training)
         yield same_masks
     finally:
