@@ -8,7 +8,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.diagnostics import gradient_reach, impulse_response, memory_length, recurrent_spectrum
-from fastrnn.models import ManyToMany
+from fastrnn.models import ManyToMany, Model
 from fastrnn.training import Linear, softmax_cross_entropy
 from tolerances import assert_close
 
@@ -286,7 +286,7 @@ X = np.zeros((5, 1, 3), "float32")
         ),
         (lambda: impulse_response(LAYER, size=np.nan), ValueError, "size is nan; expected a finite number"),
         (
-            lambda: impulse_response(ManyToMany(LAYER, 2)),
+            lambda: impulse_response(Model(layer=LAYER)),
             ValueError,
             "x is None for a model that has no input",
         ),

@@ -176,7 +176,7 @@ def test_models_say_what_they_are():
     )
     assert model.output_size == 2
     report = model.explain(np.zeros((5, 2, 3)))
-    assert report["readout"] == "one product over all steps"
+    assert report["readout"] == "one product"
     assert report["isa"] == model.layer.explain(np.zeros((5, 2, 3)))["isa"]
     with pytest.raises(NotImplementedError, match="ask its parts: layer"):
         Residual(fastrnn.GRU(4, 4)).explain(None)

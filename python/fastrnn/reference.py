@@ -133,7 +133,7 @@ def nonlinearity_slope(name: str, h: Array) -> Array:
     if name == "tanh":
         return 1.0 - h * h
     if name == "relu":
-        return np.where(h > 0, 1.0, 0.0)
+        return (h > 0).astype(h.dtype)
     return h * (1.0 - h) if name == "sigmoid" else np.ones_like(h)
 
 

@@ -57,7 +57,6 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
     models = list(model._models()) if isinstance(model, Model) else []
     modules = [module for _, module in leaves(model)]
     calls = [(module, module.calls) for module in [*models, *modules] if hasattr(module, "calls")]
-    own_modes = [(inner, inner._training) for inner in models]
     modes = [(module, _mode(module)) for module in modules if hasattr(module, "training")]
 
     def same_masks() -> None:
@@ -65,8 +64,8 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
             module.calls = number
 
     try:
-        found = {was for _, was in own_modes} | {was for _, (was, _, _) in modes}
-        if training is not None and found != {training}:  # part of a model may be in the other mode
+        # A model that is partly in training mode is in neither.
+        if training is not None and {was for _, (was, _, _) in modes} != {training}:
             model.train(training)
         yield same_masks
     finally:
@@ -74,8 +73,6 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
         for name, array in model.gradients.items():
             array[...] = gradients[name]
         same_masks()
-        for inner, was in own_modes:
-            inner._training = was
         for module, before in modes:
             was_training, quantized, checkpoint = before
             if _mode(module) != before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from ..training import Module
 State = Any
 """None, an array, or a tuple of states; each array has the batch on its axis 1, as states of layers."""
 
-Same = TypeVar("Same")
-
 
 def map_state(change: Callable[[Array], Array], state: State) -> State:
     """Apply a function to every array of a state."""
@@ -31,6 +29,12 @@ def map_state(change: Callable[[Array], Array], state: State) -> State:
     if isinstance(state, tuple):
         return tuple(map_state(change, part) for part in state)
     return change(state)
+
+
+def softmax(logits: Array) -> Array:
+    """Return probabilities."""
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 class Model:
@@ -77,6 +81,8 @@ class Model:
 
     output_size: int
     """O: width of the last axis of the outputs."""
+    output = "linear"
+    """What o stands for: "linear", a value, or "softmax", the logits of classes."""
 
     def __init__(self, **parts: Module) -> None:
         for attribute in ("dtype", "device"):
@@ -87,8 +93,7 @@ class Model:
             if getattr(part, "batch_first", False):
                 raise ValueError(f"{name} is {part!r}; expected batch_first=False: models are time-major")
         self._parts = parts
-        self._training = True
-        self._saved: Any = None  # what backward needs of the last training call
+        self._saved: Any = None  # what backward needs of the last training call, beside what the parts keep
 
     @property
     def parts(self) -> Mapping[str, Module]:
@@ -153,6 +158,11 @@ class Model:
         """Back-propagate through the last training call, once, and add to `gradients`."""
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
+    def predict(self, x: Any, state: State = None, **options: Any) -> Any:
+        """Return what the outputs of a call mean: with ``output="softmax"`` probabilities, else o itself."""
+        o, _ = self(x, state, **options)
+        return softmax(o) if self.output == "softmax" else o
+
     def stream(self, batch: int = 1) -> ModelStream | PartStream:
         """Return a stream of `batch` rows that keeps its state from step to step; needs eval mode."""
         return ModelStream(self, batch)
@@ -163,22 +173,25 @@ class Model:
             f"{type(self).__name__} does not say; ask its parts: {', '.join(self._parts)}"
         )
 
-    def _take_saved(self, saved: Same | None) -> Same:
-        """Return `_saved`, which is then gone; RuntimeError if there is none."""
-        if saved is None:
+    def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the arrays of a state of `batch` rows; () if there is no state."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its state is")
+
+    def _last_call(self) -> Any:
+        """Return what the last training call kept; RuntimeError if there is none to go back through."""
+        if self._saved is None or not self.training:
             raise RuntimeError(
                 "backward without a training call to go back through: call the model first, in training "
                 "mode, and again before every further backward"
             )
-        self._saved = None
-        return saved
+        return self._saved
 
     # ------------------------------------------------------------------------------------- modes
 
     @property
     def training(self) -> bool:
         """Whether it, and everything in it, is in training mode."""
-        return self._training and all(getattr(leaf, "training", True) for _, leaf in self.leaves())
+        return all(getattr(leaf, "training", True) for _, leaf in self.leaves())
 
     def train(self, mode: bool = True) -> Self:
         """Switch everything to training mode, or with False to eval mode; returns the model itself."""
@@ -186,10 +199,6 @@ class Model:
         for _, leaf in self.leaves():
             if hasattr(leaf, "train"):
                 leaf.train(mode)
-        for model in self._models():
-            model._training = mode
-            if not mode:
-                model._saved = None
         return self
 
     def eval(self) -> Self:

@@ -1,15 +1,56 @@
-"""A layer with the affine readout o = V h + c, on every step, on the last, or from one input."""
+"""A layer with the affine readout o = V h + c: on every step, on the last, or started by one input."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from .._arrays import expect_shape, take
+from .._backends import CPU, Array, is_integer
+from .._calls import TIME_MAJOR, check_lengths
 from ..info import Report
+from ..layouts import integer, one_of
 from ..training import Linear
+from ._host import seeds, token_vectors
 from ._model import Model, PartStream, State
+from ._states import Bridge, check_dstate, state_shapes
 
 
-class ManyToMany(Model):
+class _Readout(Model):
+    """What models of one layer and one readout share."""
+
+    def __init__(
+        self, layer: Any, output_size: int, *, output: str = "linear", seed: int | None = None
+    ) -> None:
+        one_of("output", output, ("linear", "softmax"))
+        self.output = output
+        self.layer = layer
+        self.readout = Linear(
+            layer.output_size, output_size, dtype=layer.dtype, seed=seed, device=layer.device
+        )
+        self.output_size = self.readout.out_features
+        super().__init__(layer=self.layer, readout=self.readout)
+
+    @property
+    def input_size(self) -> int:
+        """I: the layer's."""
+        return int(self.layer.input_size)
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the arrays of a state of `batch` rows."""
+        return state_shapes(self.layer, batch)
+
+    def stream(self, batch: int = 1) -> PartStream:
+        """Return a stream of `batch` rows over the layer's, whose steps are fused; needs eval mode."""
+        return PartStream(self.layer.stream(batch), lambda layer, x: self.readout(layer.step(x)))
+
+    def explain(self, x: Any) -> Report:
+        """Tell what runs the layer, as its own `explain` does, and what the readout."""
+        return Report(self.layer.explain(x) | {"readout": "one product"})
+
+
+class ManyToMany(_Readout):
     """Outputs at every step: ``o_t = V h_t + c``.
 
     Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 10.2, equations 10.8 to 10.10.
@@ -20,6 +61,8 @@ class ManyToMany(Model):
         A layer or a model; time-major.
     output_size
         O: width of o.
+    output
+        What `predict` makes of o: "linear", o itself, or "softmax", probabilities of O classes.
     seed
         Makes the initial V and c reproducible.
 
@@ -35,14 +78,6 @@ class ManyToMany(Model):
     ((5, 6, 2), (5, 6, 3), ['readout.weight', 'readout.bias'])
     """
 
-    def __init__(self, layer: Any, output_size: int, *, seed: int | None = None) -> None:
-        self.layer = layer
-        self.readout = Linear(
-            layer.output_size, output_size, dtype=layer.dtype, seed=seed, device=layer.device
-        )
-        self.output_size = self.readout.out_features
-        super().__init__(layer=self.layer, readout=self.readout)
-
     def __call__(self, x: Any, state: State = None, **options: Any) -> tuple[Any, State]:
         """Run over x (T, B, I) or tokens (T, B); `options`, lengths and reset, are the layer's.
 
@@ -55,16 +90,251 @@ class ManyToMany(Model):
         return self.readout(y), state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
-        """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does."""
-        dy = None if do is None else self.readout.backward(do)
+        """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does.
+
+        Past a row's length do has to be 0, as the losses with a mask leave it.
+        """
+        dy = None
+        if do is not None:
+            check_dstate(self.layer, dstate_n, do.shape[1])
+            dy = self.readout.backward(do)
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
 
-    def stream(self, batch: int = 1) -> PartStream:
-        """Return a stream of `batch` rows over the layer's, whose steps are fused; needs eval mode."""
-        return PartStream(self.layer.stream(batch), lambda layer, x: self.readout(layer.step(x)))
 
-    def explain(self, x: Any) -> Report:
-        """Tell what runs the layer, as its own `explain` does, and what the readout."""
-        product = "one product over all steps"
-        return Report(self.layer.explain(x) | {"readout": product})
+class ManyToOne(_Readout):
+    """One output for a sequence: ``o = V h + c`` of the h after its last step.
+
+    Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 10.2, figure 10.5.  A bidirectional layer
+    gives the last h of each direction: the forward one's at the row's end, the backward one's at step 0.
+
+    Parameters
+    ----------
+    layer, output_size, output, seed
+        As of `ManyToMany`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import ManyToOne
+    >>> model = ManyToOne(fastrnn.LSTM(3, 4, bidirectional=True, seed=0), 2, output="softmax", seed=1)
+    >>> x = np.ones((5, 6, 3), "float32")
+    >>> p = model.predict(x, lengths=[5, 4, 3, 2, 1, 0])
+    >>> p.shape, bool(np.allclose(p.sum(axis=1), 1))
+    ((6, 2), True)
+    """
+
+    def __call__(
+        self, x: Any, state: State = None, *, lengths: Any = None, **options: Any
+    ) -> tuple[Any, State]:
+        """Run over x (T, B, I) or tokens (T, B) on the host; `options`, reset, are the layer's.
+
+        Returns
+        -------
+        o : array (B, O)
+            For a row of length 0 that of h = 0.
+        state_n : as the layer's
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of the wrong type, dtype, shape or value; nothing has changed then.
+        """
+        x = take("x", x)
+        expect_shape("x", x, {"T": None, "B": None} | ({} if is_integer(x) else {"I": self.input_size}))
+        T, B = x.shape[:2]
+        lengths = check_lengths(CPU.own, TIME_MAJOR, T, B, lengths)
+        y, state_n = self.layer(x, state, lengths=lengths, **options)
+        # Past a row's length y is 0, so that step 0 does for a row without steps.
+        last = T - 1 if lengths is None else np.maximum(lengths - 1, 0)
+        places = [(last, np.arange(B), self._forward), (0, np.arange(B), self._backward)]
+        o = self.readout(np.concatenate([y[place] for place in places], axis=-1))
+        self._saved = (y.shape, places) if self.training else None
+        return o, state_n
+
+    @property
+    def _forward(self) -> slice:
+        """The part of y that is the forward direction's."""
+        return slice(self.layer.output_size // (2 if getattr(self.layer, "bidirectional", False) else 1))
+
+    @property
+    def _backward(self) -> slice:
+        return slice(self._forward.stop, self.layer.output_size)
+
+    def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
+        """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does."""
+        shape, places = self._last_call()
+        dy = None
+        if do is not None:
+            check_dstate(self.layer, dstate_n, shape[1])
+            dh = self.readout.backward(do)
+            dy = np.zeros(shape, dh.dtype)
+            for place in places:
+                dy[place] = dh[:, place[2]]
+        dx, dstate = self.layer.backward(dy, dstate_n)
+        self._saved = None
+        return dx, dstate
+
+
+class _Decoder(Model):
+    """What models share that end in a sequence of their own: a layer with a readout, started by something."""
+
+    decoder: ManyToMany
+
+    def __init__(self, decoder: ManyToMany, **parts: Any) -> None:
+        self.decoder = decoder
+        self.output = decoder.output
+        self.output_size = decoder.output_size
+        super().__init__(**parts, decoder=decoder)
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the arrays of a state of `batch` rows."""
+        return self.decoder.state_shapes(batch)
+
+    def stream(self, batch: int = 1) -> Any:
+        """Raise ValueError: see `start`."""
+        raise ValueError(f"a stream of {type(self).__name__} needs what it starts from: start(x)")
+
+
+class OneToMany(_Decoder):
+    """A sequence from one input: a caption from an image.
+
+    ::
+
+        mode="state":  s_0 = f(W x + b), and the sequence starts from there
+        mode="input":  W x + b is the layer's first input, before the sequence, and its output is dropped
+
+    Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 10.2.4, the initial state, or an extra
+    input; "input" as in Vinyals, Toshev, Bengio & Erhan, "Show and tell: a neural image caption generator",
+    CVPR 2015, equations 10 to 12.  In training the sequence is given (teacher forcing); `start` gives a
+    stream to generate from.
+
+    Parameters
+    ----------
+    layer
+        A layer or a model of one direction; time-major.
+    output_size
+        O: width of o.
+    input_size
+        X: width of x.
+    mode
+        "state" or "input".
+    nonlinearity
+        f: "tanh" or "identity".
+    output, seed
+        As of `ManyToMany`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import OneToMany
+    >>> model = OneToMany(fastrnn.GRU(10, 16, seed=0), 10, input_size=64, seed=1)
+    >>> images, words = np.ones((6, 64), "float32"), np.array([[0] * 6, [3] * 6, [7] * 6])
+    >>> o, _ = model(images, inputs=words)
+    >>> stream = model.eval().start(images)
+    >>> first = stream.step(words[0])
+    >>> o.shape, bool(np.allclose(first, o[0], atol=1e-6))
+    ((3, 6, 10), True)
+    """
+
+    def __init__(
+        self,
+        layer: Any,
+        output_size: int,
+        input_size: int,
+        *,
+        mode: str = "state",
+        nonlinearity: str = "tanh",
+        output: str = "linear",
+        seed: int | None = None,
+    ) -> None:
+        one_of("mode", mode, ("state", "input"))
+        if getattr(layer, "bidirectional", False):
+            raise ValueError(f"layer is {layer!r}; expected one direction: the sequence is yet to be made")
+        self.mode = mode
+        self.input_size = integer("input_size", input_size, 1)
+        first, second = seeds(seed, 2)
+        self.first: Any
+        if mode == "state":
+            self.first = Bridge(input_size, layer, nonlinearity=nonlinearity, seed=first)
+        else:
+            self.first = Linear(
+                input_size, layer.input_size, dtype=layer.dtype, seed=first, device=layer.device
+            )
+        super().__init__(ManyToMany(layer, output_size, output=output, seed=second), first=self.first)
+
+    def __call__(
+        self, x: Any, state: State = None, *, inputs: Any = None, lengths: Any = None
+    ) -> tuple[Any, State]:
+        """Run over `inputs`, after x.
+
+        Parameters
+        ----------
+        x : array (B, X)
+        state : as the layer's, optional
+            With mode="input", the state before x; None with mode="state", where x makes it.
+        inputs : array (T, B, I), or tokens (T, B)
+            With mode="input" tokens become one-hot vectors.
+        lengths : integers (B,), optional
+            Steps of each row of `inputs`.
+
+        Returns
+        -------
+        o : array (T, B, O)
+        state_n : as the layer's
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of the wrong type, dtype, shape or value; nothing has changed then.
+        """
+        if inputs is None:
+            raise ValueError(
+                "inputs is None; expected the sequence that comes after x (start() for a stream)"
+            )
+        x, inputs = self._check_x(x, state), take("inputs", inputs)
+        B = x.shape[0]
+        features = {} if is_integer(inputs) else {"I": self.decoder.input_size}
+        expect_shape("inputs", inputs, {"T": None, "B": B} | features)
+        lengths = check_lengths(CPU.own, TIME_MAJOR, len(inputs), B, lengths)
+        if self.mode == "state":
+            _, state = self.first(x)
+            return self.decoder(inputs, state, lengths=lengths)
+        if not features:
+            valid = None if lengths is None else np.arange(len(inputs))[:, None] < lengths
+            inputs = token_vectors("inputs", inputs, self.decoder.input_size, x.dtype, valid)
+        inputs = np.concatenate([self.first(x)[None], inputs])
+        o, state_n = self.decoder(inputs, state, lengths=None if lengths is None else lengths + 1)
+        return o[1:], state_n
+
+    def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
+        """Back-propagate through the last call; returns dx (B, X) and dstate (None with mode="state")."""
+        if self.mode == "state":
+            _, dstate = self.decoder.backward(do, dstate_n)
+            dx, _ = self.first.backward(None, dstate)
+            return dx, None
+        if do is not None:
+            do = np.concatenate([np.zeros_like(do[:1]), do])
+        dinputs, dstate = self.decoder.backward(do, dstate_n)
+        return self.first.backward(np.ascontiguousarray(dinputs[0])), dstate
+
+    def start(self, x: Any, state: State = None) -> PartStream:
+        """Return a stream of B rows that has taken x (B, X) and goes on with `inputs`; needs eval mode."""
+        x = self._check_x(x, state)
+        stream = self.decoder.stream(len(x))
+        if self.mode == "state":
+            _, state = self.first(x)
+        if state is not None:
+            stream.state = state
+        if self.mode == "input":
+            stream.step(self.first(x))
+        return stream
+
+    def _check_x(self, x: Any, state: State) -> Array:
+        x = CPU.own.take_float("x", x, self.dtype)
+        expect_shape("x", x, {"B": None, "X": self.input_size})
+        if self.mode == "state" and state is not None:
+            raise ValueError("state is given; expected None: x makes the initial state")
+        return x

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -109,6 +109,23 @@ class Linear:
         self.gradients = {key: backend.zeros(p.shape, name) for key, p in self.parameters.items()}
         self._x: Array | None = None
         self._library: Library | None = None
+        self._training = True
+
+    @property
+    def training(self) -> bool:
+        """True in training mode, False in eval mode, where calls keep nothing for `backward`."""
+        return self._training
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, or with False to eval mode; returns the layer itself."""
+        self._training = boolean("mode", mode)
+        if not mode:
+            self._x = self._library = None
+        return self
+
+    def eval(self) -> Self:
+        """Switch to eval mode; returns the layer itself."""
+        return self.train(False)
 
     @property
     def device(self) -> str:
@@ -119,7 +136,7 @@ class Linear:
         return f"Linear({self.in_features}, {self.out_features}, bias={'bias' in self.parameters})"
 
     def __call__(self, x: Array) -> Array:
-        """Map x (..., I) to y (..., O).  Keeps a reference to x for `backward`.
+        """Map x (..., I) to y (..., O).  In training mode, keeps a reference to x for `backward`.
 
         Raises
         ------
@@ -131,7 +148,8 @@ class Linear:
         if self._backend is not CPU:
             return self._forward_on_device(x)
         self._check("x", x, self.in_features)
-        self._x = x
+        if self._training:
+            self._x = x
         y: Array = x @ self.parameters["weight"].T
         if "bias" in self.parameters:
             y += self.parameters["bias"]
@@ -143,19 +161,25 @@ class Linear:
         Raises
         ------
         RuntimeError
-            There is no forward call that this could belong to.
+            There is no forward call in training mode that this could belong to.
         TypeError, ValueError
             dy has another dtype or shape than the y of the last forward call.
         """
         x = self._x
         if x is None:
-            raise RuntimeError("backward() needs a forward call before it, one for each backward")
+            raise RuntimeError(
+                "backward() needs a forward call in training mode before it, one for each backward"
+            )
         if self._library is not None:
             return self._backward_on_device(dy, x, self._library)
         self._check("dy", dy, self.out_features)
         if dy.shape[:-1] != x.shape[:-1]:
             raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
         self._x = None
+        return self.backward_from(x, dy)
+
+    def backward_from(self, x: Array, dy: Array) -> Array:
+        """Do `backward` for the x of any call, for which who makes several has to keep it; on the CPU."""
         rows = dy.reshape(-1, self.out_features)
         self.gradients["weight"] += rows.T @ x.reshape(-1, self.in_features)
         if "bias" in self.gradients:
@@ -179,7 +203,8 @@ class Linear:
             matmul(ones, self.parameters["bias"][None], rows, transpose_a=True, transpose_b=False, add=False)
         weight = self.parameters["weight"]
         matmul(_rows(x), weight, rows, transpose_a=False, transpose_b=True, add=add)
-        self._x, self._library = x, library
+        if self._training:
+            self._x, self._library = x, library
         return library.give(y)
 
     def _backward_on_device(self, dy: Any, x: Array, library: Library) -> Any:
