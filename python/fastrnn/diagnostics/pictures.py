@@ -48,7 +48,7 @@ class HiddenPicture:
         axes
             To draw on; None makes a figure of the right size.
         name
-            Which state; the last layer's h if None.
+            Which state; the last layer's h if None, or the last state where none is called h.
         units
             Which units; the four liveliest if None.
         columns

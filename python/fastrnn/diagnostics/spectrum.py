@@ -63,7 +63,7 @@ class RecurrentSpectrum:
 
     def draw(self, axes: Any = None) -> Figure:
         """Draw the eigenvalues in the complex plane, with the unit circle; needs matplotlib."""
-        figure, axes = figure_of(axes, 6.4, 4.6)
+        figure, axes = figure_of(axes, 6.4, max(4.6, 1 + 0.21 * len(self.matrices)))
         turn = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(turn), np.sin(turn), color="0.4", linewidth=1)
         for i, (name, found) in enumerate(self.matrices.items()):
@@ -74,7 +74,7 @@ class RecurrentSpectrum:
         axes.axhline(0, color="0.85", linewidth=0.8, zorder=0)
         axes.axvline(0, color="0.85", linewidth=0.8, zorder=0)
         axes.set(xlabel="real part", ylabel="imaginary part", title="Eigenvalues of the recurrent matrices")
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal", adjustable="box", anchor="N")
         axes.locator_params(nbins=5)
         axes.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", title="radius"
