@@ -59,6 +59,15 @@ MODEL = Kind(
     advice="build the model and use load_state_dict(safetensors.numpy.load_file(path))",
 )
 
+TRAINING = Kind(
+    what="a training",
+    key="fastrnn training",
+    entries=("settings", "numbers", "seconds", "state", "calls"),
+    format=1,
+    loader="fit(..., checkpoint=path, resume=True)",
+    advice="fit(..., checkpoint=path) makes one that has it",
+)
+
 
 def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]) -> None:
     """Write arrays, with their description in the metadata.
@@ -69,7 +78,7 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
 
     name = os.fsdecode(path)
     contents = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {name: np.asarray(array, order="C") for name, array in arrays.items()},
         {kind.key: json.dumps({"format": kind.format} | description)},
     )
     partial = Path(f"{name}.partial")
@@ -110,7 +119,7 @@ def _read(path: AnyPath, kind: Kind) -> tuple[Arrays, str]:
         with safetensors.safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
             if kind.key not in metadata:
-                for other in LAYER, CHARACTER_MODEL, MODEL:
+                for other in LAYER, CHARACTER_MODEL, MODEL, TRAINING:
                     if other.key in metadata:
                         raise ValueError(f"{name} holds {other.what}: read it with {other.loader}")
                 raise ValueError(

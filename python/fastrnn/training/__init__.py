@@ -30,21 +30,49 @@ True
 
 from __future__ import annotations
 
-from .clipping import clip_by_global_norm
-from .losses import softmax_cross_entropy
+from .bptt import accumulate, full_bptt, truncated_bptt
+from .clipping import clip_by_global_norm, clip_by_value
+from .history import History
+from .loop import Batches, fit, mean_loss
+from .losses import softmax_cross_entropy, valid_steps
 from .modules import Linear, Module
 from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from .schedules import cosine_learning_rate
+from .teaching import (
+    ScheduledSampling,
+    exponential_decay,
+    free_running,
+    inverse_sigmoid_decay,
+    linear_decay,
+    scheduled_inputs,
+    teacher_forced,
+)
 
 __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Batches",
+    "History",
     "Linear",
     "Module",
     "RMSprop",
+    "ScheduledSampling",
+    "accumulate",
     "clip_by_global_norm",
+    "clip_by_value",
     "cosine_learning_rate",
+    "exponential_decay",
+    "fit",
+    "free_running",
+    "full_bptt",
+    "inverse_sigmoid_decay",
+    "linear_decay",
+    "mean_loss",
+    "scheduled_inputs",
     "softmax_cross_entropy",
+    "teacher_forced",
+    "truncated_bptt",
+    "valid_steps",
 ]

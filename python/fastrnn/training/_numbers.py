@@ -13,6 +13,7 @@ FINITE: Range = (math.isfinite, "a finite number")
 NOT_NEGATIVE: Range = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
 POSITIVE: Range = (lambda value: 0 < value < math.inf, "a finite number greater than 0")
 POSITIVE_OR_INFINITE: Range = (lambda value: value > 0, "a number greater than 0")
+PROBABILITY: Range = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 FRACTION: Range = (lambda value: 0 <= value < 1, "a number of at least 0 and less than 1")
 
 

@@ -67,3 +67,45 @@ def _sum_of_squares(array: Array) -> float:
     if isinstance(array, np.ndarray):
         return float(np.sum(np.square(array, dtype=np.float64)))
     return _device.cuda_of_array(array).sum_of_squares(array)
+
+
+def clip_by_value(modules: Sequence[Module], max_value: float) -> None:
+    """Hold every element of all gradients within -max_value and max_value.
+
+    Changes the direction of the step, unlike `clip_by_global_norm` (Goodfellow, Bengio & Courville, "Deep
+    Learning", 2016, section 10.11.1).
+
+    Parameters
+    ----------
+    modules
+        Whose gradients are clipped, in place.
+    max_value
+        Greater than 0.
+
+    Raises
+    ------
+    FloatingPointError
+        A gradient holds NaN; nothing is clipped.
+    NotImplementedError
+        A gradient is on a CUDA device.
+    TypeError, ValueError
+        modules is no list of layers, each once, or max_value not greater than 0.
+
+    Examples
+    --------
+    >>> from fastrnn.training import Linear, clip_by_value
+    >>> readout = Linear(1, 2)
+    >>> readout.gradients["bias"][:] = -3, 0.5
+    >>> clip_by_value([readout], 1.0)
+    >>> readout.gradients["bias"]
+    array([-1. ,  0.5], dtype=float32)
+    """
+    max_value = number("max_value", max_value, POSITIVE_OR_INFINITE)
+    gradients = [gradient for module in module_list(modules) for gradient in module.gradients.values()]
+    for gradient in gradients:
+        if not isinstance(gradient, np.ndarray):
+            raise NotImplementedError(f"a gradient is on {gradient.device}; clip_by_global_norm works there")
+        if np.isnan(gradient).any():
+            raise FloatingPointError("a gradient holds NaN")
+    for gradient in gradients:
+        np.clip(gradient, -max_value, max_value, out=gradient)

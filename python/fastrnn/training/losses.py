@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._arrays import is_on_device
 from .._backends import CPU, Library, backend_of_arrays, on_host
@@ -107,3 +108,36 @@ def softmax_cross_entropy(logits: Any, targets: Any, mask: Any = None) -> tuple[
     dlogits = np.zeros_like(logits)
     dlogits[scored] = p
     return loss, dlogits
+
+
+def valid_steps(lengths: Any, steps: int) -> NDArray[np.bool_]:
+    """Return which steps of each row count, (T, B): those before its length; a mask for the losses.
+
+    Parameters
+    ----------
+    lengths
+        (B,), integers from 0 to T.
+    steps
+        T.
+
+    Raises
+    ------
+    TypeError, ValueError
+        lengths are not what is said above.
+
+    Examples
+    --------
+    >>> from fastrnn.training import valid_steps
+    >>> valid_steps([2, 0, 3], 3).astype(int)
+    array([[1, 0, 1],
+           [1, 0, 1],
+           [0, 0, 1]])
+    """
+    ends = np.asarray(on_host(lengths) if is_on_device(lengths) else lengths)
+    if not np.issubdtype(ends.dtype, np.integer):
+        raise TypeError(f"lengths are {ends.dtype}; expected integers")
+    if ends.ndim != 1:
+        raise ValueError(f"lengths have shape {ends.shape}; expected (B,)")
+    if ends.size and not (ends.min() >= 0 and ends.max() <= steps):
+        raise ValueError(f"lengths range from {ends.min()} to {ends.max()}; expected 0..{steps}")
+    return np.arange(steps)[:, None] < ends

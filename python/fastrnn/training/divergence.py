@@ -1,0 +1,91 @@
+"""Where a training that diverged went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .._backends import on_host
+from ._modes import leaves
+
+
+def where_it_began(model: Any, x: Any, again: Callable[[], object]) -> str:
+    """Tell what was not finite first, and the gradient norm of every part.
+
+    Parameters
+    ----------
+    model
+        In training mode.
+    x
+        Of the call that went wrong.
+    again
+        Makes that call once more, forward and backward.
+    """
+    if not _finite(x):
+        return "x holds NaN or infinity"
+    for name, parameter in model.parameters.items():
+        if not _finite(parameter):
+            return f"the parameter {name} holds NaN or infinity"
+    model.zero_grad()
+    found: list[str] = []
+    with _watched(model, found), np.errstate(all="ignore"):
+        again()
+    first = (
+        f"first not finite: {found[0]}"
+        if found
+        else "no output and no gradient of a layer is NaN or infinite"
+    )
+    norms = ", ".join(f"{name} {_norm(leaf):.3g}" for name, leaf in leaves(model))
+    return f"{first}; gradient norms: {norms}"
+
+
+def _norm(module: Any) -> float:
+    """Return the norm of all gradients of a module, NaN where one is."""
+    squares = (np.square(on_host(g), dtype=np.float64).sum() for g in module.gradients.values())
+    return math.sqrt(sum(map(float, squares)))
+
+
+def _finite(array: Any) -> bool:
+    array = np.asarray(on_host(array))
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+@contextmanager
+def _watched(model: Any, found: list[str]) -> Iterator[None]:
+    """Note, in order, which layers return or add something that is not finite."""
+    kinds = [(leaf, type(leaf)) for _, leaf in leaves(model)]
+    for name, leaf in leaves(model):
+        leaf.__class__ = _watching(type(leaf), name, found)
+    try:
+        yield
+    finally:
+        for leaf, kind in kinds:
+            leaf.__class__ = kind
+
+
+def _watching(kind: Any, name: str, found: list[str]) -> type:
+    """Make a subclass whose calls look at what they return: a call looks its method up in the class."""
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        returned = kind.__call__(self, *arguments, **options)
+        if not _all_finite(returned):
+            found.append(f"the output of {name}")
+        return returned
+
+    def backward(self: Any, *arguments: Any, **options: Any) -> Any:
+        returned = kind.backward(self, *arguments, **options)
+        if not all(_finite(gradient) for gradient in self.gradients.values()):
+            found.append(f"the gradients of {name}")
+        return returned
+
+    return type(kind.__name__, (kind,), {"__slots__": (), "__call__": call, "backward": backward})
+
+
+def _all_finite(returned: Any) -> bool:
+    if isinstance(returned, tuple):
+        return all(_all_finite(part) for part in returned)
+    return returned is None or _finite(returned)

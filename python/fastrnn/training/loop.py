@@ -1,0 +1,628 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._files import AnyPath
+from ..layouts import boolean, integer
+from ._modes import evaluating
+from ._numbers import POSITIVE, POSITIVE_OR_INFINITE, number
+from .bptt import (
+    Batch,
+    LossFunction,
+    Pass,
+    check_truncation,
+    divide_gradients,
+    evaluated,
+    gradients,
+    parts_of,
+    windows,
+)
+from .checkpoint import Checkpoint, copies, write_arrays
+from .clipping import clip_by_global_norm, clip_by_value
+from .divergence import where_it_began
+from .history import History, Log, checked_log_path, require
+
+Data = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+
+
+class Batches:
+    """Mini-batches of a data set, in an order of its own in every epoch.
+
+    As `data` of `fit` it can be resumed: the order hangs on seed and epoch alone.  Iterating over it gives
+    the rows in their own order, for an evaluation.
+
+    Parameters
+    ----------
+    rows
+        How many there are.
+    size
+        Of a mini-batch; the last one may be smaller.
+    take
+        Makes a batch, ``(x, targets)`` or ``(x, targets, options)``, of an array of row numbers.
+    seed
+        Of the order; None keeps the rows in theirs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number is not an integer of at least 1, or the seed none of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.training import Batches
+    >>> x, targets = np.zeros((5, 100, 3), "float32"), np.zeros((5, 100), int)
+    >>> batches = Batches(100, 32, lambda rows: (x[:, rows], targets[:, rows]), seed=0)
+    >>> len(batches), [x.shape[1] for x, targets in batches(epoch=0)]
+    (4, [32, 32, 32, 4])
+    """
+
+    def __init__(
+        self, rows: int, size: int, take: Callable[[NDArray[np.int64]], Batch], *, seed: int | None = None
+    ) -> None:
+        self.rows, self.size = integer("rows", rows, 1), integer("size", size, 1)
+        self.take = take
+        self.seed = None if seed is None else integer("seed", seed, 0)
+
+    def __len__(self) -> int:
+        """Mini-batches of an epoch."""
+        return -(-self.rows // self.size)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """Go through the mini-batches of an epoch."""
+        if self.seed is None:
+            return iter(self)
+        return self._cut(np.random.default_rng([self.seed, epoch]).permutation(self.rows))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._cut(np.arange(self.rows))
+
+    def _cut(self, order: NDArray[np.int64]) -> Iterator[Batch]:
+        return (self.take(order[i : i + self.size]) for i in range(0, self.rows, self.size))
+
+
+def mean_loss(
+    model: Any, batches: Iterable[Batch], loss: LossFunction, *, carry_state: bool = False
+) -> float:
+    """Mean loss over batches, in eval mode; each batch counts as many times as it has scored positions.
+
+    Parameters
+    ----------
+    model
+        A layer or model; if it is in training mode it is put back into it.
+    batches
+        ``(x, targets)`` or ``(x, targets, options)``, as for `fit`.
+    loss
+        ``loss, do = loss(o, targets, mask=None)``, a mean over positions.
+    carry_state
+        Each batch starts from the final state of the one before.
+
+    Raises
+    ------
+    ValueError
+        There is no batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import ManyToMany
+    >>> from fastrnn.training import mean_loss, softmax_cross_entropy
+    >>> model = ManyToMany(fastrnn.GRU(4, 8, seed=0), 4, seed=1)
+    >>> tokens = np.arange(12).reshape(6, 2) % 4
+    >>> round(mean_loss(model, [(tokens, tokens)], softmax_cross_entropy), 1)  # log(4), nearly
+    1.4
+    """
+    total, count, state = 0.0, 0, None
+    with evaluating(model):
+        for batch in batches:
+            x, targets, options = parts_of(batch)
+            value, positions, _, state_n = evaluated(model, x, targets, loss, state, options)
+            total += value * positions
+            count += positions
+            state = state_n if carry_state else None
+    if count == 0:
+        raise ValueError("batches is empty; expected at least one to take the mean over")
+    return total / count
+
+
+def fit(
+    model: Any,
+    data: Data,
+    *,
+    loss: LossFunction,
+    optimizer: Any,
+    epochs: int | None = None,
+    steps: int | None = None,
+    limit: Callable[[int], float] | None = None,
+    learning_rate: Callable[[int], float] | None = None,
+    clip: float | None = None,
+    clip_value: float | None = None,
+    accumulate: int = 1,
+    carry_state: bool = False,
+    truncate: tuple[int, int] | None = None,
+    prepare: Callable[[Any, Batch, int, np.random.Generator], Batch] | None = None,
+    seed: int = 0,
+    evaluate: Iterable[Batch] | Callable[[Any], float] | None = None,
+    evaluate_every: int | float | None = None,
+    patience: int | None = None,
+    explode: float = 1000.0,
+    checkpoint: AnyPath | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    log: AnyPath | None = None,
+    plot: AnyPath | None = None,
+    progress: bool | Callable[[History], str] = False,
+    callbacks: Sequence[Callable[[int, Any], object]] = (),
+) -> History:
+    """Train a model: forward, loss, backward, clipping and a step of the optimizer, for every batch.
+
+    Resumed from a checkpoint, a training gives the same numbers, bit for bit, as one that was never
+    interrupted, if `data` gives the same batches again: dropout, shuffling and scheduled sampling included.
+
+    Parameters
+    ----------
+    model
+        A layer, or a model of `fastrnn.models`, time-major.  It is put into training mode, and stays in it.
+    data
+        Batches ``(x, targets)`` or ``(x, targets, options)``: what can be iterated over once an epoch, a list
+        say, or a function of the epoch (0, 1, ...) that returns that, as `Batches`.  Options are those of
+        `full_bptt`.
+    loss
+        ``loss, do = loss(o, targets, mask=None)``, such as `softmax_cross_entropy`.
+    optimizer
+        Of the model's parameters, or some of them.
+    epochs, steps, limit
+        When to end: passes over the data, updates, or when a function of the updates made returns 1, the done
+        part of the training; at least one.  It ends with the batch in which that is reached.
+    learning_rate
+        A function of the updates made, such as ``lambda k: cosine_learning_rate(k / 1000, 1e-3)``; None
+        leaves the optimizer's.
+    clip, clip_value
+        `clip_by_global_norm` to this norm; `clip_by_value`, before it.
+    accumulate
+        M: one update for the average of the gradients of M batches (fewer at the end of an epoch).
+    carry_state
+        Each batch starts from the final state of the one before (zero at the start of an epoch).  No gradient
+        goes back.
+    truncate
+        (k1, k2) of `truncated_bptt`, with an update each window; full BPTT over a batch's steps if None.
+    prepare
+        ``prepare(model, batch, k, rng)`` returns the batch to train on instead: `ScheduledSampling`.  rng
+        hangs on seed, epoch and batch.
+    seed
+        Of rng.
+    evaluate
+        Validation data, for `mean_loss`, or a function of the model.  None: no evaluation.
+    evaluate_every
+        Updates from one to the next; or the part of the whole training, less than 1; an epoch if None.
+        The first is before any training.
+    patience
+        Stop early after so many evaluations without a lower loss, and leave the parameters of the best one.
+    explode
+        Times the first loss, or 1 if that is less, at which a loss has exploded.
+    checkpoint
+        A .safetensors file, written at the end, except after divergence, and on the way.
+    checkpoint_every
+        Updates from one to the next; an epoch if None.
+    resume
+        Go on from the checkpoint if that file is there; a log is written anew, whole.
+    log
+        A row for each update: .csv, .jsonl, or .json at the end.
+    plot
+        Picture of the losses, by `History.draw`, at the end.
+    progress
+        Show a bar; a function of the history says what stands behind it.
+    callbacks
+        Called as ``callback(step, model)`` after every update, while the gradients are still there.  One that
+        returns True ends the training with this batch.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    FloatingPointError
+        A loss or gradient is not finite, or the loss exploded.  The message says in which epoch, batch and
+        step, the last good loss, and which layer was first.  Parameters are those before the update.
+    ImportError
+        progress needs tqdm, plot needs matplotlib.
+    TypeError, ValueError, OSError
+        An argument is not what is said above, or from the model, the loss or a file.
+
+    Notes
+    -----
+    The first Ctrl-C ends the training after the batch, as if it were done; a second one interrupts at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.models import ManyToMany
+    >>> from fastrnn.training import Adam, Batches, fit, softmax_cross_entropy
+    >>> x = np.random.default_rng(0).integers(2, size=(8, 64))
+    >>> targets = np.cumsum(x, axis=0) % 2  # parity so far
+    >>> model = ManyToMany(fastrnn.GRU(2, 16, seed=0), 2, seed=1)
+    >>> history = fit(
+    ...     model,
+    ...     Batches(64, 16, lambda rows: (x[:, rows], targets[:, rows]), seed=0),
+    ...     loss=softmax_cross_entropy,
+    ...     optimizer=Adam([model], 0.02),
+    ...     epochs=60,
+    ...     clip=1.0,
+    ... )
+    >>> history.steps, history.losses[-1] < 0.1 < history.losses[0]
+    (240, True)
+    """
+    if getattr(model, "batch_first", False):
+        raise ValueError("the model has batch_first=True; expected a time-major one")
+    if epochs is None and steps is None and limit is None:
+        raise ValueError("epochs, steps and limit are None; expected at least one, to end the training")
+    for name, path in (("checkpoint", checkpoint), ("log", log), ("plot", plot)):
+        if path is not None and not Path(os.fsdecode(path)).absolute().parent.is_dir():
+            raise FileNotFoundError(f"{name} is {os.fsdecode(path)!r}, in a folder that does not exist")
+    if log is not None:
+        checked_log_path(log)
+    if plot is not None:
+        require("matplotlib", "plot")
+    if progress:
+        require("tqdm", "progress")
+    if boolean("resume", resume) and checkpoint is None:
+        raise ValueError("resume is True without a checkpoint; expected its path")
+    if patience is not None and evaluate is None:
+        raise ValueError(f"patience is {patience} without evaluate; expected validation data")
+    training = _Training(
+        model=model,
+        data=data,
+        loss=loss,
+        optimizer=optimizer,
+        epochs=None if epochs is None else integer("epochs", epochs, 1),
+        steps=None if steps is None else integer("steps", steps, 1),
+        limit=limit,
+        learning_rate=learning_rate,
+        clip=math.inf if clip is None else number("clip", clip, POSITIVE_OR_INFINITE),
+        clip_value=None if clip_value is None else number("clip_value", clip_value, POSITIVE),
+        accumulate=integer("accumulate", accumulate, 1),
+        carry_state=boolean("carry_state", carry_state),
+        truncate=_truncation(truncate),
+        prepare=prepare,
+        seed=integer("seed", seed, 0),
+        evaluate=evaluate,
+        evaluate_every=_interval("evaluate_every", evaluate_every, fractions=True),
+        patience=None if patience is None else integer("patience", patience, 1),
+        explode=number("explode", explode, POSITIVE_OR_INFINITE),
+        checkpoint=checkpoint,
+        checkpoint_every=_interval("checkpoint_every", checkpoint_every),
+        callbacks=tuple(callbacks),
+    )
+    if not model.training:
+        model.train()
+    if resume and checkpoint is not None and Path(os.fsdecode(checkpoint)).exists():
+        training.resume()
+    else:
+        optimizer.zero_grad()
+    training.run(log, progress)
+    if plot is not None:
+        training.history.draw().savefig(os.fsdecode(plot), dpi=150)
+    return training.history
+
+
+def _truncation(truncate: Any) -> tuple[int, int] | None:
+    if truncate is None:
+        return None
+    try:
+        k1, k2 = truncate
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"truncate is {truncate!r}; expected (k1, k2)") from None
+    return check_truncation(k1, k2)
+
+
+def _interval(name: str, every: Any, *, fractions: bool = False) -> int | float | None:
+    if every is None or (fractions and isinstance(every, float) and 0 < every < 1):
+        return every
+    return integer(name, every, 1)
+
+
+@dataclass(kw_only=True)
+class _Training:
+    """What `fit` was asked for, and how far it is."""
+
+    model: Any
+    data: Data
+    loss: LossFunction
+    optimizer: Any
+    epochs: int | None
+    steps: int | None
+    limit: Callable[[int], float] | None
+    learning_rate: Callable[[int], float] | None
+    clip: float
+    clip_value: float | None
+    accumulate: int
+    carry_state: bool
+    truncate: tuple[int, int] | None
+    prepare: Callable[[Any, Batch, int, np.random.Generator], Batch] | None
+    seed: int
+    evaluate: Iterable[Batch] | Callable[[Any], float] | None
+    evaluate_every: int | float | None
+    patience: int | None
+    explode: float
+    checkpoint: AnyPath | None
+    checkpoint_every: int | float | None
+    callbacks: Sequence[Callable[[int, Any], object]]
+
+    at: Checkpoint = field(default_factory=Checkpoint)
+    saved: int = 0
+    """Checkpoints that have been due."""
+    ended_by_callback: bool = False
+    epoch_batches: Iterator[Batch] | None = None
+    next_batch: Batch | None = None
+
+    @property
+    def history(self) -> History:
+        return self.at.history
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed training must have in common with the one it goes on with."""
+        return {
+            "optimizer": type(self.optimizer).__name__,
+            "accumulate": self.accumulate,
+            "carry_state": self.carry_state,
+            "truncate": None if self.truncate is None else list(self.truncate),
+            "seed": self.seed,
+        }
+
+    def resume(self) -> None:
+        """Take everything from the checkpoint."""
+        assert self.checkpoint is not None
+        self.at = Checkpoint.load(self.checkpoint, self.model, self.optimizer, self.settings())
+        if not self.at.pending:
+            self.optimizer.zero_grad()
+
+    def run(self, log_path: AnyPath | None, progress: bool | Callable[[History], str]) -> None:
+        """Train to the end."""
+        with ExitStack() as stack:
+            log = None if log_path is None else stack.enter_context(Log(log_path, self.history))
+            bar = stack.enter_context(_Bar(progress)) if progress else None
+            interrupted = stack.enter_context(interruptible())
+            self.saved = self._due(self.checkpoint_every, self._part_done())
+            while True:
+                part = self._part_done()
+                if bar is not None:
+                    bar.show(part, self.history)
+                self._evaluate_if_due(part)
+                if log is not None:
+                    log.catch_up()
+                ending = "interrupted" if interrupted() else self._ending()
+                if ending:
+                    break
+                self._save_if_due(part)
+                started = time.perf_counter()
+                self._train_on_next_batch()
+                self.history.seconds += time.perf_counter() - started
+        if self.checkpoint is not None:
+            self._save()
+        write_arrays(self.model.parameters, self.at.best)
+        self.history.ending = ending
+
+    # -------------------------------------------------------------------------------- how far it is
+
+    def _part_done(self) -> float:
+        """Return the done part of the training, 0 to 1."""
+        parts = [0.0]
+        if self.steps is not None:
+            parts.append(self.history.steps / self.steps)
+        if self.epochs is not None:
+            batches = len(self.data) if isinstance(self.data, Sized) else 0
+            within = min(1.0, self.at.batch / batches) if batches else 0.0
+            parts.append((self.at.epoch + within) / self.epochs)
+        if self.limit is not None:
+            parts.append(self.limit(self.history.steps))
+        return min(1.0, max(parts))
+
+    def _ending(self) -> str:
+        """Say why the training ends now; nothing if it goes on."""
+        endings = {
+            "early stop": self.patience is not None and self.at.waited >= self.patience,
+            "callback": self.ended_by_callback,
+            "epochs": self.epochs is not None and self.at.epoch >= self.epochs,
+            "steps": self.steps is not None and self.history.steps >= self.steps,
+            "limit": self.limit is not None and self.limit(self.history.steps) >= 1,
+        }
+        return next((name for name, reached in endings.items() if reached), "")
+
+    def _due(self, every: int | float | None, part: float) -> int:
+        """Return how many times something has been due that is due at the start, then every so often."""
+        if every is None:
+            return self.at.epoch + 1
+        return (self.history.steps // every if isinstance(every, int) else int(part / every)) + 1
+
+    def _evaluate_if_due(self, part: float) -> None:
+        due = self._due(self.evaluate_every, part)
+        if self.evaluate is None or due <= self.at.evaluated:
+            return
+        self.at.evaluated = due
+        if isinstance(self.evaluate, Iterable):
+            value = mean_loss(self.model, self.evaluate, self.loss, carry_state=self.carry_state)
+        else:
+            with evaluating(self.model):
+                value = float(self.evaluate(self.model))
+        if self._is_bad(value):
+            raise FloatingPointError(f"{self._place()}: the evaluation's loss is {value:.3g}")
+        best = not self.history.evaluations or value < self.history.best[1]
+        self.history.evaluations.append((self.history.steps, value))
+        self.at.waited = 0 if best else self.at.waited + 1
+        if best and self.patience is not None:
+            self.at.best = copies(self.model.parameters)
+
+    def _save_if_due(self, part: float) -> None:
+        due = self._due(self.checkpoint_every, part)
+        if self.checkpoint is not None and due > self.saved:
+            self.saved = due
+            self._save()
+
+    def _save(self) -> None:
+        assert self.checkpoint is not None
+        self.at.save(self.checkpoint, self.model, self.optimizer, self.settings())
+
+    # ----------------------------------------------------------------------------------- one batch
+
+    def _train_on_next_batch(self) -> None:
+        at = self.at
+        if self.epoch_batches is None:
+            self._begin_epoch()
+        batch = self.next_batch
+        assert batch is not None
+        assert self.epoch_batches is not None
+        if self.prepare is not None:
+            rng = np.random.default_rng([self.seed, at.epoch, at.batch])
+            batch = self.prepare(self.model, batch, self.history.steps, rng)
+        x, _, _ = parts_of(batch)
+        for (value, positions, state_n), again in self._passes(batch):
+            self._check(value, x, again)
+            at.pending.append(value)
+            at.scored += positions
+            at.state = state_n if self.carry_state else None
+            if len(at.pending) == self.accumulate:
+                self._update(x, again)
+        at.batch += 1
+        self.next_batch = next(self.epoch_batches, None)
+        if self.next_batch is None:
+            if at.pending:
+                self._update(x, again)
+            at.epoch, at.batch, at.state, self.epoch_batches = at.epoch + 1, 0, None, None
+
+    def _begin_epoch(self) -> None:
+        at = self.at
+        batches = self.data(at.epoch) if callable(self.data) else self.data
+        self.epoch_batches = islice(iter(batches), at.batch, None)
+        self.next_batch = next(self.epoch_batches, None)
+        if self.next_batch is None:
+            done = f" after the {at.batch} that are done" if at.batch else ""
+            raise ValueError(
+                f"data has no batch in epoch {at.epoch + 1}{done}; expected a list, or a function of the "
+                "epoch, but no generator, which one epoch uses up"
+            )
+
+    def _passes(self, batch: Batch) -> Iterator[tuple[Pass, Callable[[], Pass]]]:
+        """Make the passes over a batch: one, or one a window."""
+        x, targets, options = parts_of(batch)
+        if self.truncate is not None:
+            yield from windows(self.model, x, targets, self.loss, *self.truncate, self.at.state, options)
+            return
+        run = partial(gradients, self.model, x, targets, self.loss, self.at.state, options)
+        yield run(), run
+
+    def _update(self, x: Any, again: Callable[[], object]) -> None:
+        """Change the parameters by the average of the gradients that have been added up."""
+        at, history, modules = self.at, self.history, self.optimizer.modules
+        divide_gradients(modules, len(at.pending))
+        if self.learning_rate is not None:
+            self.optimizer.learning_rate = self.learning_rate(history.steps)
+        try:
+            if self.clip_value is not None:
+                clip_by_value(modules, self.clip_value)
+            norm = clip_by_global_norm(modules, self.clip)
+        except FloatingPointError as error:
+            raise FloatingPointError(self._diagnosis(str(error), x, again)) from error
+        self.optimizer.step()
+        history.losses.append(sum(at.pending) / len(at.pending))
+        history.learning_rates.append(self.optimizer.learning_rate)
+        history.gradient_norms.append(norm)
+        history.epochs.append(at.epoch + 1)
+        history.positions.append(at.scored)
+        at.pending.clear()
+        for callback in self.callbacks:
+            if callback(history.steps, self.model) is True:
+                self.ended_by_callback = True
+        self.optimizer.zero_grad()
+
+    # ---------------------------------------------------------------------------------- divergence
+
+    def _is_bad(self, value: float) -> bool:
+        first = abs(self.history.losses[0]) if self.history.losses else abs(value)
+        return not abs(value) <= self.explode * max(1.0, first) or math.isinf(value)
+
+    def _check(self, value: float, x: Any, again: Callable[[], object]) -> None:
+        if self._is_bad(value):
+            raise FloatingPointError(self._diagnosis(f"the loss is {value:.3g}", x, again))
+
+    def _diagnosis(self, what: str, x: Any, again: Callable[[], object]) -> str:
+        history = self.history
+        before = f", after {history.losses[-1]:.3g} at step {history.steps}" if history.losses else ""
+        return f"{self._place()}: {what}{before}; {where_it_began(self.model, x, again)}"
+
+    def _place(self) -> str:
+        return f"epoch {self.at.epoch + 1}, batch {self.at.batch + 1}, step {self.history.steps + 1}"
+
+
+class _Bar:
+    """A progress bar in percent, with what is known of the loss behind it."""
+
+    def __init__(self, text: bool | Callable[[History], str]) -> None:
+        from tqdm import tqdm
+
+        self._text = text if callable(text) else self._losses
+        self._bar = tqdm(
+            total=100.0,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            mininterval=0.2 if sys.stderr.isatty() else 5,
+            dynamic_ncols=True,
+        )
+
+    @staticmethod
+    def _losses(history: History) -> str:
+        text = f"step {history.steps:,}, loss {history.recent(10):.4g}"
+        return f"{text}, evaluation {history.evaluations[-1][1]:.4g}" if history.evaluations else text
+
+    def show(self, part: float, history: History) -> None:
+        """Show the done part, and behind it what the history says once there is one."""
+        if history.steps:
+            self._bar.set_postfix_str(self._text(history), refresh=False)
+        self._bar.update(100 * part - self._bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that a training step is never cut in half.
+
+    A second Ctrl-C interrupts at once, as usual.  In a thread other than the main one there is no Ctrl-C.
+    """
+    stopped = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: stopped
+        return
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
