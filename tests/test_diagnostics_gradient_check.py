@@ -47,6 +47,17 @@ def test_a_model_with_a_loss_and_tokens(rng):
     assert check.worst < 1e-6, str(check)
 
 
+def test_only_samples_are_looked_at(rng):
+    layer, calls = fastrnn.RNN(3, 4, bias=False, dtype="float64", seed=0), []
+
+    def loss(o, targets):
+        calls.append(targets)
+        return float(o.sum()), np.ones_like(o)
+
+    gradient_check(layer, rng.normal(size=(2, 1, 3)), "target", loss=loss, samples=5)
+    assert calls == ["target"] * (1 + 2 * 3 * 5)  # of two weights and x, 12, 16 and 6 elements
+
+
 class Broken(ManyToMany):
     """Forgets the gradient of the readout's bias in part."""
 

@@ -125,6 +125,14 @@ def test_a_model_that_is_partly_in_training_mode_stays_so(rng):
     np.testing.assert_array_equal(impulse_response(model, x=x).response, first)  # there was no dropout
 
 
+def test_a_checkpoint_stays():
+    layer = fastrnn.LSTM(3, 4, seed=0).train(checkpoint=64)
+    x = np.zeros((200, 1, 3), "float32")
+    report = layer.explain(x)
+    impulse_response(layer, x=x)
+    assert layer.explain(x) == report != layer.train().explain(x)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_response_of_a_model_is_the_difference_of_two_calls(rng, dtype):
     layer = fastrnn.LSTM(3, 4, 2, bidirectional=True, dropout=0.5, dtype=dtype, seed=0)
