@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 
 import fastrnn
 import numpy as np
@@ -73,6 +73,25 @@ def test_every_layer_direction_and_gate(rng):
     np.testing.assert_allclose(np.abs(found), -np.sort(-np.abs(expected)), atol=1e-12)
     assert "LSTM are not linear" in str(spectrum)
     assert "not linear" not in str(recurrent_spectrum(linear_layer(np.eye(2))))
+
+
+def test_a_matrix_of_ones_own():
+    companion = np.array([[0, 1], [0.5, -0.5]])  # of h_t = -h_(t-1) / 2 + h_(t-2) / 2
+    found = recurrent_spectrum(companion).matrices["W"]
+    np.testing.assert_allclose(found.eigenvalues, [-1, 0.5], atol=1e-12)
+    assert found.verdict == "persist and oscillate"
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros(2), np.zeros((0, 0)), np.full((2, 2), np.nan)])
+def test_a_matrix_that_has_no_spectrum(matrix):
+    with pytest.raises(ValueError, match=r"expected a square matrix of finite numbers"):
+        recurrent_spectrum(matrix)
+
+
+def test_a_diverged_layer_has_no_spectrum():
+    layer = linear_layer(np.full((2, 2), np.inf))
+    with pytest.raises(ValueError, match=r"weight_hh_l0 has shape \(2, 2\) and NaN or infinity; expected"):
+        recurrent_spectrum(layer)
 
 
 def test_a_model_with_nothing_recurrent_has_no_spectrum():
@@ -336,6 +355,6 @@ def test_figures(rng):
 
 
 def test_drawing_without_matplotlib_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"drawing needs matplotlib: pip install 'fastrnn\[cli\]'"):
         recurrent_spectrum(LAYER).draw()

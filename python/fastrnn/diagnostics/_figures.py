@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..training.history import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -11,10 +13,9 @@ if TYPE_CHECKING:
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
     """Return an empty figure of so many inches; ImportError tells how to get matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'fastrnn[cli]'") from error
+    require("matplotlib", "drawing")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class GradientNorms:
     """Record the norm of every layer's gradients while training: call it after each backward.
 
+    Or let `fastrnn.training.fit` do so, ``callbacks=[record]``: after clipping, if there is some.
+
     The norm of a layer is ``sqrt(sum of g^2)`` over its parameters.  Where that of the lowest layer is far
     below the others', gradients vanish on the way down; where one jumps by orders of magnitude, they explode
     (Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS

@@ -25,7 +25,7 @@ class HiddenPicture:
     """What `hidden_picture` found."""
 
     states: Mapping[str, Numbers]
-    """Name of a state ("h_l0", "c_l0", ...) to (T, H): its units after every symbol."""
+    """State ("h_l0", "c_l0", ...; see `gradient_reach`) to (T, H): its units after every symbol."""
     symbols: tuple[str, ...]
     """(T,): what was read."""
 
@@ -48,7 +48,7 @@ class HiddenPicture:
         axes
             To draw on; None makes a figure of the right size.
         name
-            Which state; the last layer's h if None, or the last state where none is called h.
+            Which state; the last layer's h if None.
         units
             Which units; the four liveliest if None.
         columns
@@ -60,8 +60,10 @@ class HiddenPicture:
             There is no such state or unit.
         """
         if name is None:
-            outputs = [known for known in self.states if known.rpartition(".")[2].startswith("h")]
-            name = (outputs or list(self.states))[-1]
+            outputs = [
+                known for known in self.states if known.rpartition(".")[2].startswith(("h", "state[0]"))
+            ]
+            name = outputs[-1]
         values = self._values(name)
         units = self.liveliest(name, 4) if units is None else list(units)
         columns = integer("columns", columns, 1)

@@ -199,9 +199,11 @@ def gradient_reach(
 
     Notes
     -----
-    The norm is over the batch and the units.  The sequence is run as T calls of one step, whose backward
-    calls hand dstate on: ``2T`` forward and T backward steps.  With dropout every step has the masks of a
-    call's first step.  Gradients and modes are afterwards what they were.
+    States are named by layer and direction, after the layer too in a model that has several; array i of a
+    state that a model makes itself is ``state[i][k]``.  The norm is over the batch and the units.  The
+    sequence is run as T calls of one step, whose backward calls hand dstate on: 2T forward and T backward
+    steps.  With dropout every step has the masks of a call's first step.  Gradients and modes are
+    afterwards what they were.
 
     Examples
     --------

@@ -96,7 +96,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     ----------
     model
         A layer, or a model that has some.  One matrix for each layer, direction and gate; with a projection
-        it is ``W_hh W_hr``.
+        it is ``W_hh W_hr``.  Or a matrix W (H, H), say that of a recursion over several taps.
 
     Returns
     -------
@@ -106,6 +106,8 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     ------
     TypeError
         There is no LSTM, GRU or RNN in the model.
+    ValueError
+        A matrix is not square, or holds NaN or infinity.
 
     Notes
     -----
@@ -126,12 +128,17 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     >>> found.verdict, round(found.radius, 6), found.period
     ('vanish and oscillate', 0.5, 4.0)
     """
+    if isinstance(model, np.ndarray):
+        matrix = model.astype(np.float64)
+        eps = float(np.finfo(model.dtype if model.dtype.kind == "f" else np.float64).eps)
+        return RecurrentSpectrum({"W": _spectrum("W", matrix, eps)}, "Said of h_t = W h_(t-1).")
     matrices, cells = {}, []
     for leaf, module in leaves(model):
         spec = spec_of(module)
         if spec is not None:
             prefix = f"{leaf}." if leaf else ""
-            matrices.update({prefix + name: _spectrum(*pair) for name, pair in _matrices(spec, module)})
+            for name, matrix, eps in _matrices(spec, module):
+                matrices[prefix + name] = _spectrum(prefix + name, matrix, eps)
             cells.append(spec.nonlinearity if spec.cell == "rnn" else spec.cell.upper())
     if not matrices:
         raise TypeError(f"model is {model!r}; expected an LSTM, GRU or RNN, or a model with some")
@@ -144,7 +151,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     return RecurrentSpectrum(matrices, scope)
 
 
-def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, tuple[Numbers, float]]]:
+def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, Numbers, float]]:
     """Yield the name of every square matrix, itself, and the precision of its elements."""
     gates = GATES[spec.cell]
     for suffix in _suffixes(module):
@@ -153,14 +160,20 @@ def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, tuple[Numbers, flo
         for gate, rows in zip(gates, np.split(weight.astype(np.float64), len(gates)), strict=True):
             square = rows @ on_host(module.parameters["weight_hr" + suffix]) if spec.proj_size else rows
             name = "weight_hh" + suffix
-            yield name if len(gates) == 1 else f"{name}.{gate}", (square, eps)
+            yield name if len(gates) == 1 else f"{name}.{gate}", square, eps
 
 
 def _suffixes(module: Any) -> list[str]:
     return [name.removeprefix("weight_hh") for name in module.parameters if name.startswith("weight_hh")]
 
 
-def _spectrum(matrix: Numbers, eps: float) -> MatrixSpectrum:
+def _spectrum(name: str, matrix: Numbers, eps: float) -> MatrixSpectrum:
+    finite = np.isfinite(matrix).all()
+    if not finite or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        found = "" if finite else " and NaN or infinity"
+        raise ValueError(
+            f"{name} has shape {matrix.shape}{found}; expected a square matrix of finite numbers"
+        )
     eigenvalues = np.linalg.eigvals(matrix).astype(np.complex128)
     eigenvalues = eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
     singular_values = np.asarray(np.linalg.svd(matrix, compute_uv=False), np.float64)
