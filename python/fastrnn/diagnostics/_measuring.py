@@ -41,7 +41,7 @@ def spec_of(module: Any) -> Spec | None:
 
 
 @contextmanager
-def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callable[[], None]]:
+def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callable[[int], None]]:
     """Run calls in one mode (None: as it is), then put everything back, whatever happens meanwhile.
 
     That is parameters, gradients, modes, and the numbers of calls, which choose the masks of dropout.  A
@@ -49,8 +49,8 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
 
     Yields
     ------
-    same_masks : function
-        To be called before every call that shall have the masks of the first.
+    masks : function
+        ``masks(k)`` before a call gives it the masks that call k from here would have.
     """
     parameters = {name: array.copy() for name, array in model.parameters.items()}
     gradients = {name: array.copy() for name, array in model.gradients.items()}
@@ -59,20 +59,20 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
     calls = [(module, module.calls) for module in [*models, *modules] if hasattr(module, "calls")]
     modes = [(module, _mode(module)) for module in modules if hasattr(module, "training")]
 
-    def same_masks() -> None:
+    def masks(k: int) -> None:
         for module, number in calls:
-            module.calls = number
+            module.calls = number + k
 
     try:
         # A model that is partly in training mode is in neither.
         if training is not None and {was for _, (was, _, _) in modes} != {training}:
             model.train(training)
-        yield same_masks
+        yield masks
     finally:
         model.load_state_dict(parameters)
         for name, array in model.gradients.items():
             array[...] = gradients[name]
-        same_masks()
+        masks(0)
         for module, before in modes:
             was_training, quantized, checkpoint = before
             if _mode(module) != before:
@@ -103,11 +103,11 @@ def check_time_major(model: Any) -> None:
 
 
 def walk(
-    model: Any, x: Any, state: State, before: Callable[[], None] = lambda: None
+    model: Any, x: Any, state: State, before: Callable[[int], None] = lambda t: None
 ) -> Iterator[tuple[Any, State]]:
     """Run a model over x (T, B, ...) one step at a time; yield copies of o, with an axis T, and the state."""
     for t in range(len(x)):
-        before()
+        before(t)
         o, state = model(x[t : t + 1], state)
         state = map_state(np.array, state)
         yield np.array(o).reshape(1, *np.shape(o)[-2:]), state

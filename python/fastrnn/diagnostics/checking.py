@@ -150,10 +150,10 @@ def gradient_check(
     x, state = np.array(x), map_state(np.array, state)  # copies, which are changed element by element
     random_loss = _RandomLoss(seed)
 
-    with undisturbed(model, training=True) as same_masks:
+    with undisturbed(model, training=True) as masks:
 
         def run() -> tuple[float, Any, Any]:
-            same_masks()
+            masks(0)
             o, state_n = model(x, state, **options)
             value, do, dstate_n = random_loss(o, state_n) if loss is None else (*loss(o, targets), None)
             if not np.isfinite(value):

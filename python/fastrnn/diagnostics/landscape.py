@@ -99,8 +99,8 @@ def loss_line(
     if along.ndim != 1 or along.size == 0 or not np.isfinite(along).all():
         raise ValueError(f"alphas are {alphas!r}; expected finite numbers, at least one")
     points = ({name: (1 - alpha) * a[name] + alpha * b[name] for name in a} for alpha in along)
-    with undisturbed(model) as same_masks:
-        losses = [_loss_at(model, loss_of, point, same_masks) for point in points]
+    with undisturbed(model) as masks:
+        losses = [_loss_at(model, loss_of, point, masks) for point in points]
     return LossLine(along, np.array(losses))
 
 
@@ -190,11 +190,11 @@ def loss_plane(
     span, points = number("span", span, POSITIVE), integer("points", points, 2)
     alphas = np.linspace(-span, span, points)
     losses = np.empty((points, points))
-    with undisturbed(model) as same_masks:
+    with undisturbed(model) as masks:
         for i, alpha in enumerate(alphas):
             for j, beta in enumerate(alphas):
                 point = {name: centre[name] + alpha * first[name] + beta * second[name] for name in centre}
-                losses[i, j] = _loss_at(model, loss_of, point, same_masks)
+                losses[i, j] = _loss_at(model, loss_of, point, masks)
     return LossPlane(alphas, losses)
 
 
@@ -259,8 +259,8 @@ def _checked(name: str, model: Any, values: Any) -> dict[str, Numbers]:
 
 
 def _loss_at(
-    model: Any, loss_of: Callable[[Any], float], point: Parameters, same_masks: Callable[[], None]
+    model: Any, loss_of: Callable[[Any], float], point: Parameters, masks: Callable[[int], None]
 ) -> float:
     model.load_state_dict(point)
-    same_masks()
+    masks(0)
     return float(loss_of(model))

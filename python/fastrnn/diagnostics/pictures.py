@@ -60,10 +60,8 @@ class HiddenPicture:
             There is no such state or unit.
         """
         if name is None:
-            outputs = [
-                known for known in self.states if known.rpartition(".")[2].startswith(("h", "state[0]"))
-            ]
-            name = outputs[-1]
+            parts = {known.rpartition(".")[2]: known for known in self.states}
+            name = [parts[part] for part in parts if part.startswith(("h", "state[0]"))][-1]
         values = self._values(name)
         units = self.liveliest(name, 4) if units is None else list(units)
         columns = integer("columns", columns, 1)

@@ -202,8 +202,8 @@ def gradient_reach(
     States are named by layer and direction, after the layer too in a model that has several; array i of a
     state that a model makes itself is ``state[i][k]``.  The norm is over the batch and the units.  The
     sequence is run as T calls of one step, whose backward calls hand dstate on: 2T forward and T backward
-    steps.  With dropout every step has the masks of a call's first step.  Gradients and modes are
-    afterwards what they were.
+    steps.  Dropout and zoneout draw their masks anew at every step, recurrent dropout too.  Gradients and
+    modes are afterwards what they were.
 
     Examples
     --------
@@ -235,9 +235,9 @@ def gradient_reach(
                 f"order of time and hands its state on (not bidirectional)"
             )
 
-    with undisturbed(model, training=True) as same_masks:
+    with undisturbed(model, training=True) as masks:
         entering, outputs = [state], []
-        for o, leaving in walk(model, x, state, same_masks):
+        for o, leaving in walk(model, x, state, masks):
             outputs.append(o)
             entering.append(leaving)
         o = np.concatenate(outputs) if every_step else outputs[-1][0]
@@ -249,7 +249,7 @@ def gradient_reach(
         norms: dict[str, Numbers] = {}
         dstate = None
         for t in reversed(range(len(x))):
-            same_masks()
+            masks(t)
             model(x[t : t + 1], entering[t])
             incoming = do[t : t + 1] if every_step else do if t == len(x) - 1 else None
             _, dstate = model.backward(incoming, dstate)

@@ -154,7 +154,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
 def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, Numbers, float]]:
     """Yield the name of every square matrix, itself, and the precision of its elements."""
     gates = GATES[spec.cell]
-    for suffix in _suffixes(module):
+    for suffix in spec.suffixes():
         weight = on_host(module.parameters["weight_hh" + suffix])
         eps = float(np.finfo(weight.dtype).eps)
         for gate, rows in zip(gates, np.split(weight.astype(np.float64), len(gates)), strict=True):
@@ -163,17 +163,11 @@ def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, Numbers, float]]:
             yield name if len(gates) == 1 else f"{name}.{gate}", square, eps
 
 
-def _suffixes(module: Any) -> list[str]:
-    return [name.removeprefix("weight_hh") for name in module.parameters if name.startswith("weight_hh")]
-
-
 def _spectrum(name: str, matrix: Numbers, eps: float) -> MatrixSpectrum:
     finite = np.isfinite(matrix).all()
     if not finite or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        found = "" if finite else " and NaN or infinity"
-        raise ValueError(
-            f"{name} has shape {matrix.shape}{found}; expected a square matrix of finite numbers"
-        )
+        found = f"shape {matrix.shape}" + ("" if finite else " and NaN or infinity")
+        raise ValueError(f"{name} has {found}; expected a square matrix of finite numbers")
     eigenvalues = np.linalg.eigvals(matrix).astype(np.complex128)
     eigenvalues = eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
     singular_values = np.asarray(np.linalg.svd(matrix, compute_uv=False), np.float64)
