@@ -108,6 +108,11 @@ def test_state_dict_is_loaded_whole_or_not_at_all(training):
         array[...] = array.astype("float32")
         assert_equal(model.parameters[name], array)
     assert_equal(model(x), other.train(training)(x))
+    model(x)
+    model.load_state_dict(before)
+    with pytest.raises(RuntimeError, match="backward"):
+        model.backward(np.ones((3, 2, 5)))
+    assert all((g == 0).all() for g in model.gradients.values())
 
 
 def test_copies_own_their_parameters(rng):

@@ -37,6 +37,11 @@ def softmax(logits: Array) -> Array:
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None: not every module takes all."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 class Model:
     """Named modules as one: what is true of a layer is true of a model.
 
@@ -83,6 +88,8 @@ class Model:
     """O: width of the last axis of the outputs."""
     output = "linear"
     """What o stands for: "linear", a value, or "softmax", the logits of classes."""
+    output_lengths: str | None = "lengths"
+    """The option of a call that says how many outputs of each row are real, for losses to mask the others."""
 
     def __init__(self, **parts: Module) -> None:
         for attribute in ("dtype", "device"):
@@ -239,6 +246,7 @@ class Model:
         arrays = check_parameters(backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
         # Sources may share memory with parameters, so all are copied before the first is written.
         copies = {name: backend.array(a, self.dtype) for name, a in zip(shapes, arrays, strict=True)}
+        leaf: Any
         for prefix, leaf in self.leaves():
             own = {name: copies[f"{prefix}.{name}"] for name in leaf.parameters}
             if hasattr(leaf, "load_state_dict"):
@@ -246,6 +254,9 @@ class Model:
             else:
                 for name, array in own.items():
                     leaf.parameters[name][...] = array
+                if hasattr(leaf, "train"):  # to eval mode and back drops a call
+                    mode = leaf.training
+                    leaf.train(False).train(mode)
         for model in self._models():
             model._saved = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._host import seeds
-from ._model import PartStream, State
+from ._model import PartStream, State, given
 from ._states import Bridge, flat_state, state_arrays, state_of_flat, state_shapes
 from .readouts import ManyToMany, _Decoder
 
@@ -57,6 +57,8 @@ class EncoderDecoder(_Decoder):
     >>> model.eval().start(x, lengths=[7, 6, 5, 4]).step(inputs[0]).shape
     (4, 10)
     """
+
+    output_lengths = "target_lengths"
 
     def __init__(
         self,
@@ -125,10 +127,10 @@ class EncoderDecoder(_Decoder):
         """
         if inputs is None:
             raise ValueError("inputs is None; expected what the decoder is to read (start() for a stream)")
-        return self.decoder(inputs, self._encode(x, state, lengths), lengths=target_lengths)
+        return self.decoder(inputs, self._encode(x, state, lengths), **given(lengths=target_lengths))
 
     def _encode(self, x: Any, state: State, lengths: Any) -> State:
-        _, encoded = self.encoder(x, state, lengths=lengths)
+        _, encoded = self.encoder(x, state, **given(lengths=lengths))
         if self.bridge is None:
             return encoded
         _, started = self.bridge(flat_state(encoded))

@@ -13,7 +13,7 @@ from ..info import Report
 from ..layouts import integer, one_of
 from ..training import Linear
 from ._host import seeds, token_vectors
-from ._model import Model, PartStream, State
+from ._model import Model, PartStream, State, given
 from ._states import Bridge, check_dstate, state_shapes
 
 
@@ -96,7 +96,8 @@ class ManyToMany(_Readout):
         """
         dy = None
         if do is not None:
-            check_dstate(self.layer, dstate_n, do.shape[1])
+            if np.ndim(do) > 2:
+                check_dstate(self.layer, dstate_n, np.shape(do)[1])
             dy = self.readout.backward(do)
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
@@ -125,6 +126,8 @@ class ManyToOne(_Readout):
     ((6, 2), True)
     """
 
+    output_lengths = None
+
     def __call__(
         self, x: Any, state: State = None, *, lengths: Any = None, **options: Any
     ) -> tuple[Any, State]:
@@ -145,7 +148,7 @@ class ManyToOne(_Readout):
         expect_shape("x", x, {"T": None, "B": None} | ({} if is_integer(x) else {"I": self.input_size}))
         T, B = x.shape[:2]
         lengths = check_lengths(CPU.own, TIME_MAJOR, T, B, lengths)
-        y, state_n = self.layer(x, state, lengths=lengths, **options)
+        y, state_n = self.layer(x, state, **given(lengths=lengths), **options)
         # Past a row's length y is 0, so that step 0 does for a row without steps.
         last = T - 1 if lengths is None else np.maximum(lengths - 1, 0)
         places = [(last, np.arange(B), self._forward), (0, np.arange(B), self._backward)]
@@ -301,12 +304,13 @@ class OneToMany(_Decoder):
         lengths = check_lengths(CPU.own, TIME_MAJOR, len(inputs), B, lengths)
         if self.mode == "state":
             _, state = self.first(x)
-            return self.decoder(inputs, state, lengths=lengths)
+            return self.decoder(inputs, state, **given(lengths=lengths))
         if not features:
             valid = None if lengths is None else np.arange(len(inputs))[:, None] < lengths
             inputs = token_vectors("inputs", inputs, self.decoder.input_size, x.dtype, valid)
         inputs = np.concatenate([self.first(x)[None], inputs])
-        o, state_n = self.decoder(inputs, state, lengths=None if lengths is None else lengths + 1)
+        after_x = None if lengths is None else lengths + 1
+        o, state_n = self.decoder(inputs, state, **given(lengths=after_x))
         return o[1:], state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
