@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._backends import CPU, Array, Library, backend_of_device
+from .._backends import CPU, Array, Library, backend_of_device, on_host
 from ..layouts import DTYPES, boolean, checked_dtype, integer
 
 
@@ -131,6 +131,19 @@ class Linear:
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:0", ..."""
         return self._backend.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copy and deepcopy come here too: a copy has arrays of its own, and no call to go back through.
+        arrays = {
+            kind: {name: on_host(array) for name, array in getattr(self, kind).items()}
+            for kind in ("parameters", "gradients")
+        }
+        return self.__dict__ | {"_x": None, "_library": None} | arrays
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for named in self.parameters, self.gradients:
+            named.update({k: self._backend.array(a, checked_dtype(self.dtype)) for k, a in named.items()})
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={'bias' in self.parameters})"

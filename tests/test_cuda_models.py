@@ -1,0 +1,85 @@
+"""Models with layers on device="cuda": are they those of the CPU, with NumPy's arrays and the device's?"""
+
+from __future__ import annotations
+
+import copy
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _device
+from fastrnn._backends import on_host
+from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
+from nested import arrays, assert_equal
+from tolerances import assert_close, size
+
+pytestmark = pytest.mark.cuda
+
+T, B, X, H, Y = 5, 3, 4, 6, 2
+
+
+def gru(device, inputs=X, seed=0, **options):
+    return fastrnn.GRU(inputs, H, device=device, seed=seed, **options)
+
+
+MODELS = {
+    "many to many": lambda device: ManyToMany(gru(device, num_layers=2), Y, seed=1),
+    "many to one": lambda device: ManyToOne(gru(device, bidirectional=True), Y, seed=1),
+    "one to many": lambda device: OneToMany(gru(device), Y, X, seed=1),
+    "encoder-decoder": lambda device: EncoderDecoder(
+        gru(device, bidirectional=True), gru(device, X, 1), Y, bridge=True, seed=2
+    ),
+    "deep in time": lambda device: ManyToMany(DeepInTime(gru(device), 2), Y, seed=1),
+    "sweep": lambda device: Sweep2D(gru(device, bidirectional=True), gru(device, 2 * H, 1)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_a_device_are_those_of_the_cpu(rng, name):
+    model, peer = (MODELS[name](device) for device in ("cuda", "cpu"))
+    assert model.device == "cuda:0"
+    shape = {"one to many": (B, X), "sweep": (3, T, B, X)}.get(name, (T, B, X))
+    x = rng.standard_normal(shape, dtype="float32")
+    options = {"inputs": rng.standard_normal((T, B, X), dtype="float32")} if "decoder" in peer.parts else {}
+    results = []
+    for one in model, peer:
+        o, state_n = one(x, **options)
+        dx, dstate = one.backward(np.ones_like(o))
+        results.append((o, state_n, dx, dstate, *(on_host(g) for g in one.gradients.values())))
+    for a, b in zip(*map(arrays, map(tuple, results)), strict=True):
+        assert_close(a, b, n_products=50 * T * H, scale=max(1, size(b)))
+
+
+def test_arrays_of_the_device_stay_there(rng):
+    model, peer = (MODELS["many to many"](device) for device in ("cuda", "cpu"))
+    x = rng.standard_normal((T, B, X), dtype="float32")
+    on_device = _device.module().from_host(x, "float32", 0, 1)
+    o, _ = model(on_device)
+    dx, _ = model.backward(o)
+    own, _ = peer(x)
+    own_dx, _ = peer.backward(own)
+    assert_close(o.numpy(), own, n_products=20 * T * H)
+    assert_close(dx.numpy(), own_dx, n_products=20 * T * H)
+    stream = model.eval().stream(B)
+    assert_close(stream.step(x[0]), own[0], n_products=20 * H)
+    with pytest.raises(
+        ValueError, match="x is on DLPack device type 2; expected the CPU: copy it there first"
+    ):
+        MODELS["many to one"]("cuda")(on_device)
+
+
+def test_parameters_travel(tmp_path):
+    model, peer = (MODELS["encoder-decoder"](device) for device in ("cuda", "cpu"))
+    for array in peer.parameters.values():
+        array += 1
+    model.load_state_dict(peer.state_dict())
+    model.save(tmp_path / "model.safetensors")
+    again = MODELS["encoder-decoder"]("cpu").load(tmp_path / "model.safetensors")
+    assert_equal(again.state_dict(), peer.state_dict())
+    other = copy.deepcopy(model)
+    other.parameters["decoder.readout.weight"][...] = 0
+    for name, array in model.state_dict().items():
+        assert_equal(array.numpy(), peer.parameters[name])
+    assert other.device == "cuda:0"
+    with pytest.raises(ValueError, match="parts have different devices"):
+        EncoderDecoder(LayerNormGRU(X, H), gru("cuda"), Y)
