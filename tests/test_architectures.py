@@ -376,7 +376,7 @@ ONE_TO_MANY = {
 def test_one_to_many(rng, name, lengths, tokens):
     model, x = ONE_TO_MANY[name](), rng.standard_normal((B, 6))
     inputs = rng.integers(0, X, (T, B)) if tokens else rng.standard_normal((T, B, X))
-    options = {"inputs": inputs, "lengths": lengths}
+    options = {"inputs": inputs, "target_lengths": lengths}
     targets = rng.integers(0, Y, (T, B))
     assert_gradients(model, x, targets, loss=masked(lengths), options=options)
     o, state_n = model(x, **options)

@@ -88,8 +88,6 @@ class Model:
     """O: width of the last axis of the outputs."""
     output = "linear"
     """What o stands for: "linear", a value, or "softmax", the logits of classes."""
-    output_lengths: str | None = "lengths"
-    """The option of a call that says how many outputs of each row are real, for losses to mask the others."""
 
     def __init__(self, **parts: Module) -> None:
         for attribute in ("dtype", "device"):

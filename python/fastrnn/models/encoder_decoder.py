@@ -58,8 +58,6 @@ class EncoderDecoder(_Decoder):
     (4, 10)
     """
 
-    output_lengths = "target_lengths"
-
     def __init__(
         self,
         encoder: Any,

@@ -126,8 +126,6 @@ class ManyToOne(_Readout):
     ((6, 2), True)
     """
 
-    output_lengths = None
-
     def __call__(
         self, x: Any, state: State = None, *, lengths: Any = None, **options: Any
     ) -> tuple[Any, State]:
@@ -269,7 +267,7 @@ class OneToMany(_Decoder):
         super().__init__(ManyToMany(layer, output_size, output=output, seed=second), first=self.first)
 
     def __call__(
-        self, x: Any, state: State = None, *, inputs: Any = None, lengths: Any = None
+        self, x: Any, state: State = None, *, inputs: Any = None, target_lengths: Any = None
     ) -> tuple[Any, State]:
         """Run over `inputs`, after x.
 
@@ -280,7 +278,7 @@ class OneToMany(_Decoder):
             With mode="input", the state before x; None with mode="state", where x makes it.
         inputs : array (T, B, I), or tokens (T, B)
             With mode="input" tokens become one-hot vectors.
-        lengths : integers (B,), optional
+        target_lengths : integers (B,), optional
             Steps of each row of `inputs`.
 
         Returns
@@ -301,7 +299,7 @@ class OneToMany(_Decoder):
         B = x.shape[0]
         features = {} if is_integer(inputs) else {"I": self.decoder.input_size}
         expect_shape("inputs", inputs, {"T": None, "B": B} | features)
-        lengths = check_lengths(CPU.own, TIME_MAJOR, len(inputs), B, lengths)
+        lengths = check_lengths(CPU.own, TIME_MAJOR, len(inputs), B, target_lengths)
         if self.mode == "state":
             _, state = self.first(x)
             return self.decoder(inputs, state, **given(lengths=lengths))
