@@ -77,10 +77,11 @@ def test_equal_k1_and_k2_are_training_chunk_by_chunk(rng, k1):
         assert_same_bits(h_n, h)
 
 
-@pytest.mark.parametrize(("k1", "k2"), [(1, 1), (1, 4), (5, 5), (5, 8), (4, 12), (7, STEPS), (6, 100)])
+@pytest.mark.parametrize(("k1", "k2"), [(2, 5), (5, 5), (5, 8), (4, 12), (7, STEPS), (6, 100)])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 def test_gradients_are_those_of_torch_with_the_state_detached(rng, cell, k1, k2):
     torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     x, targets = make_data(rng)
     model = make_model(getattr(fastrnn, cell))
     initial = rng.standard_normal((1, BATCH, SIZE))

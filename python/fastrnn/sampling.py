@@ -278,7 +278,7 @@ def _prompt(prompt: Any, batch: int | None, source: Any) -> Tokens:
     elif tokens.ndim != 2:
         raise ValueError(f"prompt has shape {tokens.shape}; expected (T,) or (T, B)")
     elif batch is not None and batch != tokens.shape[1]:
-        raise ValueError(f"batch is {batch} ; expected {tokens.shape[1]}, from prompt")
+        raise ValueError(f"batch is {batch}; expected {tokens.shape[1]}, from prompt")
     return tokens.astype(np.int64, copy=False)
 
 

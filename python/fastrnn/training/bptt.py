@@ -40,8 +40,8 @@ def full_bptt(
     state
         That the first step starts from; zeros if None.
     options
-        Of the model's call.  `lengths` masks the loss too where o has the steps of x.  `mask`, bool of o's
-        leading axes, goes to the loss instead of that.
+        Of the model's call.  `lengths` masks the loss too where o has the steps of x, `target_lengths` that
+        of a decoder.  `mask`, bool of o's leading axes, goes to the loss alone, instead of that.
 
     Returns
     -------
@@ -104,13 +104,22 @@ def evaluated(
     options = dict(options)
     mask = options.pop("mask", None)
     o, state_n = model(x, state, **options)
-    # The outputs of a decoder have steps of their own, which the lengths of x say nothing about.
-    if mask is None and "lengths" in options and "inputs" not in options and o.shape[:-1] == x.shape[:2]:
-        mask = valid_steps(options["lengths"], len(x))[skip:]
+    ends = _ends(x, o, options)
+    if mask is None and ends is not None:
+        mask = valid_steps(ends, len(o))[skip:]
     if skip:
         o = o[skip:]
     value, do = loss(o, targets) if mask is None else loss(o, targets, mask)
     return value, int(np.prod(o.shape[:-1]) if mask is None else np.count_nonzero(mask)), do, state_n
+
+
+def _ends(x: Any, o: Any, options: Mapping[str, Any]) -> Any:
+    """Return the steps of each row of o; None where nothing is said of them, or o has none."""
+    if "target_lengths" in options:
+        return options["target_lengths"]
+    # A decoder's outputs have steps of their own, which lengths, those of x, say nothing about.
+    own = "inputs" not in options and o.shape[:-1] == x.shape[:2]
+    return options.get("lengths") if own else None
 
 
 def truncated_bptt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -211,13 +211,10 @@ class ScheduledSampling:
         epsilon = self.epsilon(k) if callable(self.epsilon) else self.epsilon
         with evaluating(model):
             decoder = hasattr(model, "start")
-            source = model.start(x, **_start_options(options)) if decoder else model
+            started = {"lengths": options["lengths"]} if "lengths" in options else {}
+            source = model.start(x, **started) if decoder else model
             inputs = scheduled_inputs(source, targets, self.first, epsilon, rng, temperature=self.temperature)
         return (x, targets, {**options, "inputs": inputs}) if decoder else (inputs, targets, options)
-
-
-def _start_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("lengths",) if name in options}
 
 
 def linear_decay(k: int, slope: float, *, start: float = 1.0, end: float = 0.0) -> float:
