@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastrnn import set_num_threads
 from tolerances import tolerance
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -27,6 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threads: None) -> Run:
     """Call the `main` of a script, and see that its picture is there."""
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(EXAMPLES)
+    set_num_threads(1)  # the models are small, and other tests may run beside these
 
     def run(name: str, *arguments: str) -> dict[str, Any]:
         found: dict[str, Any] = importlib.import_module(name).main(["--out", str(tmp_path), *arguments])
@@ -99,3 +101,37 @@ def test_long_range(run: Run) -> None:
             assert min(right[cell, gap]) == 1, f"{cell} over {gap} steps: {right[cell, gap]}"
     assert min(right["Elman", 10]) == 1  # so that it is the distance that it fails at
     assert max(right["Elman", 200]) < 0.6
+
+
+def test_character_model(run: Run) -> None:
+    pytest.importorskip("tqdm")
+    found = run("character_model")
+    assert found["bits"] < 3.2 < 0.6 * found["guess"]
+
+
+def test_digit_captions(run: Run) -> None:
+    pytest.importorskip("sklearn", reason="the images are scikit-learn's: pip install '.[examples]'")
+    found = run("digit_captions")
+    assert found["right"] > 0.85
+    assert found["spelt"] > 0.95
+
+
+def test_sentiment(run: Run) -> None:
+    found = run("sentiment")
+    assert found["right"] > 0.99
+    assert found["bag_of_words"] < 0.6
+    # "the plot was not good but the cast was not bad": bad after "good", good at the end.
+    assert found["verdict"][4] < 0.1
+    assert found["verdict"][-1] > 0.9
+
+
+def test_reversal(run: Run) -> None:
+    right = run("reversal")["right"]
+    assert min(right[length] for length in range(1, 9)) > 0.95
+    assert right[11] < 0.5  # it has not been taught to read so much
+
+
+def test_tagging(run: Run) -> None:
+    right = run("tagging")["right"]
+    assert min(right["bidirectional"]) > 0.99
+    assert right["forward"][1] < 0.9

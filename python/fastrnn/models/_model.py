@@ -58,7 +58,7 @@ class Model:
     Raises
     ------
     ValueError
-        Parts are of different dtypes or on different devices, one is batch first, or there twice.
+        Parts are of different dtypes or on different devices, or one is batch first.
 
     Examples
     --------
@@ -98,12 +98,6 @@ class Model:
             if getattr(part, "batch_first", False):
                 raise ValueError(f"{name} is {part!r}; expected batch_first=False: models are time-major")
         self._parts = parts
-        names: dict[int, str] = {}
-        for name, leaf in self.leaves():
-            if names.setdefault(id(leaf), name) != name:
-                raise ValueError(
-                    f"{name} is {names[id(leaf)]}, {leaf!r}; expected each once: it keeps one call"
-                )
         self._saved: Any = None  # what backward needs of the last training call, beside what the parts keep
 
     @property
