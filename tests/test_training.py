@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from fastrnn.training import (
     SGD,
+    AdaGrad,
     Adam,
     Linear,
     clip_by_global_norm,
+    clip_by_value,
     cosine_learning_rate,
+    inverse_decay,
+    inverse_sqrt_decay,
+    linear_warmup,
     softmax_cross_entropy,
 )
 from tolerances import assert_close
@@ -247,11 +252,28 @@ def test_clip_by_infinity_only_measures():
     assert clip_by_global_norm([module([3.0, 4.0])], math.inf) == 5.0
 
 
+def test_clip_by_value_cuts_each_element():
+    first, second = module([3.0, -0.5]), module([[-4.0]], dtype="float32")
+    assert clip_by_value([first, second], 1.5) == 4.0
+    np.testing.assert_array_equal(first.gradients["p0"], [1.5, -0.5])
+    np.testing.assert_array_equal(second.gradients["p0"], [[-1.5]])
+    assert clip_by_value([first, second], math.inf) == 1.5
+    assert clip_by_value([], 1.0) == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clip_by_value_refuses_what_is_not_finite(bad):
+    sick = module([1.0, bad], [7.0])
+    with pytest.raises(FloatingPointError, match="one of them holds NaN or infinity"):
+        clip_by_value([sick], 1.0)
+    np.testing.assert_array_equal(sick.gradients["p1"], [7.0])
+
+
 LAYER = Linear(1, 1)
 
 
 @pytest.mark.parametrize(
-    "call", [SGD, Adam, lambda modules, rate: clip_by_global_norm(modules, rate)], ids=["SGD", "Adam", "clip"]
+    "call", [SGD, Adam, clip_by_global_norm, clip_by_value], ids=["SGD", "Adam", "norm", "value"]
 )
 @pytest.mark.parametrize(
     ("modules", "error", "message"),
@@ -275,7 +297,9 @@ def test_what_is_no_list_of_layers(call, modules, error, message):
 @pytest.mark.parametrize(
     ("max_norm", "error"), [(0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("1", TypeError)]
 )
-def test_clip_bad_norm(max_norm, error):
+def test_clip_bad_limits(max_norm, error):
+    with pytest.raises(error, match=r"max_value is .*; expected a number greater than 0"):
+        clip_by_value([module([1.0])], max_norm)
     with pytest.raises(error, match=r"max_norm is .*; expected a number greater than 0"):
         clip_by_global_norm([module([1.0])], max_norm)
 
@@ -309,3 +333,47 @@ def test_cosine_schedule():
 def test_cosine_schedule_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         cosine_learning_rate(**{"progress": 0.5, "peak": 1.0, **arguments})
+
+
+def test_decays():
+    assert [inverse_decay(k, 6.0) for k in (1, 2, 3)] == [6, 3, 2]
+    assert [inverse_sqrt_decay(k, 6.0) for k in (0, 3, 8)] == [6, 3, 2]
+    assert [linear_warmup(k, 2, inverse_sqrt_decay(k, 6.0)) for k in (0, 3)] == [3, 3]
+
+
+def test_adagrad_contains_the_decay_by_the_root():
+    """With equal gradients its k-th step is the learning rate over sqrt(k + 1)."""
+    trained = module([2.0])
+    optimizer = AdaGrad([trained], 0.1)
+    for k in range(5):
+        before = trained.parameters["p0"].copy()
+        optimizer.step()
+        np.testing.assert_allclose(before - trained.parameters["p0"], inverse_sqrt_decay(k, 0.1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: inverse_decay(0, 1.0), ValueError, "step is 0; expected a finite number of at least 1"),
+        (
+            lambda: inverse_decay(1, -1.0),
+            ValueError,
+            "initial is -1.0; expected a finite",
+        ),
+        (
+            lambda: inverse_sqrt_decay(-1, 1.0),
+            ValueError,
+            "step is -1; expected a finite number of",
+        ),
+        (lambda: inverse_sqrt_decay("1", 1.0), TypeError, r"step is '1' \(str\); expected a finite number"),
+        (lambda: linear_warmup(0, 0, 1.0), ValueError, "steps is 0; expected a finite number of at least 1"),
+        (
+            lambda: linear_warmup(0, 1, math.inf),
+            ValueError,
+            "peak is inf; expected a finite number",
+        ),
+    ],
+)
+def test_decays_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -30,14 +30,23 @@ True
 
 from __future__ import annotations
 
+from . import initialisers
 from .bptt import accumulate, full_bptt, truncated_bptt
 from .clipping import clip_by_global_norm, clip_by_value
 from .history import History
 from .loop import Batches, fit, mean_loss
-from .losses import softmax_cross_entropy, valid_steps
+from .losses import (
+    bits_per_symbol,
+    log_likelihood,
+    mean_squared_error,
+    perplexity,
+    softmax,
+    softmax_cross_entropy,
+    valid_steps,
+)
 from .modules import Linear, Module
 from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
-from .schedules import cosine_learning_rate
+from .schedules import cosine_learning_rate, inverse_decay, inverse_sqrt_decay, linear_warmup
 from .teaching import (
     ScheduledSampling,
     exponential_decay,
@@ -60,6 +69,7 @@ __all__ = [
     "RMSprop",
     "ScheduledSampling",
     "accumulate",
+    "bits_per_symbol",
     "clip_by_global_norm",
     "clip_by_value",
     "cosine_learning_rate",
@@ -67,10 +77,18 @@ __all__ = [
     "fit",
     "free_running",
     "full_bptt",
+    "initialisers",
+    "inverse_decay",
     "inverse_sigmoid_decay",
+    "inverse_sqrt_decay",
     "linear_decay",
+    "linear_warmup",
+    "log_likelihood",
     "mean_loss",
+    "mean_squared_error",
+    "perplexity",
     "scheduled_inputs",
+    "softmax",
     "softmax_cross_entropy",
     "teacher_forced",
     "truncated_bptt",

@@ -9,8 +9,10 @@ from typing import Any
 
 # What a number may be, as `number` takes it.
 Range = tuple[Callable[[Any], bool], str]
+ANY: Range = (lambda value: True, "a number")
 FINITE: Range = (math.isfinite, "a finite number")
 NOT_NEGATIVE: Range = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+AT_LEAST_ONE: Range = (lambda value: 1 <= value < math.inf, "a finite number of at least 1")
 POSITIVE: Range = (lambda value: 0 < value < math.inf, "a finite number greater than 0")
 POSITIVE_OR_INFINITE: Range = (lambda value: value > 0, "a number greater than 0")
 PROBABILITY: Range = (lambda value: 0 <= value <= 1, "a number from 0 to 1")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import _device
-from .._backends import Array
+from .. import _core, _device
 from ._numbers import POSITIVE_OR_INFINITE, number
 from .modules import Module, module_list
 
@@ -51,61 +50,68 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     """
     max_norm = number("max_norm", max_norm, POSITIVE_OR_INFINITE)
     gradients = [gradient for module in module_list(modules) for gradient in module.gradients.values()]
-    norm = math.sqrt(sum(_sum_of_squares(gradient) for gradient in gradients))
+    here = [gradient for gradient in gradients if isinstance(gradient, np.ndarray)]
+    there = [gradient for gradient in gradients if not isinstance(gradient, np.ndarray)]
+    squares = _core.sum_of_squares(here)
+    norm = math.sqrt(squares + sum(_device.cuda_of_array(g).sum_of_squares(g) for g in there))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients is {norm}: one of them holds NaN or infinity")
     if norm > max_norm:
-        for gradient in gradients:
-            if isinstance(gradient, np.ndarray):
-                gradient *= max_norm / norm
-            else:
-                _device.cuda_of_array(gradient).scale(gradient, max_norm / norm)
+        _core.scale(here, max_norm / norm)
+        for gradient in there:
+            _device.cuda_of_array(gradient).scale(gradient, max_norm / norm)
     return norm
 
 
-def _sum_of_squares(array: Array) -> float:
-    if isinstance(array, np.ndarray):
-        return float(np.sum(np.square(array, dtype=np.float64)))
-    return _device.cuda_of_array(array).sum_of_squares(array)
+def clip_by_value(modules: Sequence[Module], max_value: float) -> float:
+    """Cut every element of the gradients to -max_value..max_value.
 
-
-def clip_by_value(modules: Sequence[Module], max_value: float) -> None:
-    """Hold every element of all gradients within -max_value and max_value.
-
-    Changes the direction of the step, unlike `clip_by_global_norm` (Goodfellow, Bengio & Courville, "Deep
-    Learning", 2016, section 10.11.1).
+    Simpler than `clip_by_global_norm`, and may turn the step (Mikolov, "Statistical Language Models Based on
+    Neural Networks", 2012, section 3.2.2).
 
     Parameters
     ----------
     modules
-        Whose gradients are clipped, in place.
+        Whose gradients are cut, in place; on the CPU.
     max_value
-        Greater than 0.
+        Greater than 0; infinity only measures.
+
+    Returns
+    -------
+    largest
+        The largest magnitude before; worth logging.
 
     Raises
     ------
     FloatingPointError
-        A gradient holds NaN; nothing is clipped.
+        A gradient holds NaN or infinity; nothing is cut.
     NotImplementedError
-        A gradient is on a CUDA device.
+        A gradient is on a CUDA device, for which there is `clip_by_global_norm`.
     TypeError, ValueError
         modules is no list of layers, each once, or max_value not greater than 0.
 
     Examples
     --------
     >>> from fastrnn.training import Linear, clip_by_value
-    >>> readout = Linear(1, 2)
-    >>> readout.gradients["bias"][:] = -3, 0.5
-    >>> clip_by_value([readout], 1.0)
-    >>> readout.gradients["bias"]
-    array([-1. ,  0.5], dtype=float32)
+    >>> readout = Linear(1, 1)
+    >>> readout.gradients["weight"][:] = -3
+    >>> clip_by_value([readout], 0.5)
+    3.0
+    >>> readout.gradients["weight"]
+    array([[-0.5]], dtype=float32)
     """
     max_value = number("max_value", max_value, POSITIVE_OR_INFINITE)
     gradients = [gradient for module in module_list(modules) for gradient in module.gradients.values()]
     for gradient in gradients:
         if not isinstance(gradient, np.ndarray):
-            raise NotImplementedError(f"a gradient is on {gradient.device}; clip_by_global_norm works there")
-        if np.isnan(gradient).any():
-            raise FloatingPointError("a gradient holds NaN")
-    for gradient in gradients:
-        np.clip(gradient, -max_value, max_value, out=gradient)
+            raise NotImplementedError(
+                f"a gradient is on {gradient.device}; expected the CPU, or use clip_by_global_norm"
+            )
+    # The maximum of NaN and a number is NaN, in any order.
+    largest = float(np.max([np.abs(gradient).max(initial=0) for gradient in gradients], initial=0))
+    if not math.isfinite(largest):
+        raise FloatingPointError(f"the largest gradient is {largest}: one of them holds NaN or infinity")
+    if largest > max_value:
+        for gradient in gradients:
+            np.clip(gradient, -max_value, max_value, out=gradient)
+    return largest
