@@ -403,7 +403,7 @@ def test_one_to_many_by_its_equations(rng):
 
 def test_one_to_many_refuses(rng):
     model, x, inputs = ONE_TO_MANY["state"](), rng.standard_normal((B, 6)), rng.standard_normal((T, B, X))
-    with pytest.raises(ValueError, match="inputs is None; expected the sequence"):
+    with pytest.raises(ValueError, match="inputs is None; expected what the decoder is to read"):
         model(x)
     with pytest.raises(ValueError, match=r"inputs has shape \(5, 3, 3\); expected \(T, B, I\) = \(T, 4, 3\)"):
         model(x, inputs=inputs[:, :3])
@@ -465,8 +465,15 @@ def test_encoder_decoder_refuses():
     with pytest.raises(ValueError, match=r"decoder is GRU.*expected one direction"):
         EncoderDecoder(gru(), gru(bidirectional=True), Y, bridge=True)
     model = EncoderDecoder(gru(), gru(), Y)
+    x = np.zeros((T, B, X))
     with pytest.raises(ValueError, match="inputs is None"):
-        model(np.zeros((T, B, X)))
+        model(x)
+    with pytest.raises(ValueError, match=r"inputs has shape \(5, 4, 2\); expected \(T, B, I\) = \(T, 4, 3\)"):
+        model(x, inputs=x[:, :, :2])
+    with pytest.raises(TypeError, match="inputs is float32; expected float64"):
+        model(x, inputs=x.astype("float32"))
+    with pytest.raises(ValueError, match=r"lengths\[0\] is 6; expected from 0 to T = 5"):
+        model(x, inputs=x, target_lengths=[6, 1, 1, 1])
     with pytest.raises(RuntimeError, match="eval mode"):
         model.start(np.zeros((T, B, X)))
 

@@ -136,7 +136,7 @@ class Recursion(HostModel):
         call, x, valid = self._check_call(x, state, lengths, reset)
         drive, saved_drive = self._drive(x)
         y = np.zeros((call.steps, call.batch, self.output_size), self._spec.dtype)
-        arrays, steps = self._state(call), []
+        training, arrays, steps = self.training, self._state(call), []
         for t in range(call.steps):
             entering = arrays
             if call.reset is not None:
@@ -146,9 +146,9 @@ class Recursion(HostModel):
                 y_t = np.where(valid[t, :, None], y_t, 0)
                 leaving = _where(valid[t], leaving, arrays)
             y[t], arrays = y_t, leaving
-            if self.training:
+            if training:
                 steps.append(saved)
-        self._saved = (call, valid, saved_drive, steps) if self.training else None
+        self._saved = (call, valid, saved_drive, steps) if training else None
         return call.give(y), call.give_state(arrays)
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:

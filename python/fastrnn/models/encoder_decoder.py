@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from .._arrays import is_on_device
 from ._host import seeds
 from ._model import PartStream, State, given
 from ._states import Bridge, flat_state, state_arrays, state_of_flat, state_shapes
@@ -121,10 +124,11 @@ class EncoderDecoder(_Decoder):
         Raises
         ------
         TypeError, ValueError
-            An argument is of the wrong type, dtype, shape or value.
+            An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
-        if inputs is None:
-            raise ValueError("inputs is None; expected what the decoder is to read (start() for a stream)")
+        if not is_on_device(inputs):
+            batch = np.shape(x)[1] if np.ndim(x) > 1 else 0
+            inputs, target_lengths = self._check_inputs(inputs, batch, target_lengths)
         return self.decoder(inputs, self._encode(x, state, lengths), **given(lengths=target_lengths))
 
     def _encode(self, x: Any, state: State, lengths: Any) -> State:

@@ -193,6 +193,18 @@ class _Decoder(Model):
         """Return the shapes of the arrays of a state of `batch` rows."""
         return self.decoder.state_shapes(batch)
 
+    def _check_inputs(self, inputs: Any, batch: int, target_lengths: Any) -> tuple[Array, Array | None]:
+        """Return the decoder's inputs and their lengths, checked before anything runs."""
+        if inputs is None:
+            raise ValueError("inputs is None; expected what the decoder is to read (start() for a stream)")
+        array = take("inputs", inputs)
+        axes: dict[str, int | None] = {"T": None, "B": batch}
+        if not is_integer(array):
+            array = CPU.own.check_float("inputs", array, self.dtype, inputs)
+            axes["I"] = self.decoder.input_size
+        expect_shape("inputs", array, axes)
+        return array, check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
+
     def stream(self, batch: int = 1) -> Any:
         """Raise ValueError: see `start`."""
         raise ValueError(f"a stream of {type(self).__name__} needs what it starts from: start(x)")
@@ -291,19 +303,12 @@ class OneToMany(_Decoder):
         TypeError, ValueError
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
-        if inputs is None:
-            raise ValueError(
-                "inputs is None; expected the sequence that comes after x (start() for a stream)"
-            )
-        x, inputs = self._check_x(x, state), take("inputs", inputs)
-        B = x.shape[0]
-        features = {} if is_integer(inputs) else {"I": self.decoder.input_size}
-        expect_shape("inputs", inputs, {"T": None, "B": B} | features)
-        lengths = check_lengths(CPU.own, TIME_MAJOR, len(inputs), B, target_lengths)
+        x = self._check_x(x, state)
+        inputs, lengths = self._check_inputs(inputs, len(x), target_lengths)
         if self.mode == "state":
             _, state = self.first(x)
             return self.decoder(inputs, state, **given(lengths=lengths))
-        if not features:
+        if is_integer(inputs):
             valid = None if lengths is None else np.arange(len(inputs))[:, None] < lengths
             inputs = token_vectors("inputs", inputs, self.decoder.input_size, x.dtype, valid)
         inputs = np.concatenate([self.first(x)[None], inputs])
