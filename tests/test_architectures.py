@@ -21,7 +21,7 @@ from fastrnn.models import (
     Sweep2D,
     TimeDelay,
 )
-from fastrnn.training import softmax_cross_entropy
+from fastrnn.training import Linear, softmax_cross_entropy
 from nested import arrays, assert_equal
 from tolerances import assert_close, size
 
@@ -219,6 +219,41 @@ def test_wrong_calls_are_refused(rng, name):
         model.backward(np.ones_like(o))
 
 
+NESTED = {
+    "encoder of layer norm, decoder of taps": lambda: EncoderDecoder(
+        LayerNormLSTM(X, H, seed=0, **F64), MultiTap(X, 5, 2, seed=1, **F64), Y, bridge=True, seed=2
+    ),
+    "encoder deep in time, decoder too": lambda: EncoderDecoder(
+        DeepInTime(lstm(proj_size=2), 2), DeepInTime(gru(seed=1), 3), Y, bridge=True, seed=2
+    ),
+    "one to many, deep in time, peephole": lambda: OneToMany(
+        DeepInTime(lstm(peephole="full"), 2), Y, X, mode="input", seed=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_models_go_into_models(rng, name):
+    model, inputs = NESTED[name](), rng.standard_normal((3, B, X))
+    x = rng.standard_normal((B, X) if isinstance(model, OneToMany) else (T, B, X))
+    assert_gradients(model, x, options={"inputs": inputs})
+
+
+def test_dropout_is_the_layers(rng):
+    model = ManyToOne(DeepInTime(lstm(num_layers=3, dropout=0.5), 2), Y, seed=1)
+    assert_gradients(model, rng.standard_normal((T, B, X)))
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_batch_may_be_empty(name):
+    model = SEQUENCES[name]()
+    o, state_n = model(np.zeros((T, 0, X)))
+    dx, dstate = model.backward(np.ones_like(o), state_n)
+    assert 0 in o.shape
+    assert dx.shape == (T, 0, X)
+    assert [a.shape for a in arrays(dstate)] == [a.shape for a in arrays(state_n)]
+
+
 # ---- each by its equations ---------------------------------------------------------------------------
 
 
@@ -315,7 +350,7 @@ def test_teacher_forced_gradients_are_those_of_finite_differences(rng, name, opt
     assert_gradients(model, x, state=random_state(rng, model), options=keywords)
 
 
-def test_teacher_forced_steps_are_independent(rng):
+def test_teacher_forced_steps_are_independent(rng, monkeypatch):
     model, x = OutputFeedback(X, H, Y, seed=0, **F64), rng.standard_normal((T, B, X))
     targets = rng.standard_normal((T, B, Y))
     o, state_n = model(x, targets=targets)
@@ -323,6 +358,12 @@ def test_teacher_forced_steps_are_independent(rng):
     alone = [model(x[t : t + 1], fed[t : t + 1])[0] for t in range(T)]
     assert_close(o, np.concatenate(alone), n_products=X + H + Y)
     assert_equal(state_n, targets[-1:])
+    products = []
+    monkeypatch.setattr(Linear, "_check", lambda self, name, array, width: products.append(array.shape))
+    model.backward(np.ones_like(model(x, targets=targets)[0]))
+    monkeypatch.undo()
+    assert len(products) == 6  # of the three matrices, forward and backward, all over all steps
+    assert {shape[0] for shape in products} == {T}
     tokens = rng.integers(0, Y, (T, B))
     assert_equal(model(x, targets=tokens), model(x, targets=np.eye(Y)[tokens]))
     tokens[1, 2] = Y
@@ -562,6 +603,36 @@ def test_layer_norm_equals_torch(rng, kind, dtype):
     expected = [*(a.grad.numpy() for a in p.values()), x_peer.grad.numpy(), *states]
     for own, grad in zip((*model.gradients.values(), dx, *arrays(dstate)), expected, strict=True):
         assert_close(own, grad, n_products=n, scale=size(*expected))
+
+
+# ---- float32 ----------------------------------------------------------------------------------------
+
+ONE, MANY, IMAGES = (B, X), (T, B, X), (3, T, B, X)
+F32 = {
+    "one to many": (ONE, lambda: OneToMany(fastrnn.GRU(X, H), Y, X)),
+    "one to many, input": (ONE, lambda: OneToMany(fastrnn.GRU(X, H), Y, X, mode="input")),
+    "encoder-decoder": (
+        MANY,
+        lambda: EncoderDecoder(fastrnn.GRU(X, H), LayerNormLSTM(X, H), Y, bridge=True),
+    ),
+    "many to one": (MANY, lambda: ManyToOne(DeepInTime(fastrnn.LSTM(X, H), 2), Y)),
+    "output feedback": (MANY, lambda: OutputFeedback(X, H, Y, output="softmax")),
+    "time delay": (MANY, lambda: TimeDelay(X, H, Y, 2)),
+    "taps": (MANY, lambda: MultiTap(X, H, 2, nonlinearity="sigmoid")),
+    "layer-norm GRU": (MANY, lambda: LayerNormGRU(X, H)),
+    "sweep": (IMAGES, lambda: Sweep2D(fastrnn.GRU(X, H), fastrnn.GRU(H, Y))),
+}
+
+
+@pytest.mark.parametrize("name", F32)
+def test_float32_stays_float32(rng, name):
+    shape, make = F32[name]
+    model, x = make(), rng.standard_normal(shape, dtype="float32")
+    assert model.dtype == "float32"
+    options = {"inputs": rng.standard_normal((T, B, X), dtype="float32")} if "decoder" in model.parts else {}
+    o, state_n = model(x, **options)
+    results = o, state_n, *model.backward(np.ones_like(o), state_n), model.gradients
+    assert {a.dtype.name for a in arrays(results)} == {"float32"}
 
 
 # ---- the rest ----------------------------------------------------------------------------------------

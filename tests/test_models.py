@@ -174,6 +174,12 @@ def test_what_does_not_fit_together_is_refused():
         ManyToMany(fastrnn.GRU(3, 4, batch_first=True), 2)
 
 
+def test_nothing_is_there_twice():
+    layer = fastrnn.GRU(3, 3)
+    with pytest.raises(ValueError, match=r"b\.layer is a, GRU\(3, 3\); expected each once"):
+        Model(a=layer, b=ManyToMany(layer, 2))
+
+
 def test_models_say_what_they_are():
     model = many_to_many("lstm", num_layers=2)
     assert repr(model) == (

@@ -16,7 +16,7 @@ from .._calls import check_parameters
 from ..info import Report
 from ..layers import NamedArrays
 from ..layouts import LARGEST_SIZE, DType, boolean, checked_dtype, integer
-from ..training import Module
+from ..training import Module, softmax
 
 State = Any
 """None, an array, or a tuple of states; each array has the batch on its axis 1, as states of layers."""
@@ -29,12 +29,6 @@ def map_state(change: Callable[[Array], Array], state: State) -> State:
     if isinstance(state, tuple):
         return tuple(map_state(change, part) for part in state)
     return change(state)
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities."""
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -58,7 +52,7 @@ class Model:
     Raises
     ------
     ValueError
-        Parts are of different dtypes or on different devices, or one is batch first.
+        Parts are of different dtypes or on different devices, one is batch first, or there twice.
 
     Examples
     --------
@@ -98,6 +92,12 @@ class Model:
             if getattr(part, "batch_first", False):
                 raise ValueError(f"{name} is {part!r}; expected batch_first=False: models are time-major")
         self._parts = parts
+        names: dict[int, str] = {}
+        for name, leaf in self.leaves():
+            if names.setdefault(id(leaf), name) != name:
+                raise ValueError(
+                    f"{name} is {names[id(leaf)]}, {leaf!r}; expected each once: it keeps one call"
+                )
         self._saved: Any = None  # what backward needs of the last training call, beside what the parts keep
 
     @property

@@ -45,7 +45,7 @@ def check_dstate(layer: Any, dstate_n: State, batch: int) -> None:
 def flat_state(state: State) -> Array:
     """Return the arrays (N, B, W) of a state as vectors (B, N*W + ...)."""
     arrays = [np.asarray(array).swapaxes(0, 1) for array in state_arrays(state)]
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+    return np.concatenate([a.reshape(len(a), a.shape[1] * a.shape[2]) for a in arrays], axis=1)
 
 
 def state_of_flat(vectors: Array, shapes: Sequence[tuple[int, ...]]) -> State:

@@ -107,7 +107,7 @@ class DeepInTime(Model):
             dy[k - 1 :: k] = do
         dx, dstate = self.layer.backward(dy, dstate_n)
         self._saved = None
-        return None if dx is None else dx.reshape(-1, k, *dx.shape[1:]).sum(axis=1), dstate
+        return None if dx is None else dx.reshape(steps // k, k, *dx.shape[1:]).sum(axis=1), dstate
 
     def stream(self, batch: int = 1) -> PartStream:
         """Return a stream of `batch` rows over the layer's, k fused steps for each; needs eval mode."""

@@ -10,9 +10,9 @@ from .._arrays import expect_shape
 from .._backends import Array, is_integer
 from ..layouts import Nonlinearity, Spec, one_of
 from ..reference import nonlinearity, nonlinearity_slope
-from ..training import Linear
+from ..training import Linear, softmax
 from ._host import Recursion, seeds, token_vectors
-from ._model import State, softmax
+from ._model import State
 
 
 class OutputFeedback(Recursion):

@@ -93,7 +93,7 @@ class Sweep2D(Model):
         along_rows, _ = self.rows(_turned(x))
         down, _ = self.columns(_merged(_turned_back(along_rows, x.shape)))
         self._saved = x.shape if self.training else None
-        return down.reshape(*x.shape[:3], -1), None
+        return down.reshape(*x.shape[:3], self.output_size), None
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, None]:
         """Back-propagate through the last call; returns ``(dx, None)``, dx None for tokens.
@@ -111,7 +111,7 @@ class Sweep2D(Model):
             expect_shape("do", do, dict(zip("RCBO", (*shape[:3], self.output_size), strict=True)))
             do = _merged(do)
         dalong, _ = self.columns.backward(do)
-        dx, _ = self.rows.backward(_turned(dalong.reshape(*shape[:3], -1)))
+        dx, _ = self.rows.backward(_turned(dalong.reshape(*shape[:3], dalong.shape[-1])))
         self._saved = None
         return None if dx is None else _turned_back(dx, shape), None
 
@@ -122,7 +122,8 @@ class Sweep2D(Model):
 
 def _merged(images: Array) -> Array:
     """View (R, C, B, ...) as a batch of C*B columns: (R, C*B, ...)."""
-    return images.reshape(len(images), -1, *images.shape[3:])
+    R, C, B, *channels = images.shape
+    return images.reshape(R, C * B, *channels)
 
 
 def _turned(images: Array) -> Array:
@@ -133,4 +134,4 @@ def _turned(images: Array) -> Array:
 def _turned_back(rows: Array, shape: tuple[int, ...]) -> Array:
     """Undo `_turned` for images of this shape."""
     R, C, B = shape[:3]
-    return np.ascontiguousarray(rows.reshape(C, R, B, -1).swapaxes(0, 1))
+    return np.ascontiguousarray(rows.reshape(C, R, B, rows.shape[-1]).swapaxes(0, 1))

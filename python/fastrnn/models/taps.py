@@ -70,7 +70,7 @@ class MultiTap(Recursion):
 
     def _step(self, drive: Array, state: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...], Any]:
         (past,) = state
-        side_by_side = past.swapaxes(0, 1).reshape(len(drive), -1)
+        side_by_side = past.swapaxes(0, 1).reshape(len(drive), self.taps.in_features)
         h = nonlinearity(self._spec.nonlinearity, drive + self.taps(side_by_side))
         return h, (np.concatenate([h[None], past[:-1]]),), (side_by_side, h)
 
