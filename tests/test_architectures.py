@@ -646,6 +646,8 @@ def test_probabilities_are_the_softmax_of_the_outputs(rng):
         assert_equal(plain.predict(x), o)
         e = np.exp(o)
         assert_close(model.predict(x), e / e.sum(axis=-1, keepdims=True), n_products=Y)
+    model = EncoderDecoder(gru(), gru(), Y, output="softmax")
+    assert_close(model.predict(x, inputs=x).sum(axis=-1), np.ones((T, B)), n_products=Y)
     with pytest.raises(ValueError, match="output is 'sigmoid'; expected one of 'linear', 'softmax'"):
         ManyToMany(gru(), Y, output="sigmoid")
 

@@ -62,7 +62,7 @@ def state_of_flat(vectors: Array, shapes: Sequence[tuple[int, ...]]) -> State:
 class Bridge(Model):
     """Vectors to the initial state of a layer: ``s_0 = f(W v + b)``.
 
-    As ``s_0 = tanh(V_s h)`` in Bahdanau, Cho & Bengio, "Neural machine translation by jointly learning to
+    As ``s_0 = tanh(W_s h)`` in Bahdanau, Cho & Bengio, "Neural machine translation by jointly learning to
     align and translate", ICLR 2015, appendix A.2.2.  It has no outputs, only a final state.
 
     Parameters

@@ -16,8 +16,8 @@ from ._host import Recursion, seeds
 class LayerNorm:
     """Sums of a layer to mean 0 and variance 1, then scaled and shifted: ``y = g (a - mean) / std + b``.
 
-    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, equation 3, with 1e-5 added to the
-    variance.  Each block of the last axis is normalised for itself.
+    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, equations 3 and 4, with 1e-5 added
+    to the variance.  Each block of the last axis is normalised for itself.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ class LayerNormLSTM(_LayerNormCell):
         c' = s(f) * c + s(i) * tanh(g)
         h' = s(o) * tanh(LN(c'; a_3, b_3))
 
-    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, equations 20 to 22; their further b
-    is part of b_1.  It is computed in NumPy, step by step: slower than `fastrnn.LSTM`, as `explain` says.
+    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, supplementary material; their further
+    b is part of b_1.  It is computed in NumPy, step by step: slower than `fastrnn.LSTM`, as `explain` says.
 
     Parameters
     ----------
@@ -190,8 +190,8 @@ class LayerNormGRU(_LayerNormCell):
         n = tanh(LN(W_n x; a_3, b_3) + s(r) * LN(R_n h; a_4, b_4))
         h' = (1 - s(z)) * n + s(z) * h
 
-    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, equations 23 to 26, with the z of
-    `fastrnn.GRU` (theirs is 1 - z).  It is computed in NumPy, step by step: slower than `fastrnn.GRU`, as
+    Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, supplementary material, with the
+    z of `fastrnn.GRU` (theirs is 1 - z).  It is computed in NumPy, step by step: slower than `fastrnn.GRU`, as
     `explain` says.
 
     Parameters

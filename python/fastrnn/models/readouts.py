@@ -149,19 +149,17 @@ class ManyToOne(_Readout):
         y, state_n = self.layer(x, state, **given(lengths=lengths), **options)
         # Past a row's length y is 0, so that step 0 does for a row without steps.
         last = T - 1 if lengths is None else np.maximum(lengths - 1, 0)
-        places = [(last, np.arange(B), self._forward), (0, np.arange(B), self._backward)]
+        places = self._places(last, np.arange(B))
         o = self.readout(np.concatenate([y[place] for place in places], axis=-1))
         self._saved = (y.shape, places) if self.training else None
         return o, state_n
 
-    @property
-    def _forward(self) -> slice:
-        """The part of y that is the forward direction's."""
-        return slice(self.layer.output_size // (2 if getattr(self.layer, "bidirectional", False) else 1))
-
-    @property
-    def _backward(self) -> slice:
-        return slice(self._forward.stop, self.layer.output_size)
+    def _places(self, last: Any, rows: Array) -> list[tuple[Any, Array, slice]]:
+        """Return where in y (step, row, units) each direction has ended."""
+        if not getattr(self.layer, "bidirectional", False):
+            return [(last, rows, slice(None))]
+        half = self.layer.output_size // 2
+        return [(last, rows, slice(half)), (0, rows, slice(half, None))]
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does."""
@@ -171,8 +169,8 @@ class ManyToOne(_Readout):
             check_dstate(self.layer, dstate_n, shape[1])
             dh = self.readout.backward(do)
             dy = np.zeros(shape, dh.dtype)
-            for place in places:
-                dy[place] = dh[:, place[2]]
+            for step, row, units in places:
+                dy[step, row, units] = dh[:, units]
         dx, dstate = self.layer.backward(dy, dstate_n)
         self._saved = None
         return dx, dstate
