@@ -191,8 +191,8 @@ class LayerNormGRU(_LayerNormCell):
         h' = (1 - s(z)) * n + s(z) * h
 
     Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, supplementary material, with the
-    z of `fastrnn.GRU` (theirs is 1 - z).  It is computed in NumPy, step by step: slower than `fastrnn.GRU`, as
-    `explain` says.
+    z of `fastrnn.GRU` (theirs is 1 - z).  It is computed in NumPy, step by step: slower than `fastrnn.GRU`,
+    as `explain` says.
 
     Parameters
     ----------
