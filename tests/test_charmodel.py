@@ -206,8 +206,8 @@ def test_text_follows_the_distribution():
     ("options", "message"),
     [
         ({"prompt": ""}, "prompt is empty; expected at least one character"),
-        ({"temperature": -1.0}, "temperature is -1.0; expected 0 or more"),
-        ({"temperature": math.nan}, "temperature is nan; expected 0 or more"),
+        ({"temperature": -1.0}, "temperature is -1.0; expected a finite number of at least 0"),
+        ({"temperature": math.nan}, "temperature is nan; expected a finite number of at least 0"),
     ],
 )
 def test_generate_bad_input(options, message):

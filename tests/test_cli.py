@@ -183,24 +183,29 @@ def fail(error):
 @pytest.mark.parametrize(
     ("function", "replacement", "message"),
     [
-        ("clip_by_global_norm", fail(FloatingPointError("the norm is nan")), "the norm is nan"),
         (
-            "CharacterModel.loss_and_gradients",
-            lambda *arguments: (math.nan, None),
-            "the loss is nan bits per character",
+            "training.loop.clip_by_global_norm",
+            fail(FloatingPointError("the norm is nan")),
+            "epoch 1, batch 1, step 1: the norm is nan; no output and no gradient",
         ),
         (
-            "CharacterModel.bits_per_character",
+            "demo.softmax_cross_entropy",
+            lambda logits, targets: (math.nan, np.zeros_like(logits)),
+            "epoch 1, batch 1, step 1: the loss is nan; no output and no gradient",
+        ),
+        (
+            "charmodel.CharacterModel.bits_per_character",
             lambda *arguments: 1234.0,
-            "the loss is 1.23e+03 bits per character",
+            "after step 4: the evaluation's loss is 855",
         ),
     ],
 )
 def test_train_that_diverges(function, replacement, message, text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(f"fastrnn.demo.{function}", replacement)
+    monkeypatch.setattr(f"fastrnn.{function}", replacement)
     assert cli.main(["train", str(text), *SMALL[:-2], "--steps", "50", "--out", str(tmp_path)]) == 1
-    ending = f"training diverged ({message}) and nothing is saved; try a smaller --learning-rate\n"
-    assert capsys.readouterr().err.endswith(ending)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"fastrnn: training diverged ({message}")
+    assert told.endswith(") and nothing is saved; try a smaller --learning-rate")
     assert not list(tmp_path.iterdir())
 
 

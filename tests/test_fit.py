@@ -415,7 +415,7 @@ def test_divergence_leaves_the_last_checkpoint(tmp_path):
 
 def test_an_evaluation_that_diverged():
     assert diverged(make_model(), evaluate=lambda model: np.nan) == (
-        "epoch 1, batch 1, step 1: the evaluation's loss is nan"
+        "after step 0: the evaluation's loss is nan"
     )
 
 

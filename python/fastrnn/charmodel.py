@@ -23,7 +23,9 @@ from ._backends import CPU, Array
 from ._calls import check_num_layers, check_parameters
 from .layers import GRU, LSTM, RNN
 from .layouts import Spec, integer
-from .training import Linear, softmax_cross_entropy
+from .models import ManyToMany
+from .sampling import generate_steps
+from .training import full_bptt, mean_loss, softmax_cross_entropy
 
 __all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
 
@@ -151,7 +153,7 @@ def streams(tokens: NDArray[Any], most: int, steps: int) -> int:
 
 
 class CharacterModel:
-    """Vocabulary, recurrent stack and output layer.
+    """A vocabulary, and a `models.ManyToMany` over its tokens.
 
     Parameters
     ----------
@@ -166,23 +168,26 @@ class CharacterModel:
 
     Attributes
     ----------
+    model
+        What is trained.
     layer, output
-        The two modules to train.
+        Its recurrent stack and its readout.
 
     Examples
     --------
     >>> from fastrnn.charmodel import CharacterModel, Vocabulary, chunks
-    >>> from fastrnn.training import Adam
+    >>> from fastrnn.training import Adam, fit, softmax_cross_entropy
     >>> text = "tick tock " * 200
     >>> model = CharacterModel(Vocabulary.from_text(text), hidden_size=32, seed=0)
-    >>> optimizer = Adam([model.layer, model.output], learning_rate=0.01)
-    >>> for epoch in range(20):
-    ...     state = None
-    ...     for x, targets in chunks(model.vocabulary.encode(text), batch=8, steps=25):
-    ...         optimizer.zero_grad()
-    ...         loss, state = model.loss_and_gradients(x, targets, state)
-    ...         optimizer.step()
-    >>> _ = model.layer.eval()
+    >>> history = fit(
+    ...     model.model,
+    ...     list(chunks(model.vocabulary.encode(text), batch=8, steps=25)),
+    ...     loss=softmax_cross_entropy,
+    ...     optimizer=Adam([model.model], learning_rate=0.01),
+    ...     epochs=20,
+    ...     carry_state=True,
+    ... )
+    >>> _ = model.model.eval()
     >>> "".join(model.generate("tick", length=16, temperature=0))
     ' tock tick tock '
     """
@@ -200,10 +205,11 @@ class CharacterModel:
             raise ValueError(f"cell is {cell!r}; expected one of {', '.join(CELLS)}")
         self.vocabulary = vocabulary
         self.cell = cell
-        self.layer: Any = CELLS[cell](len(vocabulary), hidden_size, num_layers, seed=seed)
-        # The output layer draws from its own stream, or it would repeat the first weights of the stack.
+        layer: Any = CELLS[cell](len(vocabulary), hidden_size, num_layers, seed=seed)
+        # The readout draws from its own stream, or it would repeat the first weights of the stack.
         output_seed = None if seed is None else seed + 1
-        self.output = Linear(hidden_size, len(vocabulary), seed=output_seed)
+        self.model = ManyToMany(layer, len(vocabulary), output="softmax", seed=output_seed)
+        self.layer, self.output = self.model.layer, self.model.readout
 
     def loss_and_gradients(self, x: Tokens, targets: Tokens, state: Any = None) -> tuple[float, Any]:
         """One training pass over a chunk; adds the gradients to those of the modules.
@@ -222,31 +228,23 @@ class CharacterModel:
         state
             For the next chunk.  No gradient flows back through it.
         """
-        y, state = self.layer(x, state)
-        loss, dlogits = softmax_cross_entropy(self.output(y), targets)
-        self.layer.backward(self.output.backward(dlogits))
-        return loss, state
+        return full_bptt(self.model, x, targets, softmax_cross_entropy, state=state)
 
     def bits_per_character(self, tokens: NDArray[Any], batch: int = 32, steps: int = 256) -> float:
         """Mean cross entropy over a token sequence, at least 2, in at most `batch` streams from a zero state.
 
-        The layer must be in eval mode.  Unknown characters count as one symbol.
+        Unknown characters count as one symbol.
         """
-        total, count, state = 0.0, 0, None
-        for x, targets in chunks(tokens, streams(tokens, batch, steps), steps):
-            y, state = self.layer(x, state)
-            loss, _ = softmax_cross_entropy(self.output(y), targets)
-            total += loss * x.size
-            count += x.size
-        return total / count / math.log(2)
+        parts = chunks(tokens, streams(tokens, batch, steps), steps)
+        return mean_loss(self.model, parts, softmax_cross_entropy, carry_state=True) / math.log(2)
 
     def generate(
         self, prompt: str, length: int, *, temperature: float = 1.0, seed: int | None = None
     ) -> Iterator[str]:
         """Read the prompt, then yield `length` characters, each drawn given all before it.
 
-        The layer must be in eval mode; it advances one `stream` step by step.  Characters are drawn from
-        softmax(logits / temperature), the unknown one never.
+        The layer must be in eval mode; it advances one `stream` step by step.  Characters are drawn as by
+        `sampling.generate`, the unknown one never.
 
         Parameters
         ----------
@@ -261,27 +259,9 @@ class CharacterModel:
         """
         if not prompt:
             raise ValueError("prompt is empty; expected at least one character to start from")
-        if not temperature >= 0:
-            raise ValueError(f"temperature is {temperature}; expected 0 or more")
-        return self._generate(
-            self.vocabulary.encode(prompt), length, temperature, np.random.default_rng(seed)
-        )
-
-    def _generate(
-        self, prompt: Tokens, length: int, temperature: float, rng: np.random.Generator
-    ) -> Iterator[str]:
-        stream = self.layer.stream(batch=1)
-        token = np.empty(1, np.int64)
-        for token[0] in prompt:
-            y = stream.step(token)
-        for _ in range(length):
-            logits = self.output(y)[0, 1:].astype(np.float64)
-            if temperature > 0:
-                # Adding Gumbel noise and taking the largest draws from the softmax.
-                logits = logits / temperature + rng.gumbel(size=logits.size)
-            token[0] = 1 + np.argmax(logits)
-            yield self.vocabulary.characters[token[0] - 1]
-            y = stream.step(token)
+        tokens = self.vocabulary.encode(prompt)
+        steps = generate_steps(self.model, tokens, length, temperature=temperature, exclude=[0], seed=seed)
+        return (self.vocabulary.characters[token - 1] for (token,) in steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, vocabulary and configuration to one safetensors file.

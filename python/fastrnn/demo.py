@@ -1,20 +1,18 @@
 """``python -m fastrnn train``: train a character model before the user's eyes, then use it.
 
-The loop is an ordinary one (chunk, loss, gradients, clip, optimizer step); the rest is what a person
-wants to see: a progress bar, samples, a loss curve, and how fast the kernels are.
+The loop is `training.fit`; the rest is what a person wants to see: samples on the way, a loss curve, and how
+fast the kernels are.
 """
 
 from __future__ import annotations
 
 import math
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from . import get_num_threads, reference
 from .charmodel import CELLS, CellName, CharacterModel, Tokens, chunks, streams
 from .corpus import Corpus
 from .layouts import Spec
-from .training import Adam, clip_by_global_norm, cosine_learning_rate
+from .training import Adam, History, cosine_learning_rate, fit, softmax_cross_entropy
 
 __all__ = ["Options", "run", "throughput"]
 
@@ -34,8 +32,8 @@ EVALUATIONS = 16
 SAMPLE_EVERY = 4
 """Evaluations from one sample shown on the way to the next."""
 
-ABSURD_BITS = 100.0
-"""Bits per character from which on a training has diverged: an even guess among all of Unicode takes 21."""
+EXPLODED = 15.0
+"""Times the loss of the untrained model, some 6 bits per character, from which on a training has diverged."""
 
 QUICK_CHARACTERS = 100_000
 """Held-out characters that the curve is measured on; the final figure uses up to ten times as many."""
@@ -54,24 +52,6 @@ class Options:
     prompt: str
     temperature: float
     seed: int
-
-
-@dataclass
-class History:
-    """The curves: (characters read, bits per character)."""
-
-    training: list[tuple[int, float]] = field(default_factory=list)
-    """One point a step."""
-    held_out: list[tuple[int, float]] = field(default_factory=list)
-
-    @property
-    def characters(self) -> int:
-        """Read so far."""
-        return self.training[-1][0] if self.training else 0
-
-    def recent(self, steps: int = 50) -> float:
-        """Mean of the last steps of training."""
-        return float(np.mean([bits for _, bits in self.training[-steps:]]))
 
 
 class Limit:
@@ -133,21 +113,27 @@ def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path
     print(f"text    {place}\n        {amount}; {len(vocabulary)} different")
     print(f"model   {model.layer!r} + {model.output!r}, {size:,} parameters")
     print(f"threads {get_num_threads()}; stop early with Ctrl-C, the model is saved then too\n", flush=True)
-    history = History()
-    with interruptible() as stop:
-        try:
-            train(model, train_tokens, held_out[:QUICK_CHARACTERS], options, history, stop)
-        except FloatingPointError:
-            raise  # these parameters are of no use: a model saved earlier stays
-        except BaseException:
-            model.save(path)
-            raise
+    try:
+        history = train(model, train_tokens, held_out[:QUICK_CHARACTERS], options)
+    except FloatingPointError:
+        raise  # these parameters are of no use: a model saved earlier stays
+    except BaseException:
         model.save(path)
-        if history.training:
-            plot(history, path.with_name("loss.png"))
-    ending = "interrupted after" if stop() else "done,"
-    print(f"\n{ending} {len(history.training):,} steps; model saved as {path}, curves as loss.png beside it")
-    return not stop()
+        raise
+    model.save(path)
+    if history.steps:
+        picture = history.draw(
+            unit=math.log(2),
+            over_positions=True,
+            xlabel="characters read (millions)",
+            ylabel="bits per character",
+            title="Next-character loss",
+        )
+        picture.savefig(path.with_name("loss.png"), dpi=150)
+    interrupted = history.ending == "interrupted"
+    ending = "interrupted after" if interrupted else "done,"
+    print(f"\n{ending} {history.steps:,} steps; model saved as {path}, curves as loss.png beside it")
+    return not interrupted
 
 
 def write(model: CharacterModel, prompt: str, length: int, temperature: float, seed: int | None) -> float:
@@ -162,120 +148,61 @@ def write(model: CharacterModel, prompt: str, length: int, temperature: float, s
     return length / seconds
 
 
-def train(
-    model: CharacterModel,
-    tokens: Tokens,
-    held_out: Tokens,
-    options: Options,
-    history: History,
-    stop: Callable[[], bool],
-) -> None:
-    """Train until the limit is reached or stop() is true, reporting on the way."""
+def train(model: CharacterModel, tokens: Tokens, held_out: Tokens, options: Options) -> History:
+    """Train until the limit is reached or Ctrl-C is pressed, with samples on the way."""
     from tqdm import tqdm
 
     batch = streams(tokens, options.batch, options.chunk)
-    modules = [model.layer, model.output]
-    optimizer = Adam(modules)
     limit = Limit(options.minutes, options.steps)
-    seconds = 0.0
-    state: Any = None
-    with tqdm(
-        total=100.0,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        mininterval=0.2 if sys.stderr.isatty() else 5,
-        dynamic_ncols=True,
-    ) as bar:
-        for x, targets, first in epochs(tokens, batch, options.chunk):
-            step = len(history.training)
-            progress = limit.progress(step)
-            bar.update(100 * progress - bar.n)
-            due = len(history.held_out)
-            if due <= EVALUATIONS * progress:
-                model.layer.eval()
-                history.held_out.append((history.characters, sane(model.bits_per_character(held_out))))
-                if due % SAMPLE_EVERY == 0 and 0 < due < EVALUATIONS:
-                    bar.write(sample(model, history, options))
-                model.layer.train()
-            if progress >= 1 or stop():
-                break
-            started = time.perf_counter()
-            optimizer.learning_rate = cosine_learning_rate(
-                progress, options.learning_rate, final=0.05 * options.learning_rate, warmup=0.02
-            )
-            optimizer.zero_grad()
-            loss, state = model.loss_and_gradients(x, targets, None if first else state)
-            bits = sane(loss / math.log(2))
-            clip_by_global_norm(modules, 1.0)
-            optimizer.step()
-            seconds += time.perf_counter() - started
-            history.training.append((history.characters + x.size, bits))
-            bar.set_postfix_str(
-                f"loss {loss:.3f}, {history.recent():.3f} bits/char, "
-                f"{history.characters / seconds:,.0f} char/s",
-                refresh=False,
-            )
+    steps = evaluations = 0
+
+    def count(step: int, _: Any) -> None:
+        nonlocal steps
+        steps = step
+
+    def evaluate(_: Any) -> float:
+        nonlocal evaluations
+        bits = model.bits_per_character(held_out)
+        if evaluations % SAMPLE_EVERY == 0 and 0 < evaluations < EVALUATIONS:
+            tqdm.write(f"\nafter {steps:,} steps, held out {bits:.3f} bits/char:\n{sample(model, options)}\n")
+        evaluations += 1
+        return bits * math.log(2)
+
+    def rate(step: int) -> float:
+        peak = options.learning_rate
+        return cosine_learning_rate(limit.progress(step), peak, final=0.05 * peak, warmup=0.02)
+
+    return fit(
+        model.model,
+        lambda epoch: chunks(tokens, batch, options.chunk),
+        loss=softmax_cross_entropy,
+        optimizer=Adam([model.model]),
+        limit=limit.progress,
+        learning_rate=rate,
+        clip=1.0,
+        carry_state=True,
+        evaluate=evaluate,
+        evaluate_every=1 / EVALUATIONS,
+        explode=EXPLODED,
+        progress=speed,
+        callbacks=[count],
+    )
 
 
-def sane(bits: float) -> float:
-    """Return the bits per character; FloatingPointError if they show that the training diverged."""
-    if not bits <= ABSURD_BITS:
-        raise FloatingPointError(f"the loss is {bits:.3g} bits per character")
-    return bits
+def speed(history: History) -> str:
+    """Say, behind the bar, what the loss is and how fast it goes."""
+    return (
+        f"loss {history.losses[-1]:.3f}, {history.recent() / math.log(2):.3f} bits/char, "
+        f"{history.positions[-1] / history.seconds:,.0f} char/s"
+    )
 
 
-def epochs(tokens: Tokens, batch: int, steps: int) -> Iterator[tuple[Tokens, Tokens, bool]]:
-    """Endlessly the chunks of a text, and whether a chunk is the first of a pass (zero state)."""
-    while True:
-        for index, (x, targets) in enumerate(chunks(tokens, batch, steps)):
-            yield x, targets, index == 0
-
-
-def sample(model: CharacterModel, history: History, options: Options, length: int = 240) -> str:
-    """Write a little text, indented, below the latest held-out figure."""
-    _, bits = history.held_out[-1]
+def sample(model: CharacterModel, options: Options, length: int = 240) -> str:
+    """Write a little text, indented."""
     text = options.prompt + "".join(
         model.generate(options.prompt, length, temperature=options.temperature, seed=options.seed)
     )
-    lines = "\n".join("    " + line for line in text.splitlines()[:12])
-    return f"\nafter {len(history.training):,} steps, held out {bits:.3f} bits/char:\n{lines}\n"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that a training step is never cut in half.
-
-    A second Ctrl-C interrupts at once, as usual.
-    """
-    stopped = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def plot(history: History, path: Path) -> None:
-    """Draw both curves over the characters read."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    width = max(1, len(history.training) // 200)
-    bins = [history.training[i : i + width] for i in range(0, len(history.training), width)]
-    curves = [("training", "-", [np.mean(b, axis=0) for b in bins]), ("held out", "o-", history.held_out)]
-    for label, style, points in curves:
-        characters, bits = np.array(points).T
-        axes.plot(characters / 1e6, bits, style, label=label)
-    axes.set(xlabel="characters read (millions)", ylabel="bits per character", title="Next-character loss")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    return "\n".join("    " + line for line in text.splitlines()[:12])
 
 
 def throughput(model: CharacterModel, batch: int, steps: int) -> str:

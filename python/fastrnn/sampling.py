@@ -80,40 +80,66 @@ def distribution(
     >>> distribution(logits, temperature=0)
     array([1., 0., 0., 0.])
     """
-    temperature = number("temperature", temperature, NOT_NEGATIVE)
-    top_k = None if top_k is None else integer("top_k", top_k, 1)
-    if top_p is not None and number("top_p", top_p, PROBABILITY) == 0:
-        raise ValueError("top_p is 0; expected a number greater than 0 and at most 1")
-    shifted = _below_largest(logits, exclude)
-    size = shifted.shape[-1]
-
-    # Ranks rather than thresholds: of equals exactly as many stay as are asked for.
-    order = np.argsort(-shifted, axis=-1, kind="stable")
-    if temperature == 0:
-        top_k = 1
-    else:
-        with np.errstate(over="ignore"):
-            shifted /= temperature
-    p: Floats = np.exp(shifted)
-    if top_k is not None and top_k < size:
-        np.put_along_axis(p, order[..., top_k:], 0.0, axis=-1)
-    p /= p.sum(axis=-1, keepdims=True)
-    if top_p is not None and top_p < 1:
-        falling = np.take_along_axis(p, order, axis=-1)
-        before = np.cumsum(falling, axis=-1) - falling
-        np.put_along_axis(p, order, np.where(before < top_p, falling, 0.0), axis=-1)
-        p /= p.sum(axis=-1, keepdims=True)
-    return p
+    weights = _Draw(temperature, top_k, top_p, exclude).weights(logits)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
 
 
-def _below_largest(logits: Any, exclude: Collection[int]) -> Floats:
+class _Draw:
+    """How tokens are drawn, checked once for many draws."""
+
+    def __init__(self, temperature: Any, top_k: Any, top_p: Any, exclude: Collection[int]) -> None:
+        self._temperature = number("temperature", temperature, NOT_NEGATIVE)
+        self._top_k = None if top_k is None else integer("top_k", top_k, 1)
+        self._top_p = None if top_p is None else number("top_p", top_p, PROBABILITY)
+        if self._top_p == 0:
+            raise ValueError("top_p is 0; expected a number greater than 0 and at most 1")
+        if self._temperature == 0:
+            self._top_k = 1
+        self._excluded = _excluded(exclude)
+
+    def weights(self, logits: Any) -> Floats:
+        """Return what the probabilities (..., V) are proportional to."""
+        shifted = _below_largest(logits, self._excluded)
+        if self._temperature > 0:
+            with np.errstate(over="ignore"):
+                shifted /= self._temperature
+        weights: Floats = np.exp(shifted)
+        if self._top_k is None and self._top_p is None:
+            return weights
+        # Ranks rather than thresholds: of equals exactly as many stay as are asked for.
+        order = np.argsort(-shifted, axis=-1, kind="stable")
+        if self._top_k is not None:
+            np.put_along_axis(weights, order[..., self._top_k :], 0.0, axis=-1)
+        if self._top_p is not None:
+            falling = np.take_along_axis(weights, order, axis=-1)
+            falling /= falling.sum(axis=-1, keepdims=True)
+            before = np.cumsum(falling, axis=-1) - falling
+            np.put_along_axis(weights, order, np.where(before < self._top_p, falling, 0.0), axis=-1)
+        return weights
+
+    def tokens(self, logits: Any, uniform: Floats) -> Tokens:
+        """Draw for each row of logits (B, V), where `uniform` (B,), 0 <= u < 1, meets the summed weights."""
+        summed = np.cumsum(self.weights(logits), axis=-1)
+        # u < 1, so the product is below the whole sum, and a token without weight is never met.
+        tokens: Tokens = np.sum(summed <= (uniform * summed[:, -1])[:, None], axis=-1)
+        return tokens
+
+
+def _excluded(exclude: Collection[int]) -> list[int]:
+    return sorted({integer("a token in exclude", token, 0) for token in exclude})
+
+
+def _below_largest(logits: Any, excluded: list[int]) -> Floats:
     """Return logits less the largest of their row, which changes no softmax; excluded ones are -infinity."""
     shifted: Floats = np.array(logits, np.float64)
-    size = shifted.shape[-1]
-    excluded = sorted({integer("a token in exclude", token, 0, size - 1) for token in exclude})
-    if len(excluded) == size:
-        raise ValueError(f"exclude has all {size} tokens; expected one to be left")
-    shifted[..., excluded] = -np.inf
+    if excluded:
+        size = shifted.shape[-1]
+        if excluded[-1] >= size:
+            raise ValueError(f"a token in exclude is {excluded[-1]}; expected less than {size}")
+        if len(excluded) == size:
+            raise ValueError(f"exclude has all {size} tokens; expected one to be left")
+        shifted[..., excluded] = -np.inf
     largest = shifted.max(axis=-1, keepdims=True)
     if not np.isfinite(largest).all():
         raise FloatingPointError("the largest logit of a row is NaN or infinite: it has no softmax")
@@ -121,12 +147,9 @@ def _below_largest(logits: Any, exclude: Collection[int]) -> Floats:
     return shifted
 
 
-def draw(logits: Any, uniform: Floats, **options: Any) -> Tokens:
-    """Draw a token for each row of logits (B, V), where `uniform` (B,), 0 <= u < 1, meets the summed p."""
-    summed = np.cumsum(distribution(logits, **options), axis=-1)
-    # u < 1, so the product is below the whole sum, and a token without probability is never met.
-    tokens: Tokens = np.sum(summed <= (uniform * summed[:, -1])[:, None], axis=-1)
-    return tokens
+def draw(logits: Any, uniform: Floats, temperature: float) -> Tokens:
+    """Draw a token for each row of logits (B, V), with these uniform numbers (B,)."""
+    return _Draw(temperature, None, None, ()).tokens(logits, uniform)
 
 
 def as_stream(source: Any, batch: int) -> Any:
@@ -153,7 +176,7 @@ def generate_steps(
 ) -> Iterator[Tokens]:
     """Yield what `generate` returns as it comes: the next tokens (B,), -1 in rows that have stopped.
 
-    Arguments and errors are those of `generate`; they are checked at the first step.
+    Arguments and errors are those of `generate`.
 
     Examples
     --------
@@ -164,14 +187,18 @@ def generate_steps(
     >>> len(list(generate_steps(model, [1, 2], 4, seed=0)))
     4
     """
-    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "exclude": exclude}
+    how = _Draw(temperature, top_k, top_p, exclude)
     length = integer("length", length, 0)
     prompt = _prompt(prompt, batch, source)
+    stops, key = _stop_tokens(stop), _key(seed)
+    return _steps(as_stream(source, prompt.shape[1]), prompt, length, how, stops, key)
+
+
+def _steps(
+    stream: Any, prompt: Tokens, length: int, how: _Draw, stops: list[int], key: int
+) -> Iterator[Tokens]:
     rows = prompt.shape[1]
-    stream = as_stream(source, rows)
-    stops = _stop_tokens(stop)
     # A generator for each row: its draws do not depend on how many others there are.
-    key = _key(seed)
     generators = [np.random.default_rng([key, row]) for row in range(rows)]
     for tokens in prompt:
         o = stream.step(tokens)
@@ -179,10 +206,11 @@ def generate_steps(
     for t in range(length):
         if t % BLOCK == 0:
             uniform = np.array([generator.random(BLOCK) for generator in generators])
-        tokens = draw(np.asarray(o), uniform[:, t % BLOCK], **options)
-        live &= ~np.isin(tokens, stops)
-        if not live.any():
-            return
+        tokens = how.tokens(np.asarray(o), uniform[:, t % BLOCK])
+        if stops:
+            live &= ~np.isin(tokens, stops)
+            if not live.any():
+                return
         yield np.where(live, tokens, -1)
         if t + 1 < length:
             o = stream.step(tokens)
@@ -375,7 +403,7 @@ def beam_search(
     alpha = number("length_penalty", length_penalty, NOT_NEGATIVE)
     if np.ndim(prompt) != 1:
         raise ValueError(f"prompt has shape {np.shape(prompt)}; expected (T,)")
-    read, stops = _prompt(prompt, beams, source), _stop_tokens(stop)
+    read, stops, excluded = _prompt(prompt, beams, source), _stop_tokens(stop), _excluded(exclude)
     stream = as_stream(source, beams)
     for tokens in read:
         o = np.asarray(stream.step(tokens))
@@ -389,7 +417,7 @@ def beam_search(
     written = np.empty((beams, 0), np.int64)
     ended: list[Hypothesis] = []
     for count in range(1, length + 1):
-        following = _below_largest(o, exclude)
+        following = _below_largest(o, excluded)
         following += totals[:, None] - np.log(np.sum(np.exp(following), axis=-1, keepdims=True))
         for token in stops:
             for row in np.flatnonzero(following[:, token] > -np.inf):

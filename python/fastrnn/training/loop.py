@@ -399,18 +399,19 @@ class _Training:
     def run(self, log_path: AnyPath | None, progress: bool | Callable[[History], str]) -> None:
         """Train to the end."""
         with ExitStack() as stack:
+            interrupted = stack.enter_context(interruptible())
             log = None if log_path is None else stack.enter_context(Log(log_path, self.history))
             bar = stack.enter_context(_Bar(progress)) if progress else None
-            interrupted = stack.enter_context(interruptible())
-            self.saved = self._due(self.checkpoint_every, self._part_done())
+            self.saved = self._due(self.checkpoint_every, 0.0)
             while True:
-                part = self._part_done()
+                limit = 0.0 if self.limit is None else self.limit(self.history.steps)
+                part = self._part_done(limit)
                 if bar is not None:
                     bar.show(part, self.history)
                 self._evaluate_if_due(part)
                 if log is not None:
                     log.catch_up()
-                ending = "interrupted" if interrupted() else self._ending()
+                ending = "interrupted" if interrupted() else self._ending(limit)
                 if ending:
                     break
                 self._save_if_due(part)
@@ -424,27 +425,25 @@ class _Training:
 
     # -------------------------------------------------------------------------------- how far it is
 
-    def _part_done(self) -> float:
-        """Return the done part of the training, 0 to 1."""
-        parts = [0.0]
+    def _part_done(self, limit: float) -> float:
+        """Return the done part of the training, 0 to 1; `limit` is what the function of that name says."""
+        parts = [limit]
         if self.steps is not None:
             parts.append(self.history.steps / self.steps)
         if self.epochs is not None:
             batches = len(self.data) if isinstance(self.data, Sized) else 0
             within = min(1.0, self.at.batch / batches) if batches else 0.0
             parts.append((self.at.epoch + within) / self.epochs)
-        if self.limit is not None:
-            parts.append(self.limit(self.history.steps))
         return min(1.0, max(parts))
 
-    def _ending(self) -> str:
+    def _ending(self, limit: float) -> str:
         """Say why the training ends now; nothing if it goes on."""
         endings = {
             "early stop": self.patience is not None and self.at.waited >= self.patience,
             "callback": self.ended_by_callback,
             "epochs": self.epochs is not None and self.at.epoch >= self.epochs,
             "steps": self.steps is not None and self.history.steps >= self.steps,
-            "limit": self.limit is not None and self.limit(self.history.steps) >= 1,
+            "limit": limit >= 1,
         }
         return next((name for name, reached in endings.items() if reached), "")
 
@@ -465,7 +464,7 @@ class _Training:
             with evaluating(self.model):
                 value = float(self.evaluate(self.model))
         if self._is_bad(value):
-            raise FloatingPointError(f"{self._place()}: the evaluation's loss is {value:.3g}")
+            raise FloatingPointError(f"after step {self.history.steps}: the evaluation's loss is {value:.3g}")
         best = not self.history.evaluations or value < self.history.best[1]
         self.history.evaluations.append((self.history.steps, value))
         self.at.waited = 0 if best else self.at.waited + 1

@@ -134,7 +134,7 @@ def _feed_back(
         o = np.asarray(stream.step(inputs[t]))
         own = rng.random(inputs.shape[1]) >= epsilon
         if is_integer(inputs):
-            o = draw(o, rng.random(len(o)), temperature=temperature)
+            o = draw(o, rng.random(len(o)), temperature)
         elif o.shape != inputs[t].shape:
             raise ValueError(f"outputs have shape {o.shape}; expected {inputs[t].shape} as of the targets")
         inputs[t + 1, own] = o[own]
