@@ -84,7 +84,7 @@ class HiddenPicture:
                     fontsize=7.5,
                     parse_math=False,
                 )
-        largest = float(np.abs(values[:, chosen]).max())
+        largest = float(np.abs(values[:, chosen]).max()) or 1.0
         image = axes.imshow(picture, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.65, aspect="auto")
         figure.colorbar(image, ax=axes, label=name, pad=0.01, shrink=min(1.0, 2.5 / figure.get_figheight()))
         middles = [i * (rows + 1) + (rows - 1) / 2 for i in range(len(chosen))]
