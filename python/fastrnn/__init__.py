@@ -23,7 +23,7 @@ from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
 
 if TYPE_CHECKING:
-    from . import diagnostics, models, reference, sampling, training
+    from . import diagnostics, models, onnx, reference, sampling, training
 
 __version__: str = _core.build_info()["version"]
 
@@ -43,6 +43,7 @@ __all__ = [
     "info",
     "load",
     "models",
+    "onnx",
     "reference",
     "sampling",
     "set_float32_products",
@@ -53,7 +54,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
-    if name in ("diagnostics", "models", "reference", "sampling", "training"):
+    if name in ("diagnostics", "models", "onnx", "reference", "sampling", "training"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
