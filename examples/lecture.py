@@ -39,10 +39,10 @@ def save(figure: Figure, folder: Path, script: str) -> None:
     print(f"picture: {path}")
 
 
-def training_step(model: Any, optimizer: Any, x: Any, targets: Any, mask: Any = None) -> float:
+def training_step(model: Any, optimizer: Any, x: Any, targets: Any) -> float:
     """One update by the cross entropy of the model's outputs; returns the loss before it."""
     o, _ = model(x)
-    loss, do = softmax_cross_entropy(o, targets, mask)
+    loss, do = softmax_cross_entropy(o, targets)
     model.zero_grad()
     model.backward(do)
     clip_by_global_norm([model], 1.0)

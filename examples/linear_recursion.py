@@ -16,6 +16,7 @@ from typing import Any
 
 import fastrnn
 import numpy as np
+from fastrnn.diagnostics import recurrent_spectrum
 from lecture import COLOURS, panels, parser, save
 
 STEPS = 60
@@ -49,18 +50,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     growth, expected, periods, finals = {}, {}, {}, {}
     figure, axes = panels(6, "Recurrences with no input", rows=2, height=3.2)
     for colour, (name, W) in zip(COLOURS, MATRICES.items(), strict=False):
-        eigenvalues = np.linalg.eigvals(W)
+        spectrum = recurrent_spectrum(W).matrices["W"]
         h = recursion(W, np.eye(2))  # column j of W^t is where the unit start j is after t steps
         size = np.linalg.norm(h, ord=2, axis=(1, 2))
         growth[name] = (size[-1] / size[-21]) ** (1 / 20)
-        expected[name] = abs(eigenvalues).max()
-        print(f"eigenvalues {name:16} |W^t| grows by {growth[name]:.4f}, |lambda| is {expected[name]:.4f}")
+        expected[name] = spectrum.radius
+        print(
+            f"eigenvalues {name:16} {spectrum.verdict}: |W^t| grows by {growth[name]:.4f}, |lambda|", end=" "
+        )
+        print(f"is {expected[name]:.4f}")
         axes[0].semilogy(size, color=colour, label=name)
         axes[0].semilogy(expected[name] ** np.arange(STEPS + 1.0), ":", color=colour)
-        if eigenvalues.imag.any():
+        if spectrum.eigenvalues.imag.any():
             unit = h[:, 0, 0] / expected[name] ** np.arange(STEPS + 1)  # without its growth
             falls = np.flatnonzero((unit[:-1] > 0) & (unit[1:] <= 0))
-            periods[name] = (np.diff(falls).mean(), 2 * np.pi / abs(np.angle(eigenvalues[0])))
+            periods[name] = (np.diff(falls).mean(), spectrum.period)
             print(f"    turns with period {periods[name][0]:.1f}, 2 pi / theta is {periods[name][1]:.1f}")
             axes[1].plot(h[:, 0, 0], color=colour, label=name)
     axes[0].set(title="|W^t| (lines) and |λmax|^t (dots)", xlabel="t")

@@ -17,9 +17,10 @@ from typing import Any
 
 import fastrnn
 import numpy as np
-from fastrnn.models import ManyToMany
-from fastrnn.training import Adam
-from lecture import COLOURS, panels, parser, save, training_step
+from fastrnn.diagnostics import gradient_reach
+from fastrnn.models import ManyToOne
+from fastrnn.training import Adam, fit, softmax_cross_entropy
+from lecture import COLOURS, panels, parser, save
 
 H = 16
 GAPS = (10, 50, 100, 200)
@@ -46,40 +47,31 @@ def remember_for(layer: Any, gap: int, rng: np.random.Generator) -> None:
         bias[1] = log_u
 
 
-def network(cell: type, gap: int, seed: int) -> ManyToMany:
+def network(cell: type, gap: int, seed: int) -> ManyToOne:
     layer = cell(SYMBOLS, H, seed=seed)
     remember_for(layer, gap, np.random.default_rng(seed))
-    return ManyToMany(layer, 2, seed=seed + 1)
+    return ManyToOne(layer, 2, seed=seed + 1)
 
 
-def train(model: ManyToMany, gap: int, steps: int, seed: int) -> list[float]:
+def train(model: ManyToOne, gap: int, steps: int, seed: int) -> list[float]:
     """Returns the loss of every update."""
     rng = np.random.default_rng(seed)
-    optimizer = Adam([model], learning_rate=0.003)
-    last = np.zeros((gap + 2, 32), bool)
-    last[-1] = True
-    losses = []
-    for _ in range(steps):
-        x, mark = sequences(rng, gap, 32)
-        losses.append(training_step(model, optimizer, x, np.broadcast_to(mark, x.shape), mask=last))
-    return losses
+    batches = [sequences(rng, gap, 32) for _ in range(steps)]
+    optimizer = Adam([model], 0.003)
+    return fit(model, batches, loss=softmax_cross_entropy, optimizer=optimizer, epochs=1, clip=1.0).losses
 
 
-def accuracy(model: ManyToMany, gap: int) -> float:
+def accuracy(model: ManyToOne, gap: int) -> float:
     """Fraction of 1000 new sequences answered rightly."""
     x, mark = sequences(np.random.default_rng(12345), gap, 1000)
     o, _ = model.eval()(x)
-    return float((o[-1].argmax(axis=-1) == mark).mean())
+    return float((o.argmax(axis=-1) == mark).mean())
 
 
-def reach(model: ManyToMany, gap: int) -> Any:
-    """|dL/dx_t| for every step before the last, latest first, relative to the last."""
+def reach(model: ManyToOne, gap: int) -> Any:
+    """|dL/dh_t| at every step, the last one first, relative to it."""
     x, _ = sequences(np.random.default_rng(1), gap, 32)
-    o, _ = model(np.eye(SYMBOLS, dtype="float32")[x])
-    do = np.zeros_like(o)
-    do[-1, :, 0] = 1
-    dx, _ = model.backward(do)
-    norms = np.linalg.norm(dx, axis=(1, 2))[::-1]
+    norms = gradient_reach(model, x).total[::-1]
     return norms / norms[0]
 
 
@@ -97,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         name = {"RNN": "Elman"}.get(cell.__name__, cell.__name__)
         axes[0].semilogy(reach(network(cell, gaps[-1], seed=0), gaps[-1]), color=colour, label=name)
         for gap in gaps:
-            answers = []
+            answers, losses = [], []
             for seed in SEEDS:
                 model = network(cell, gap, seed)
                 losses = train(model, gap, steps, seed)
@@ -108,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         axes[2].plot(range(len(gaps)), [np.mean(right[name, gap]) for gap in gaps], color=colour, label=name)
         for seed in SEEDS:
             axes[2].plot(range(len(gaps)), [right[name, gap][seed] for gap in gaps], "o", color=colour)
-    axes[0].set(title="untrained: how far the gradient reaches", xlabel="steps back", ylabel="|dL/dx|")
+    axes[0].set(title="untrained: how far the gradient reaches", xlabel="steps back", ylabel="|dL/dh|")
     axes[0].set_ylim(1e-12, 10)
     axes[1].axhline(np.log(2), color="0.6", ls="--", lw=0.8)
     axes[1].set(title=f"training with {gaps[-1]} steps between", xlabel="update", ylabel="loss")
