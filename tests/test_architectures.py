@@ -552,6 +552,96 @@ def test_encoder_decoder_equals_torch(rng, dtype):
         assert_close(own, grad, n_products=n, scale=size(*gradients))
 
 
+def torch_layer(layer):
+    from torch_oracle import make_layer
+
+    return make_layer(layer._spec, {name: p.copy() for name, p in layer.parameters.items()})
+
+
+def torch_parameters(torch, model):
+    return {name: torch.from_numpy(p.copy()).requires_grad_() for name, p in model.parameters.items()}
+
+
+def test_many_to_one_equals_torch_packed(rng):
+    torch = pytest.importorskip("torch")
+    layer = lstm(num_layers=2, bidirectional=True)
+    model, peer = ManyToOne(layer, Y, seed=1), torch_layer(layer)
+    x, do, lengths = rng.standard_normal((T, B, X)), rng.standard_normal((B, Y)), np.array([3, T, 1, 4])
+    x_peer = torch.from_numpy(x).requires_grad_()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x_peer, torch.from_numpy(lengths), enforce_sorted=False)
+    _, (h_n, _) = peer(packed)
+    V, c = (torch.from_numpy(p) for p in model.readout.parameters.values())
+    o_peer = torch.cat([h_n[-2], h_n[-1]], dim=1) @ V.T + c
+    (o_peer * torch.from_numpy(do)).sum().backward()
+    o, _ = model(x, lengths=lengths)
+    dx, _ = model.backward(do)
+    n = 5 * 2 * T * (2 * H + H + 1) + T * B
+    assert_close(o, o_peer.detach().numpy(), n_products=n)
+    assert_close(dx, x_peer.grad.numpy(), n_products=n)
+    gradients = {name: p.grad.numpy() for name, p in peer.named_parameters()}
+    for name, own in layer.gradients.items():
+        assert_close(own, gradients[name], n_products=n, scale=size(*gradients.values()))
+
+
+def test_a_time_delay_is_a_convolution_of_torch(rng):
+    torch = pytest.importorskip("torch")
+    model, K = TimeDelay(X, H, Y, 2, seed=0, **F64), 2
+    x, do = rng.standard_normal((T, B, X)), rng.standard_normal((T, B, Y))
+    p, x_peer = torch_parameters(torch, model), torch.from_numpy(x).requires_grad_()
+    kernel = p["input.weight"].reshape(H, K + 1, X).flip(1).permute(0, 2, 1)
+    padded = torch.nn.functional.pad(x_peer.permute(1, 2, 0), (K, 0))
+    h = torch.tanh(torch.nn.functional.conv1d(padded, kernel, p["input.bias"])).permute(2, 0, 1)
+    o_peer = h @ p["readout.weight"].T + p["readout.bias"]
+    (o_peer * torch.from_numpy(do)).sum().backward()
+    o, _ = model(x)
+    dx, _ = model.backward(do)
+    n = 3 * X + H + Y + T * B
+    assert_close(o, o_peer.detach().numpy(), n_products=n)
+    assert_close(dx, x_peer.grad.numpy(), n_products=n)
+    for own, peer in zip(model.gradients.values(), p.values(), strict=True):
+        assert_close(own, peer.grad.numpy(), n_products=n)
+
+
+def test_output_feedback_equals_torch(rng):
+    torch = pytest.importorskip("torch")
+    model = OutputFeedback(X, H, Y, output="softmax", seed=0, **F64)
+    x, do = rng.standard_normal((T, B, X)), rng.standard_normal((T, B, Y))
+    p, x_peer = torch_parameters(torch, model), torch.from_numpy(x).requires_grad_()
+    fed, outputs = torch.zeros(B, Y, dtype=torch.float64), []
+    for x_t in x_peer:
+        a = x_t @ p["input.weight"].T + p["input.bias"] + fed @ p["feedback.weight"].T
+        outputs.append(torch.tanh(a) @ p["readout.weight"].T + p["readout.bias"])
+        fed = torch.softmax(outputs[-1], dim=1)
+    o_peer = torch.stack(outputs)
+    (o_peer * torch.from_numpy(do)).sum().backward()
+    o, _ = model(x)
+    dx, _ = model.backward(do)
+    n = 3 * T * (X + H + Y) + T * B
+    assert_close(o, o_peer.detach().numpy(), n_products=n)
+    assert_close(dx, x_peer.grad.numpy(), n_products=n)
+    for own, peer in zip(model.gradients.values(), p.values(), strict=True):
+        assert_close(own, peer.grad.numpy(), n_products=n)
+
+
+def test_a_sweep_equals_torch(rng):
+    torch = pytest.importorskip("torch")
+    rows, columns = gru(bidirectional=True), lstm(2 * H, 5, bidirectional=True)
+    model, peers = Sweep2D(rows, columns), (torch_layer(rows), torch_layer(columns))
+    x, dy = rng.standard_normal((6, T, B, X)), rng.standard_normal((6, T, B, 10))
+    x_peer = torch.from_numpy(x).requires_grad_()
+    v = torch.stack([peers[0](row)[0] for row in x_peer])
+    y_peer = torch.stack([peers[1](v[:, c])[0] for c in range(T)], dim=1)
+    (y_peer * torch.from_numpy(dy)).sum().backward()
+    y, _ = model(x)
+    dx, _ = model.backward(dy)
+    n = 5 * (T * (X + H + 1) + 6 * (2 * H + 5 + 1)) + 6 * T * B
+    assert_close(y, y_peer.detach().numpy(), n_products=n)
+    assert_close(dx, x_peer.grad.numpy(), n_products=n)
+    gradients = [p.grad.numpy() for peer in peers for p in peer.parameters()]
+    for own, grad in zip(model.gradients.values(), gradients, strict=True):
+        assert_close(own, grad, n_products=n, scale=size(*gradients))
+
+
 def torch_layer_norm_loop(torch, model, x, h, c):
     """Run the cells of `model` in torch; returns y and parameters, which have gradients then."""
     norm = torch.nn.functional.layer_norm
