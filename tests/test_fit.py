@@ -11,6 +11,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.models import ManyToMany
+from fastrnn.sampling import beam_search, generate
 from fastrnn.training import (
     SGD,
     Adam,
@@ -25,7 +26,7 @@ from fastrnn.training import (
     mean_loss,
     softmax_cross_entropy,
 )
-from tolerances import assert_same_bits
+from tolerances import assert_close, assert_same_bits
 
 SYMBOLS, ROWS, STEPS = 4, 20, 9
 TOKENS = np.random.default_rng(0).integers(SYMBOLS, size=(STEPS + 1, ROWS))
@@ -256,6 +257,29 @@ def test_resumed_equals_unbroken_to_the_bit(tmp_path, case, stop):
     same_parameters(other, unbroken)
 
 
+@pytest.mark.parametrize("stop", [0, 3, 5, 8])
+def test_data_that_draws_goes_on_with_its_draws(tmp_path, stop):
+    path = tmp_path / "training.safetensors"
+
+    def drawn(rng, until=10**9):
+        def data(epoch):
+            for _ in range(4):
+                if len(seen) >= until:
+                    signal.raise_signal(signal.SIGINT)
+                seen.append(rng.integers(ROWS, size=5))
+                yield take(seen[-1])
+
+        seen = []
+        return {"data": data, "generator": rng, "epochs": 3}
+
+    unbroken, model, other = (make_model(dropout=0.3) for _ in range(3))
+    expected = train(unbroken, **drawn(np.random.default_rng(1)))
+    train(model, **drawn(np.random.default_rng(1), stop), checkpoint=path)
+    resumed = train(other, **drawn(np.random.default_rng(99)), checkpoint=path, resume=True)
+    assert resumed.losses == expected.losses
+    same_parameters(other, unbroken)
+
+
 def test_resumed_where_the_process_died(tmp_path):
     """The file of the last checkpoint that was due counts, whatever came after it."""
     path = tmp_path / "training.safetensors"
@@ -442,6 +466,29 @@ def test_the_log_has_a_row_for_each_step(tmp_path, suffix):
     assert (tmp_path / f"again.{suffix}").read_text() == text
 
 
+@pytest.mark.cuda
+def test_it_trains_and_resumes_on_a_device(tmp_path):
+    path = tmp_path / "training.safetensors"
+
+    def model(device):
+        return ManyToMany(fastrnn.GRU(SYMBOLS, 8, device=device, seed=0), SYMBOLS, seed=1)
+
+    options = {"accumulate": 3, "clip": 1.0, "evaluate": BATCHES, "patience": 9, "epochs": 2}
+    here, there, resumed = model("cpu"), model("cuda"), model("cuda")
+    expected, found = train(here, **options), train(there, **options)
+    assert_close(np.array(found.losses), np.array(expected.losses), n_products=STEPS * 20 * 8)
+    train(model("cuda"), **options | {"epochs": 1}, checkpoint=path)
+    assert train(resumed, **options, checkpoint=path, resume=True).losses == found.losses
+    for name, parameter in there.parameters.items():
+        assert_same_bits(resumed.parameters[name].numpy(), parameter.numpy(), name)
+    loaded = model("cpu")
+    loaded.load_state_dict({name: parameter.numpy() for name, parameter in there.parameters.items()})
+    samples = [generate(m.eval(), [0], 10, seed=0, batch=3, stop=2) for m in (there, loaded)]
+    assert [tokens.tolist() for tokens in samples[0]] == [tokens.tolist() for tokens in samples[1]]
+    found, expected = (beam_search(m, [0], 5, 3)[0].tokens for m in (there, loaded))
+    assert found.tolist() == expected.tolist()
+
+
 def test_the_log_of_a_resumed_training_is_whole(tmp_path):
     log, path = tmp_path / "log.csv", tmp_path / "training.safetensors"
     train(make_model(), epochs=1, checkpoint=path, log=log)
@@ -552,6 +599,7 @@ def test_it_runs_in_another_thread():
         ({"log": "/nowhere/log.csv"}, FileNotFoundError, "log is '/nowhere/log.csv', in a folder that"),
         ({"explode": 0}, ValueError, "explode is 0; expected a number greater than 0"),
         ({"seed": -1}, ValueError, "seed is -1; expected an integer of at least 0"),
+        ({"generator": np.random.Generator(np.random.MT19937())}, TypeError, "expected one of np.random.def"),
     ],
 )
 def test_bad_arguments(options, error, message):

@@ -62,7 +62,7 @@ MODEL = Kind(
 TRAINING = Kind(
     what="a training",
     key="fastrnn training",
-    entries=("settings", "numbers", "seconds", "state", "calls"),
+    entries=("settings", "numbers", "seconds", "state", "generator", "calls"),
     format=1,
     loader="fit(..., checkpoint=path, resume=True)",
     advice="fit(..., checkpoint=path) makes one that has it",

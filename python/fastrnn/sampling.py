@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import INTEGERS
+from ._backends import on_host
 from .layouts import integer
 from .training._numbers import NOT_NEGATIVE, PROBABILITY, number
 
@@ -191,29 +191,43 @@ def generate_steps(
     length = integer("length", length, 0)
     prompt = _prompt(prompt, batch, source)
     stops, key = _stop_tokens(stop), _key(seed)
-    return _steps(as_stream(source, prompt.shape[1]), prompt, length, how, stops, key)
+    return _steps(source, as_stream(source, prompt.shape[1]), prompt, length, how, stops, key)
 
 
 def _steps(
-    stream: Any, prompt: Tokens, length: int, how: _Draw, stops: list[int], key: int
+    source: Any, stream: Any, prompt: Tokens, length: int, how: _Draw, stops: list[int], key: int
 ) -> Iterator[Tokens]:
-    rows = prompt.shape[1]
     # A generator for each row: its draws do not depend on how many others there are.
-    generators = [np.random.default_rng([key, row]) for row in range(rows)]
+    generators = [np.random.default_rng([key, row]) for row in range(prompt.shape[1])]
+    live = np.ones(prompt.shape[1], bool)
+    rows = np.flatnonzero(live)  # that the stream has
     for tokens in prompt:
         o = stream.step(tokens)
-    live = np.ones(rows, bool)
     for t in range(length):
         if t % BLOCK == 0:
             uniform = np.array([generator.random(BLOCK) for generator in generators])
-        tokens = how.tokens(np.asarray(o), uniform[:, t % BLOCK])
-        if stops:
-            live &= ~np.isin(tokens, stops)
-            if not live.any():
-                return
-        yield np.where(live, tokens, -1)
-        if t + 1 < length:
-            o = stream.step(tokens)
+        tokens = how.tokens(np.asarray(o), uniform[rows, t % BLOCK])
+        live[rows] &= ~np.isin(tokens, stops)
+        if not live.any():
+            return
+        drawn = np.full(len(live), -1)
+        drawn[rows] = np.where(live[rows], tokens, -1)
+        yield drawn
+        if t + 1 == length:
+            return
+        if stream is not source and 2 * np.count_nonzero(live) <= len(rows):
+            kept = np.flatnonzero(live[rows])
+            rows, tokens, state = rows[kept], tokens[kept], _rows_of(stream.state, kept)
+            stream = source.stream(len(rows))
+            stream.state = state
+        o = stream.step(tokens)
+
+
+def _rows_of(state: Any, rows: NDArray[np.int64]) -> Any:
+    """Return the state of some rows, in this order, or of one several times."""
+    from .models._model import map_state
+
+    return map_state(lambda array: np.take(on_host(array), rows, axis=1), state)
 
 
 def generate(
@@ -239,7 +253,8 @@ def generate(
     prompt
         Tokens, at least one: (T,), or (T, B) with one for each row.
     length
-        Tokens to draw at most.
+        Tokens to draw at most.  Rows that have stopped leave the stream, half of it at a time; a given stream
+        they stay in.
     temperature, top_k, top_p, exclude
         As of `distribution`; temperature 0 is greedy.
     stop
@@ -397,8 +412,6 @@ def beam_search(
     >>> bool((beam_search(model, [1, 2], 4, beams=1)[0].tokens == greedy).all())
     True
     """
-    from .models._model import map_state
-
     length, beams = integer("length", length, 1), integer("beams", beams, 1)
     alpha = number("length_penalty", length_penalty, NOT_NEGATIVE)
     if np.ndim(prompt) != 1:
@@ -439,7 +452,7 @@ def beam_search(
             parents, tokens = np.resize(parents, beams), np.resize(tokens, beams)
         written = np.column_stack([written[parents], tokens])
         if count < length:
-            stream.state = map_state(partial(np.take, indices=parents, axis=1), stream.state)
+            stream.state = _rows_of(stream.state, parents)
             o = np.asarray(stream.step(tokens))
     ended += [
         Hypothesis(row, float(total), score(float(total), length), False)
@@ -524,8 +537,6 @@ def forecast(
     >>> found.path.shape, found.samples.shape, found.intervals.shape
     ((5, 1, 1), (100, 5, 1, 1), (2, 5, 1, 1))
     """
-    from .models._model import map_state
-
     steps, samples = integer("steps", steps, 1), integer("samples", samples, 0)
     levels = tuple(number(f"quantiles[{i}]", q, PROBABILITY) for i, q in enumerate(quantiles))
     history = np.asarray(history)
@@ -547,7 +558,7 @@ def forecast(
         nothing = np.empty((0, *path.shape), o.dtype)
         return Forecast(path, nothing, (), nothing)
     runs = model.stream(samples * rows)
-    runs.state = map_state(lambda array: np.tile(array, (1, samples, 1)), start)
+    runs.state = _rows_of(start, np.tile(np.arange(rows), samples))
     drawn = _closed_loop(runs, np.tile(first, (samples, 1)), errors.astype(o.dtype))
     drawn = np.ascontiguousarray(drawn.reshape(steps, samples, rows, size).swapaxes(0, 1))
     return Forecast(path, drawn, levels, np.quantile(drawn, levels, axis=0).astype(o.dtype))

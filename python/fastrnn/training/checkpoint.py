@@ -40,6 +40,8 @@ class Checkpoint:
     """Evaluations since the best one."""
     best: Arrays = field(default_factory=dict)
     """Parameters of the best evaluation, where an early stop is asked for."""
+    generator: dict[str, Any] | None = None
+    """State of what the data is drawn from, at the start of this pass."""
     history: History = field(default_factory=History)
 
     def save(self, path: _files.AnyPath, model: Any, optimizer: Any, settings: Mapping[str, Any]) -> None:
@@ -61,6 +63,7 @@ class Checkpoint:
             "numbers": numbers,
             "seconds": history.seconds,
             "state": structure,
+            "generator": self.generator,
             "calls": {name: leaf.calls for name, leaf in leaves(model) if hasattr(leaf, "calls")},
         }
         _files.write(path, _files.TRAINING, arrays, description)
@@ -102,6 +105,7 @@ def _restore(
         pending=curves["pending"].tolist(),
         state=_put_together(description["state"], _without_prefix("state", arrays)),
         best=_without_prefix("best", arrays),
+        generator=description["generator"],
         history=History(
             losses=curves["losses"].tolist(),
             learning_rates=curves["learning_rates"].tolist(),

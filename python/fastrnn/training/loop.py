@@ -160,6 +160,7 @@ def fit(
     truncate: tuple[int, int] | None = None,
     prepare: Callable[[Any, Batch, int, np.random.Generator], Batch] | None = None,
     seed: int = 0,
+    generator: np.random.Generator | None = None,
     evaluate: Iterable[Batch] | Callable[[Any], float] | None = None,
     evaluate_every: int | float | None = None,
     patience: int | None = None,
@@ -209,6 +210,9 @@ def fit(
         hangs on seed, epoch and batch.
     seed
         Of rng.
+    generator
+        That `data` draws from, if it does: a checkpoint has its state.  Where all hangs on the epoch, as in
+        `Batches`, there is no need of it.
     evaluate
         Validation data, for `mean_loss`, or a function of the model.  None: no evaluation.
     evaluate_every
@@ -287,6 +291,8 @@ def fit(
         require("tqdm", "progress")
     if boolean("resume", resume) and checkpoint is None:
         raise ValueError("resume is True without a checkpoint; expected its path")
+    if generator is not None and not isinstance(generator.bit_generator, np.random.PCG64):
+        raise TypeError(f"generator is {generator!r}; expected one of np.random.default_rng")
     if patience is not None and evaluate is None:
         raise ValueError(f"patience is {patience} without evaluate; expected validation data")
     training = _Training(
@@ -305,6 +311,7 @@ def fit(
         truncate=_truncation(truncate),
         prepare=prepare,
         seed=integer("seed", seed, 0),
+        generator=generator,
         evaluate=evaluate,
         evaluate_every=_interval("evaluate_every", evaluate_every, fractions=True),
         patience=None if patience is None else integer("patience", patience, 1),
@@ -360,6 +367,7 @@ class _Training:
     truncate: tuple[int, int] | None
     prepare: Callable[[Any, Batch, int, np.random.Generator], Batch] | None
     seed: int
+    generator: np.random.Generator | None
     evaluate: Iterable[Batch] | Callable[[Any], float] | None
     evaluate_every: int | float | None
     patience: int | None
@@ -374,6 +382,8 @@ class _Training:
     ended_by_callback: bool = False
     epoch_batches: Iterator[Batch] | None = None
     next_batch: Batch | None = None
+    drawn_from: dict[str, Any] | None = None
+    """State of the generator at the start of the epoch, from which its batches can be drawn again."""
 
     @property
     def history(self) -> History:
@@ -387,12 +397,15 @@ class _Training:
             "carry_state": self.carry_state,
             "truncate": None if self.truncate is None else list(self.truncate),
             "seed": self.seed,
+            "generator": None if self.generator is None else type(self.generator.bit_generator).__name__,
         }
 
     def resume(self) -> None:
         """Take everything from the checkpoint."""
         assert self.checkpoint is not None
         self.at = Checkpoint.load(self.checkpoint, self.model, self.optimizer, self.settings())
+        if self.generator is not None and self.at.generator is not None:
+            self.generator.bit_generator.state = self.at.generator
         if not self.at.pending:
             self.optimizer.zero_grad()
 
@@ -479,7 +492,12 @@ class _Training:
 
     def _save(self) -> None:
         assert self.checkpoint is not None
+        begun = self.epoch_batches is not None
+        self.at.generator = self.drawn_from if begun else self._generator_state()
         self.at.save(self.checkpoint, self.model, self.optimizer, self.settings())
+
+    def _generator_state(self) -> dict[str, Any] | None:
+        return None if self.generator is None else dict(self.generator.bit_generator.state)
 
     # ----------------------------------------------------------------------------------- one batch
 
@@ -510,6 +528,7 @@ class _Training:
 
     def _begin_epoch(self) -> None:
         at = self.at
+        self.drawn_from = self._generator_state()
         batches = self.data(at.epoch) if callable(self.data) else self.data
         self.epoch_batches = islice(iter(batches), at.batch, None)
         self.next_batch = next(self.epoch_batches, None)
