@@ -476,7 +476,9 @@ def test_it_trains_and_resumes_on_a_device(tmp_path):
     options = {"accumulate": 3, "clip": 1.0, "evaluate": BATCHES, "patience": 9, "epochs": 2}
     here, there, resumed = model("cpu"), model("cuda"), model("cuda")
     expected, found = train(here, **options), train(there, **options)
-    assert_close(np.array(found.losses), np.array(expected.losses), n_products=STEPS * 20 * 8)
+    assert_close(
+        np.array(found.losses), np.array(expected.losses), n_products=STEPS * 20 * 8, dtype="float32"
+    )
     train(model("cuda"), **options | {"epochs": 1}, checkpoint=path)
     assert train(resumed, **options, checkpoint=path, resume=True).losses == found.losses
     for name, parameter in there.parameters.items():
