@@ -419,11 +419,12 @@ def test_one_to_many(rng, name, lengths, tokens):
     inputs = rng.integers(0, X, (T, B)) if tokens else rng.standard_normal((T, B, X))
     options = {"inputs": inputs, "target_lengths": lengths}
     targets = rng.integers(0, Y, (T, B))
-    assert_gradients(model, x, targets, loss=masked(lengths), options=options)
-    o, state_n = model(x, **options)
+    state = random_state(rng, model) if name == "input" else None
+    assert_gradients(model, x, targets, loss=masked(lengths), state=state, options=options)
+    o, state_n = model(x, state, **options)
     assert o.shape == (T, B, Y)
     if lengths is None:
-        stream = model.eval().start(x)
+        stream = model.eval().start(x, state)
         for inputs_t, o_t in zip(inputs, o, strict=True):
             assert_close(stream.step(inputs_t), o_t, n_products=(T + 1) * 3 * (X + H))
         for a, b in zip(arrays(stream.state), arrays(state_n), strict=True):
@@ -515,8 +516,12 @@ def test_encoder_decoder_refuses():
         model(x, inputs=x.astype("float32"))
     with pytest.raises(ValueError, match=r"lengths\[0\] is 6; expected from 0 to T = 5"):
         model(x, inputs=x, target_lengths=[6, 1, 1, 1])
+    o, _ = model(x, inputs=x)
     with pytest.raises(RuntimeError, match="eval mode"):
-        model.start(np.zeros((T, B, X)))
+        model.start(x)
+    model.backward(o)  # the call is still there
+    with pytest.raises(ValueError, match=r"x has shape \(5, 4, 2\)"):
+        model.eval().start(x[:, :, :2])
 
 
 # ---- against torch -----------------------------------------------------------------------------------

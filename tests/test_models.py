@@ -165,6 +165,20 @@ def test_modes_reach_every_part():
         model.train(1)
 
 
+def test_a_readout_in_eval_mode_keeps_nothing():
+    readout = Linear(3, 2)
+    x = np.ones((4, 3), "float32")
+    y = readout.eval()(x)
+    with pytest.raises(RuntimeError, match="forward call in training mode"):
+        readout.backward(y)
+    readout.train()(x)
+    readout.train(False)
+    with pytest.raises(RuntimeError, match="forward call in training mode"):
+        readout.train().backward(y)
+    with pytest.raises(TypeError, match="mode is 0"):
+        readout.train(0)
+
+
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"parts have different dtypes: \{'a': 'float32', 'b': 'float64'\}"):
         Model(a=fastrnn.GRU(3, 4), b=Linear(4, 2, dtype="float64"))

@@ -9,7 +9,7 @@ import numpy as np
 from .._arrays import is_on_device
 from ._host import seeds
 from ._model import PartStream, State, given
-from ._states import Bridge, flat_state, state_arrays, state_of_flat, state_shapes
+from ._states import Bridge, flat_state, state_of_flat, state_shapes
 from .readouts import ManyToMany, _Decoder
 
 
@@ -127,8 +127,7 @@ class EncoderDecoder(_Decoder):
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
         if not is_on_device(inputs):
-            batch = np.shape(x)[1] if np.ndim(x) > 1 else 0
-            inputs, target_lengths = self._check_inputs(inputs, batch, target_lengths)
+            inputs, target_lengths = self._check_inputs(inputs, _rows(x), target_lengths)
         return self.decoder(inputs, self._encode(x, state, lengths), **given(lengths=target_lengths))
 
     def _encode(self, x: Any, state: State, lengths: Any) -> State:
@@ -149,7 +148,11 @@ class EncoderDecoder(_Decoder):
 
     def start(self, x: Any, state: State = None, *, lengths: Any = None) -> PartStream:
         """Return a stream of B rows that has read x, and takes the decoder's inputs; needs eval mode."""
-        started = self._encode(x, state, lengths)
-        stream = self.decoder.stream(state_arrays(started)[0].shape[1])
-        stream.state = started
+        stream = self.decoder.stream(_rows(x))
+        stream.state = self._encode(x, state, lengths)
         return stream
+
+
+def _rows(x: Any) -> int:
+    """Return B of (T, B, ...); what has no such axis is for the encoder to refuse."""
+    return int(np.shape(x)[1]) if np.ndim(x) > 1 else 1
