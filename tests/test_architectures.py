@@ -213,10 +213,11 @@ def test_wrong_calls_are_refused(rng, name):
     model.backward(np.ones_like(o), state_n)
     with pytest.raises(RuntimeError, match="backward"):
         model.backward(np.ones_like(o))
-    model.eval()
-    o, _ = model(x)
-    with pytest.raises(RuntimeError, match="backward"):
-        model.backward(np.ones_like(o))
+    model(x)
+    o, _ = model.eval()(x)
+    for mode in (False, True):
+        with pytest.raises(RuntimeError, match="backward"):
+            model.train(mode).backward(np.ones_like(o))
 
 
 NESTED = {

@@ -8,6 +8,7 @@ import pickle
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn.diagnostics import gradient_check
 from fastrnn.models import ManyToMany, Model
 from fastrnn.training import Linear
 from nested import assert_equal
@@ -177,6 +178,37 @@ def test_a_readout_in_eval_mode_keeps_nothing():
         readout.train().backward(y)
     with pytest.raises(TypeError, match="mode is 0"):
         readout.train(0)
+
+
+class Scale:
+    """A module with nothing but what training asks for."""
+
+    def __init__(self):
+        self.parameters, self.gradients = {"factor": np.ones(4)}, {"factor": np.zeros(4)}
+
+
+class Scaled(Model):
+    def __init__(self):
+        self.scale, self.layer = Scale(), fastrnn.GRU(3, 4, dtype="float64", seed=0)
+        super().__init__(scale=self.scale, layer=self.layer)
+
+    def __call__(self, x, state=None):
+        self._saved, state_n = self.layer(x, state)
+        return self._saved * self.scale.parameters["factor"], state_n
+
+    def backward(self, do=None, dstate_n=None):
+        y = self._last_call()
+        self.scale.gradients["factor"] += (do * y).sum(axis=(0, 1))
+        return self.layer.backward(do * self.scale.parameters["factor"], dstate_n)
+
+
+def test_modules_of_ones_own_are_parts(rng):
+    model = Scaled()
+    assert (model.dtype, model.device, model.training) == ("float64", "cpu", True)
+    assert gradient_check(model, rng.standard_normal((5, 2, 3))).passed
+    other = Scaled().eval()
+    other.load_state_dict({name: array + 1 for name, array in model.state_dict().items()})
+    assert_equal(other.scale.parameters["factor"], np.full(4, 2.0))
 
 
 def test_what_does_not_fit_together_is_refused():

@@ -85,8 +85,9 @@ class Model:
 
     def __init__(self, **parts: Module) -> None:
         for attribute in ("dtype", "device"):
-            found = {name: str(getattr(part, attribute)) for name, part in parts.items()}
-            if len(set(found.values())) > 1:
+            # A class of one's own may have neither.
+            found = {name: str(getattr(part, attribute, "")) for name, part in parts.items()}
+            if len(set(found.values()) - {""}) > 1:
                 raise ValueError(f"parts have different {attribute}s: {found}; expected one")
         for name, part in parts.items():
             if getattr(part, "batch_first", False):
@@ -108,15 +109,15 @@ class Model:
     @property
     def dtype(self) -> DType:
         """Of parameters, inputs and results alike."""
-        return checked_dtype(self._any_part().dtype)
+        return checked_dtype(self._common("dtype"))
 
     @property
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:0", ..."""
-        return str(self._any_part().device)
+        return str(self._common("device"))
 
-    def _any_part(self) -> Any:
-        return next(iter(self._parts.values()))
+    def _common(self, attribute: str) -> Any:
+        return next(getattr(part, attribute) for part in self._parts.values() if hasattr(part, attribute))
 
     @property
     def parameters(self) -> NamedArrays:
@@ -204,7 +205,14 @@ class Model:
         for _, leaf in self.leaves():
             if hasattr(leaf, "train"):
                 leaf.train(mode)
+        if not mode:
+            self._forget()
         return self
+
+    def _forget(self) -> None:
+        """Drop the last training call, here and in the models inside."""
+        for model in self._models():
+            model._saved = None
 
     def eval(self) -> Self:
         """Switch everything to eval mode; returns the model itself."""
@@ -255,8 +263,7 @@ class Model:
                 if hasattr(leaf, "train"):  # to eval mode and back drops a call
                     mode = leaf.training
                     leaf.train(False).train(mode)
-        for model in self._models():
-            model._saved = None
+        self._forget()
 
     def save(self, path: _files.AnyPath) -> None:
         """Write the parameters to a safetensors file, for `load`; OSError if it cannot be written.
