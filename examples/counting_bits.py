@@ -7,7 +7,7 @@ Both need one bit of memory, kept exactly and for ever: a network that has learn
 lengths is right at any length.  Two things make an Elman network with 32 units learn the rule.  Lengths
 grow from 1 to 10 bits, each when the one before is mastered.  And the bits are read with a little noise:
 without it a state may drift where ten steps do not show it; with it, only a memory that pulls back what
-is disturbed keeps the loss low, and such a memory is two attractors.  Of 20 seeds, 20 were right on all
+is disturbed keeps the loss low, and its states lie in a few tight bundles, apart by parity.  Of 20 seeds, 20 were right on all
 1000 inputs of 200 bits with the noise, in both tasks; without it 15 in parity, and 20 in addition.
 """
 
@@ -101,16 +101,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def draw_memory(axes: Any, model: ManyToMany) -> None:
-    """The hidden units while 40 bits are read, those that follow the parity first."""
-    x, y = parity(np.random.default_rng(7), 40, 1)
-    h = model.layer(x)[0][:, 0]
-    sign = 2 * y[:, 0] - 1
-    follows = (h * sign[:, None]).mean(axis=0)
-    order = np.argsort(-np.abs(follows))
-    rows = np.vstack([sign, sign, np.zeros_like(sign), (h * np.sign(follows))[:, order].T])
-    axes.imshow(rows, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
-    axes.set(title="parity (top) and the 32 units", xlabel="bit", yticks=[])
-    axes.grid(visible=False)
+    """The hidden states of 20 long inputs on their two principal components, coloured by parity."""
+    x, y = parity(np.random.default_rng(7), TEST_BITS, 20)
+    h = model.layer(x)[0].reshape(-1, model.layer.hidden_size)
+    h -= h.mean(axis=0)
+    _, _, components = np.linalg.svd(h, full_matrices=False)
+    across, up = (h @ components[:2].T).T
+    for value, marker in ((0, "o"), (1, "^")):
+        these = y.ravel() == value
+        axes.scatter(across[these], up[these], s=9, marker=marker, color=COLOURS[2 + 2 * value], alpha=0.4)
+        axes.scatter([], [], marker=marker, color=COLOURS[2 + 2 * value], label=f"parity {value}")
+    axes.set(title="hidden states over 200 bits", xlabel="first principal component", ylabel="second")
+    axes.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ of `gap` factors diag(1 - h^2) W and vanishes (Bengio, Simard & Frasconi, "Learn
 with gradient descent is difficult", 1994).  The gated cells carry their state past a step by a sum,
 c' = f c + i g, with a factor f near 1 where the gate is open (Hochreiter & Schmidhuber, "Long short-term
 memory", 1997).  Biases of their gates let them start out remembering for about as long as the gap:
-b_f = log u with u uniform in 1..gap, b_i = -b_f, and b_z = log u for GRU (Tallec & Ollivier, "Can
+b_f = log u with u uniform in 1..gap-1, b_i = -b_f, and b_z = log u for GRU (Tallec & Ollivier, "Can
 recurrent neural networks warp time?", ICLR 2018).
 """
 
@@ -19,7 +19,7 @@ import fastrnn
 import numpy as np
 from fastrnn.diagnostics import gradient_reach
 from fastrnn.models import ManyToOne
-from fastrnn.training import Adam, fit, softmax_cross_entropy
+from fastrnn.training import Adam, fit, initialisers, softmax_cross_entropy
 from lecture import COLOURS, panels, parser, save
 
 H = 16
@@ -37,19 +37,10 @@ def sequences(rng: np.random.Generator, gap: int, batch: int) -> tuple[Any, Any]
     return x, x[0]
 
 
-def remember_for(layer: Any, gap: int, rng: np.random.Generator) -> None:
-    """Set the gates' biases so that they start out remembering for up to `gap` steps."""
-    bias = layer.parameters["bias_hh_l0"].reshape(-1, H)
-    log_u = np.log(rng.uniform(1, gap, H))
-    if isinstance(layer, fastrnn.LSTM):  # gates i, f, g, o
-        bias[0], bias[1] = -log_u, log_u
-    elif isinstance(layer, fastrnn.GRU):  # gates r, z, n
-        bias[1] = log_u
-
-
 def network(cell: type, gap: int, seed: int) -> ManyToOne:
     layer = cell(SYMBOLS, H, seed=seed)
-    remember_for(layer, gap, np.random.default_rng(seed))
+    if cell is not fastrnn.RNN:
+        initialisers.chrono(layer, gap, seed=seed)
     return ManyToOne(layer, 2, seed=seed + 1)
 
 

@@ -109,6 +109,15 @@ def test_character_model(run: Run) -> None:
     assert found["bits"] < 3.2 < 0.6 * found["guess"]
 
 
+def test_time_series(run: Run) -> None:
+    pytest.importorskip("statsmodels", reason="the data set is statsmodels': pip install '.[examples]'")
+    found = run("time_series")
+    naive = min(error for name, error in found["one_year"].items() if name != "GRU")
+    assert found["one_year"]["GRU"] < 0.7 * naive
+    assert found["cycle"]["GRU"] < 0.7 * found["cycle"]["as this year"]
+    assert 0.75 < found["inside"] <= 1
+
+
 def test_digit_captions(run: Run) -> None:
     pytest.importorskip("sklearn", reason="the images are scikit-learn's: pip install '.[examples]'")
     found = run("digit_captions")
