@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fastrnn import _core
 from fastrnn.training import (
     SGD,
     AdaGrad,
@@ -63,6 +64,43 @@ def test_linear_equals_torch(rng, dtype):
     assert_close(layer.backward(dy), x_peer.grad.numpy(), n_products=5)
     assert_close(layer.gradients["weight"], peer.weight.grad.numpy(), n_products=18)
     assert_close(layer.gradients["bias"], peer.bias.grad.numpy(), n_products=18)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(1, 1, 1), (3, 15, 17), (7, 16, 33), (257, 17, 8), (600, 33, 32), (511, 64, 1), (2000, 40, 31)],
+)
+def test_linear_at_the_edges_of_tiles(rng, dtype, rows, inputs, outputs):
+    layer = Linear(inputs, outputs, dtype=dtype, seed=0)
+    x = rng.standard_normal((rows, inputs)).astype(dtype)
+    dy = rng.standard_normal((rows, outputs)).astype(dtype)
+    results = []
+    for threads in 1, 3:
+        _core.set_num_threads(threads)
+        layer.zero_grad()
+        y = layer(x)
+        results.append([y, layer.backward(dy), *(g.copy() for g in layer.gradients.values())])
+    np.testing.assert_array_equal(layer(x[rows // 2 :]), y[rows // 2 :])  # whatever rows stand beside
+    for one, three in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, three)
+    wide = {name: p.astype(np.float64) for name, p in layer.parameters.items()}
+    wide_x, wide_dy = x.astype(np.float64), dy.astype(np.float64)
+    y, dx, dweight, dbias = results[0]
+    assert_close(y, wide_x @ wide["weight"].T + wide["bias"], n_products=inputs + 1)
+    assert_close(dx, wide_dy @ wide["weight"], n_products=outputs)
+    assert_close(dweight, wide_dy.T @ wide_x, n_products=rows)
+    assert_close(dbias, wide_dy.sum(axis=0), n_products=rows)
+
+
+def test_linear_takes_any_strides(rng):
+    layer = Linear(6, 4, seed=0)
+    x, dy = rng.standard_normal((5, 3, 12), np.float32), rng.standard_normal((3, 5, 4), np.float32)
+    expected = layer(x[..., ::2].copy())
+    expected_dx = layer.backward(dy.swapaxes(0, 1).copy())
+    np.testing.assert_array_equal(layer(x[..., ::2]), expected)
+    np.testing.assert_array_equal(layer.backward(dy.swapaxes(0, 1)), expected_dx)
 
 
 def test_linear_gradients_accumulate_until_zeroed(rng):
@@ -146,6 +184,38 @@ def test_cross_entropy_is_the_textbook_formula(rng, dtype, leading):
     assert_close(np.array(loss), -np.sum(np.log(p) * one_hot) / n, n_products=11 + n, dtype=dtype)
     assert dlogits.dtype == logits.dtype
     assert_close(dlogits, (p - one_hot) / n, n_products=11)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 15, 16, 17, 33, 100])
+def test_cross_entropy_at_the_edges_of_vectors(rng, dtype, width):
+    logits = (30 * rng.standard_normal((700, width))).astype(dtype)
+    targets, mask = rng.integers(0, width, 700), rng.random(700) < 0.7
+    logits[~mask], targets[~mask] = np.nan, -7
+    results = []
+    for threads in 1, 3:
+        _core.set_num_threads(threads)
+        results.append(softmax_cross_entropy(logits, targets, mask, reduction="sum"))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    exact = logits[mask].astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    chosen = targets[mask]
+    loss, dlogits = results[0]
+    assert_close(np.array(loss), -exact[np.arange(len(chosen)), chosen].sum(), n_products=700, dtype=dtype)
+    assert_close(dlogits[mask], np.exp(exact) - np.eye(width)[chosen], n_products=width, scale=1.0)
+    np.testing.assert_array_equal(dlogits[~mask], 0)
+
+
+def test_cross_entropy_of_nan_is_nan():
+    for column in 0, 20, 39:
+        logits = np.zeros((2, 40), np.float32)
+        logits[1, column] = np.nan
+        loss, dlogits = softmax_cross_entropy(logits, [0, 1])
+        assert math.isnan(loss)
+        assert np.isfinite(dlogits[0]).all()
 
 
 def test_cross_entropy_gradient_is_that_of_finite_differences(rng):

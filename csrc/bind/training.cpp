@@ -13,7 +13,7 @@ namespace fastrnn::bind {
 namespace {
 
 // Elements that take 2 us by the slowest set: below, the interpreter lock is kept.
-constexpr Index kLong = 4096;
+constexpr Index kLong = 4096, kLongProduct = 100000;
 
 // Arrays of float32 or float64, contiguous: their pointers, all checked before any is used.
 class Arrays {
@@ -105,6 +105,21 @@ void update_arrays(const std::string& rule_name, const py::sequence& parameters,
   update(wide);
 }
 
+template <class Body>
+auto with_float(const py::array& a, Body body) {
+  return py::isinstance<py::array_t<double>>(a) ? body(double{}) : body(float{});
+}
+
+template <class T>
+Linear<T> linear_shape(const py::array& x, const py::array& weight) {
+  Linear<T> shape;
+  shape.rows = x.ndim() == 2 ? x.shape(0) : 0;
+  shape.inputs = x.ndim() == 2 ? x.shape(1) : 0;
+  shape.outputs = weight.ndim() == 2 ? weight.shape(0) : 0;
+  shape.weight = pointer<T>(weight, {shape.outputs, shape.inputs}, "weight");
+  return shape;
+}
+
 }  // namespace
 
 void register_training(py::module_& m) {
@@ -139,6 +154,57 @@ void register_training(py::module_& m) {
         }
       },
       py::arg("arrays"), py::arg("factor"));
+  m.def(
+      "softmax_cross_entropy",
+      [](const py::array& logits, const py::array& targets, const py::object& scored, py::array& gradient,
+         double scale) {
+        return with_float(logits, [&](auto zero) {
+          using T = decltype(zero);
+          const Index rows = targets.size(), width = logits.ndim() == 2 ? logits.shape(1) : 0;
+          cpu::SoftmaxCrossEntropy<T> p;
+          p.last = rows;
+          p.width = width;
+          p.logits = pointer<T>(logits, {rows, width}, "logits");
+          p.targets = pointer<std::int64_t>(targets, {rows}, "targets");
+          p.scored = optional_bytes(scored, {rows}, "scored");
+          p.scale = static_cast<T>(scale);
+          p.gradient = mutable_pointer<T>(gradient, {rows, width}, "gradient");
+          const Unlocked unlocked(rows * width >= kLong);
+          return softmax_cross_entropy(p);
+        });
+      },
+      py::arg("logits"), py::arg("targets"), py::arg("scored"), py::arg("gradient"), py::arg("scale"));
+  m.def(
+      "linear_forward",
+      [](const py::array& x, const py::array& weight, const py::object& bias, py::array& y) {
+        with_float(x, [&](auto zero) {
+          using T = decltype(zero);
+          const Linear<T> shape = linear_shape<T>(x, weight);
+          const T* from = pointer<T>(x, {shape.rows, shape.inputs}, "x");
+          const T* add = optional_pointer<T>(bias, {shape.outputs}, "bias");
+          T* to = mutable_pointer<T>(y, {shape.rows, shape.outputs}, "y");
+          const Unlocked unlocked(shape.rows * shape.inputs * shape.outputs >= kLongProduct);
+          linear_forward(shape, from, add, to);
+        });
+      },
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("y"));
+  m.def(
+      "linear_backward",
+      [](const py::array& x, const py::array& dy, const py::array& weight, const py::object& dx,
+         py::array& dweight, const py::object& dbias) {
+        with_float(x, [&](auto zero) {
+          using T = decltype(zero);
+          const Linear<T> shape = linear_shape<T>(x, weight);
+          const T* from = pointer<T>(x, {shape.rows, shape.inputs}, "x");
+          const T* gradient = pointer<T>(dy, {shape.rows, shape.outputs}, "dy");
+          T* to = optional_mutable_pointer<T>(dx, {shape.rows, shape.inputs}, "dx");
+          T* weights = mutable_pointer<T>(dweight, {shape.outputs, shape.inputs}, "dweight");
+          T* biases = optional_mutable_pointer<T>(dbias, {shape.outputs}, "dbias");
+          const Unlocked unlocked(shape.rows * shape.inputs * shape.outputs >= kLongProduct);
+          linear_backward(shape, from, gradient, to, weights, biases);
+        });
+      },
+      py::arg("x"), py::arg("dy"), py::arg("weight"), py::arg("dx"), py::arg("dweight"), py::arg("dbias"));
 }
 
 }  // namespace fastrnn::bind

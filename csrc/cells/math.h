@@ -110,6 +110,15 @@ FRNN_CELL V tanh(V x) {
   return e / (e + V(2));
 }
 
+// e^x for x <= 0, and 0 where that is no normal number; for a softmax, whose largest term is 1.
+template <class V>
+FRNN_CELL V exp_of_negative(V x) {
+  using C = ExpConstants<Real<V>>;
+  V n;
+  const V p = reduced_expm1(clamp(x, V(C::lowest), V(0)), n);
+  return select(x < V(C::lowest), V(0), scale(p + V(1), n));
+}
+
 // NaN stays NaN: the comparison with it is false.
 template <class V>
 FRNN_CELL V relu(V x) {

@@ -1,8 +1,9 @@
-// Work on whole arrays, for training: plain loops, which the compiler turns into a set's vectors.  They have
-// no fused multiply-add, and so the same bits by every set.
+// Work on whole arrays, for training.  Updates and norms are plain loops, which the compiler turns into a
+// set's vectors: without fused multiply-add, they have the same bits by every set.
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/vec.h"
 
 namespace fastrnn::cpu::FRNN_ISA {
 
@@ -54,6 +55,62 @@ double sum_of_squares(const T* values, Index count) {
 template <class T>
 void scale(T* values, Index count, T factor) {
   for (Index i = 0; i < count; ++i) values[i] *= factor;
+}
+
+template <class T>
+FRNN_INLINE T largest(const T* row, Index width) {
+  using V = Vec<T>;
+  T lanes[V::lanes] = {row[0]};
+  Index count = 1;
+  if (width < V::lanes) {
+    for (; count < width; ++count) lanes[count] = row[count];
+  } else {
+    V most = V::load(row + width - V::lanes);  // some of it twice
+    for (Index i = 0; i + V::lanes <= width; i += V::lanes) {
+      const V x = V::load(row + i);
+      most = select(most < x, x, most);
+    }
+    most.store(lanes);
+    count = V::lanes;
+  }
+  T most = lanes[0];
+  for (Index i = 1; i < count; ++i) most = most < lanes[i] ? lanes[i] : most;
+  return most;
+}
+
+template <class T>
+void softmax_cross_entropy(const SoftmaxCrossEntropy<T>& p) {
+  using V = Vec<T>;
+  for (Index row = p.first; row < p.last; ++row) {
+    const T* logits = p.logits + row * p.width;
+    T* gradient = p.gradient + row * p.width;
+    if (p.scored && !p.scored[row]) {
+      for (Index i = 0; i < p.width; ++i) gradient[i] = 0;
+      p.losses[row] = 0;
+      continue;
+    }
+    const T most = largest(logits, p.width);
+    V sums(T(0));
+    for (Index i = 0; i < p.width; i += V::lanes) {
+      const Index n = p.width - i;
+      const V e = cells::exp_of_negative(load(logits + i, n) - V(most));
+      store(gradient + i, e, n);
+      // Through memory, for what a last vector has beyond the row is not to be counted.
+      sums = sums + (n >= V::lanes ? e : load(gradient + i, n));
+    }
+    T lanes[V::lanes], sum = 0;
+    sums.store(lanes);
+    for (const T lane : lanes) sum += lane;
+    const T weight = p.scale / sum;
+    for (Index i = 0; i < p.width; i += V::lanes) {
+      const Index n = p.width - i;
+      store(gradient + i, load(gradient + i, n) * V(weight), n);
+    }
+    gradient[p.targets[row]] -= p.scale;
+    // In double, since the difference of two finite floats may be beyond them.
+    p.losses[row] = __builtin_log(static_cast<double>(sum)) -
+                    (static_cast<double>(logits[p.targets[row]]) - static_cast<double>(most));
+  }
 }
 
 }  // namespace fastrnn::cpu::FRNN_ISA

@@ -245,6 +245,20 @@ struct Update {
   Index first = 0, last = 0;
 };
 
+// Rows [first, last) of logits [rows][width] and their targets, from 0 to width - 1 where scored: losses[row]
+// = -log softmax(logits)[target], gradient = scale (softmax(logits) - one-hot target).  Where scored (null:
+// all are) is 0 both are 0, whatever the row and the target hold.
+template <class T>
+struct SoftmaxCrossEntropy {
+  Index first = 0, last = 0, width = 0;
+  const T* logits = nullptr;
+  const std::int64_t* targets = nullptr;
+  const std::uint8_t* scored = nullptr;
+  T scale = 1;
+  T* gradient = nullptr;
+  double* losses = nullptr;
+};
+
 // What inference needs.
 template <class W>
 struct ForwardKernels {
@@ -291,6 +305,7 @@ struct Kernels : ForwardKernels<T> {
   void (*update)(const Update<T>&);
   double (*sum_of_squares)(const T* values, Index count);
   void (*scale)(T* values, Index count, T factor);
+  void (*softmax_cross_entropy)(const SoftmaxCrossEntropy<T>&);
 };
 
 namespace baseline {

@@ -159,6 +159,23 @@ def sum_of_squares(arrays: Sequence[Array]) -> float:
 def scale(arrays: Sequence[Array], factor: float) -> None:
     """Multiply in place."""
 
+def softmax_cross_entropy(
+    logits: Array,  # (N, V)
+    targets: Array,  # (N,) int64, 0..V-1 where scored
+    scored: Array | None,  # (N,) bool; None: all
+    gradient: Array,  # out (N, V): of the sum, times scale
+    scale: float,
+) -> float:
+    """Sum of -log softmax(logits)[target] over the scored rows."""
+
+def linear_forward(x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+    """y (N, O), out, = x (N, I) weight^T + bias; weight (O, I)."""
+
+def linear_backward(
+    x: Array, dy: Array, weight: Array, dx: Array | None, dweight: Array, dbias: Array | None
+) -> None:
+    """dx, out, = dy weight, dweight += dy^T x, dbias += the sum of the rows of dy."""
+
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def isa() -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import is_on_device
+from .. import _core
+from .._arrays import contiguous, empty, is_on_device
 from .._backends import CPU, Library, backend_of_arrays, on_host
 from ..layouts import DEVICE_DTYPES, integer, one_of
 from ._numbers import ANY, number
@@ -124,22 +125,13 @@ def softmax_cross_entropy(
         loss = backend.core.softmax_cross_entropy(logits, *numbers, dlogits, weight, logits.stream)
         return float(loss) * weight, library.give(dlogits)
 
-    chosen, rows = target[scored], np.arange(count)
-    p = logits[scored]  # a copy (N, V), which becomes the gradient in place
-    most = p.max(axis=-1, keepdims=True)
-    target_logits = p[rows, chosen].astype(np.float64) - most[:, 0]
-    with np.errstate(under="ignore", over="ignore"):
-        p -= most
-        np.exp(p, out=p)
-    total = p.sum(axis=-1, keepdims=True)
-    loss = float(np.sum(np.log(total[:, 0]) - target_logits, dtype=np.float64))
-    p /= total
-    p[rows, chosen] -= 1
-    p *= weight
-    if mask is None:
-        return loss * weight, p.reshape(logits.shape)
-    dlogits = np.zeros_like(logits)
-    dlogits[scored] = p
+    dlogits = empty(logits.shape, logits.dtype)
+    numbers = (
+        contiguous(target.astype(np.int64, copy=False)).ravel(),
+        None if mask is None else scored.ravel(),
+    )
+    rows = contiguous(logits).reshape(-1, logits.shape[-1]), dlogits.reshape(-1, logits.shape[-1])
+    loss = _core.softmax_cross_entropy(rows[0], *numbers, rows[1], weight)
     return loss * weight, dlogits
 
 

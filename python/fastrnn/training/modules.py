@@ -10,6 +10,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .. import _core
+from .._arrays import contiguous, empty
 from .._backends import CPU, Array, Library, backend_of_device, on_host
 from ..layouts import DTYPES, boolean, checked_dtype, integer
 
@@ -163,9 +165,9 @@ class Linear:
         self._check("x", x, self.in_features)
         if self._training:
             self._x = x
-        y: Array = x @ self.parameters["weight"].T
-        if "bias" in self.parameters:
-            y += self.parameters["bias"]
+        y = empty((*x.shape[:-1], self.out_features), self.dtype)
+        weight, bias = self.parameters["weight"], self.parameters.get("bias")
+        _core.linear_forward(_rows(contiguous(x)), weight, bias, _rows(y))
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -193,11 +195,15 @@ class Linear:
 
     def backward_from(self, x: Array, dy: Array) -> Array:
         """Do `backward` for the x of any call, for which who makes several has to keep it; on the CPU."""
-        rows = dy.reshape(-1, self.out_features)
-        self.gradients["weight"] += rows.T @ x.reshape(-1, self.in_features)
-        if "bias" in self.gradients:
-            self.gradients["bias"] += rows.sum(axis=0)
-        dx: Array = dy @ self.parameters["weight"]
+        dx = empty(x.shape, self.dtype)
+        _core.linear_backward(
+            _rows(contiguous(x)),
+            _rows(contiguous(dy)),
+            self.parameters["weight"],
+            _rows(dx),
+            self.gradients["weight"],
+            self.gradients.get("bias"),
+        )
         return dx
 
     def zero_grad(self) -> None:
@@ -257,5 +263,5 @@ class Linear:
 
 
 def _rows(array: Array) -> Array:
-    """View a contiguous device array as a matrix of its last axis."""
+    """View a contiguous array as a matrix of its last axis."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
