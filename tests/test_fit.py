@@ -10,7 +10,7 @@ import threading
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn.models import ManyToMany
+from fastrnn.models import DeepInTime, LayerNormGRU, ManyToMany
 from fastrnn.sampling import beam_search, generate
 from fastrnn.training import (
     SGD,
@@ -367,7 +367,8 @@ def test_a_loss_that_is_nan_is_told_with_its_place_and_the_first_layer():
         message = diverged(model, epochs=3, callbacks=[spoil], optimizer=SGD([model], 1e-3))
     assert message.startswith("epoch 2, batch 2, step 4: the loss is nan, after 1.")
     assert (
-        " at step 3; first not finite: the output of readout; gradient norms: layer nan, readout" in message
+        " at step 3; first not finite: the output of ManyToMany.readout; gradient norms: layer nan, readout"
+        in message
     )
     assert type(model.layer) is fastrnn.LSTM
 
@@ -421,6 +422,24 @@ def test_bad_data_and_bad_parameters_are_told(rng):
     with np.errstate(all="ignore"):
         layer.parameters["bias_hh_l0"][0] = np.nan
     assert "; the parameter bias_hh_l0 holds NaN" in diverged(layer, [(x, None)], loss=total)
+
+
+@pytest.mark.parametrize("inner", [LayerNormGRU(SYMBOLS, 8, seed=0), DeepInTime(fastrnn.GRU(8, 8), 2)])
+def test_composed_models_are_told_apart(inner):
+    """What a part computes is told by its name; what a model computes itself, by the model's."""
+    model = ManyToMany(inner, SYMBOLS, seed=1)
+    size = model.parts["layer"].input_size
+    x = np.ones((STEPS, 3, size), np.float32)
+    parts = [type(part) for part in model.parts.values()]
+
+    def spoil(step, model):
+        for parameter in model.parameters.values():
+            parameter[...] = np.where(parameter < 0, -3e38, 3e38)
+
+    with np.errstate(all="ignore"):
+        message = diverged(model, [(x, TARGETS[:, :3])], callbacks=[spoil], epochs=3)
+    assert "first not finite: the output of ManyToMany.layer" in message, message
+    assert [type(part) for part in model.parts.values()] == parts
 
 
 def test_divergence_leaves_the_last_checkpoint(tmp_path):

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from . import initialisers
 from .bptt import accumulate, full_bptt, truncated_bptt
+from .checkpoint import Checkpoint
 from .clipping import clip_by_global_norm, clip_by_value
 from .history import History
 from .loop import Batches, fit, mean_loss
@@ -63,6 +64,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Batches",
+    "Checkpoint",
     "History",
     "Linear",
     "Module",

@@ -118,7 +118,7 @@ def _ends(x: Any, o: Any, options: Mapping[str, Any]) -> Any:
     if "target_lengths" in options:
         return options["target_lengths"]
     # A decoder's outputs have steps of their own, which lengths, those of x, say nothing about.
-    own = "inputs" not in options and o.shape[:-1] == x.shape[:2]
+    own = "inputs" not in options and o.shape[:-1] == np.shape(x)[:2]
     return options.get("lengths") if own else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,34 @@ CURVES = ("losses", "learning_rates", "gradient_norms", "epochs", "positions")
 
 @dataclass
 class Checkpoint:
-    """Where a training is, beside the parameters and the optimizer."""
+    """Where a training is, beside the parameters and the optimizer; `fit` writes and reads its files.
+
+    Examples
+    --------
+    A model out of the checkpoint of a training that may still be under way:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.training import Adam, Checkpoint, fit, mean_squared_error
+    >>> layer, again = fastrnn.GRU(1, 1, seed=0), fastrnn.GRU(1, 1, seed=1)
+    >>> ones = np.ones((5, 2, 1), "float32")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/training.safetensors"
+    ...     history = fit(
+    ...         layer,
+    ...         [(ones, ones)],
+    ...         loss=mean_squared_error,
+    ...         optimizer=Adam([layer]),
+    ...         steps=3,
+    ...         checkpoint=path,
+    ...     )
+    ...     checkpoint = Checkpoint.load(path, again)
+    >>> checkpoint.history.losses == history.losses
+    True
+    >>> bool((layer.parameters["weight_hh_l0"] == again.parameters["weight_hh_l0"]).all())
+    True
+    """
 
     epoch: int = 0
     """Passes over the data that are done."""
@@ -70,9 +98,15 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, path: _files.AnyPath, model: Any, optimizer: Any, settings: Mapping[str, Any]
+        cls,
+        path: _files.AnyPath,
+        model: Any,
+        optimizer: Any = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> Checkpoint:
-        """Read what `save` wrote, into a model and an optimizer made as those were.
+        """Read what `save` wrote, into a model in training mode and an optimizer, made as those were.
+
+        `settings` are compared with those saved.
 
         Raises
         ------
@@ -123,7 +157,8 @@ def _restore(
     counted = {name: leaf for name, leaf in leaves(model) if hasattr(leaf, "calls")}
     if counted.keys() != description["calls"].keys():
         raise ValueError(f"it has layers {list(description['calls'])}; expected {list(counted)}")
-    optimizer.load_state_dict(_without_prefix("optimizer", arrays))  # checks before it changes anything
+    if optimizer is not None:
+        optimizer.load_state_dict(_without_prefix("optimizer", arrays))  # it checks before it changes
     write_arrays(model.parameters, parameters)
     write_arrays(model.gradients, gradients)
     for name, leaf in counted.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -54,17 +54,27 @@ def _finite(array: Any) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
+def _modules(model: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Go through a model, what it is made of, and what that is made of."""
+    yield name, model
+    for part, module in getattr(model, "parts", {}).items():
+        yield from _modules(module, f"{name}.{part}")
+
+
 @contextmanager
 def _watched(model: Any, found: list[str]) -> Iterator[None]:
-    """Note, in order, which layers return or add something that is not finite."""
-    kinds = [(leaf, type(leaf)) for _, leaf in leaves(model)]
-    for name, leaf in leaves(model):
-        leaf.__class__ = _watching(type(leaf), name, found)
+    """Note, in order, what returns or adds something that is not finite."""
+    kinds = [(module, type(module)) for _, module in _modules(model, "")]
+    for name, module in _modules(model, type(model).__name__):
+        # What the parts of a composed model compute is told before it, since they return before it.
+        with suppress(TypeError):  # of a class that cannot be derived from, or changed
+            module.__class__ = _watching(type(module), name, found)
     try:
         yield
     finally:
-        for leaf, kind in kinds:
-            leaf.__class__ = kind
+        for module, kind in kinds:
+            if type(module) is not kind:
+                module.__class__ = kind
 
 
 def _watching(kind: Any, name: str, found: list[str]) -> type:
@@ -86,6 +96,6 @@ def _watching(kind: Any, name: str, found: list[str]) -> type:
 
 
 def _all_finite(returned: Any) -> bool:
-    if isinstance(returned, tuple):
+    if isinstance(returned, tuple | list):
         return all(_all_finite(part) for part in returned)
-    return returned is None or _finite(returned)
+    return not hasattr(returned, "dtype") or _finite(returned)

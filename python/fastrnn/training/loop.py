@@ -325,7 +325,7 @@ def fit(
     if resume and checkpoint is not None and Path(os.fsdecode(checkpoint)).exists():
         training.resume()
     else:
-        optimizer.zero_grad()
+        model.zero_grad()
     training.run(log, progress)
     if plot is not None:
         training.history.draw().savefig(os.fsdecode(plot), dpi=150)
@@ -407,7 +407,7 @@ class _Training:
         if self.generator is not None and self.at.generator is not None:
             self.generator.bit_generator.state = self.at.generator
         if not self.at.pending:
-            self.optimizer.zero_grad()
+            self.model.zero_grad()
 
     def run(self, log_path: AnyPath | None, progress: bool | Callable[[History], str]) -> None:
         """Train to the end."""
@@ -570,7 +570,7 @@ class _Training:
         for callback in self.callbacks:
             if callback(history.steps, self.model) is True:
                 self.ended_by_callback = True
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
 
     # ---------------------------------------------------------------------------------- divergence
 
