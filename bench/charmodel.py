@@ -5,8 +5,9 @@
 
 Tokens in; one layer, output layer, softmax cross-entropy, back-propagation, a step of Adam. PyTorch has the
 forms that are fastest there: rows of an identity matrix for tokens, cross_entropy, Adam(fused=True), no
-gradient of x. Both begin with the same weights, and their losses over some steps have to agree before anything
-is timed. Each number of threads has a process of its own; PyTorch's time / fastrnn's is the median over turns.
+gradient of x. Both begin with the same weights, and their losses over some steps have to agree before
+anything is timed. Each number of threads has a process of its own; PyTorch's time / fastrnn's is the median
+over turns.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ from .losses import (
     valid_steps,
 )
 from .modules import Linear, Module
+from .newton import Newton
 from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from .schedules import cosine_learning_rate, inverse_decay, inverse_sqrt_decay, linear_warmup
 from .teaching import (
@@ -68,6 +69,7 @@ __all__ = [
     "History",
     "Linear",
     "Module",
+    "Newton",
     "RMSprop",
     "ScheduledSampling",
     "accumulate",
