@@ -21,41 +21,54 @@ from fastrnn.models import (
     Sweep2D,
     TimeDelay,
 )
+from fastrnn.models._host import HostModel
 from fastrnn.training import Linear, softmax_cross_entropy
 from nested import arrays, assert_equal
-from tolerances import assert_close, size
+from tolerances import assert_close, assert_same_bits, size
 
 T, B, X, H, Y = 5, 4, 3, 4, 2  # steps, rows, widths of x, h and o
 F64 = {"dtype": "float64"}
 
 
-def gru(inputs=X, hidden=H, seed=0, **options):
-    return fastrnn.GRU(inputs, hidden, dtype="float64", seed=seed, **options)
+def gru(inputs=X, hidden=H, seed=0, dtype="float64", **options):
+    return fastrnn.GRU(inputs, hidden, dtype=dtype, seed=seed, **options)
 
 
-def lstm(inputs=X, hidden=H, seed=0, **options):
-    return fastrnn.LSTM(inputs, hidden, dtype="float64", seed=seed, **options)
+def lstm(inputs=X, hidden=H, seed=0, dtype="float64", **options):
+    return fastrnn.LSTM(inputs, hidden, dtype=dtype, seed=seed, **options)
 
 
 # Models over sequences x (T, B, X) with a state, that take lengths: name to how one is made.
 SEQUENCES = {
-    "many to many": lambda: ManyToMany(lstm(num_layers=2), Y, seed=1),
-    "many to one": lambda: ManyToOne(gru(), Y, seed=1),
-    "many to one, bidirectional": lambda: ManyToOne(lstm(bidirectional=True, num_layers=2), Y, seed=1),
-    "deep in time": lambda: DeepInTime(gru(), 3),
-    "readout of deep in time": lambda: ManyToMany(DeepInTime(lstm(), 2), Y, seed=1),
-    "deep in time of deep in time": lambda: DeepInTime(DeepInTime(gru(), 2), 2),
-    "one tap": lambda: MultiTap(X, H, 1, seed=0, **F64),
-    "three taps": lambda: MultiTap(X, H, 3, nonlinearity="sigmoid", seed=0, **F64),
-    "many to one of taps": lambda: ManyToOne(MultiTap(X, H, 2, seed=0, **F64), Y, seed=1),
-    "time delay": lambda: TimeDelay(X, H, Y, 2, seed=0, **F64),
-    "longer time delay than sequence": lambda: TimeDelay(X, H, Y, T + 2, seed=0, **F64),
-    "output feedback": lambda: OutputFeedback(X, H, Y, seed=0, **F64),
-    "output feedback of classes": lambda: OutputFeedback(X, H, Y, output="softmax", seed=0, **F64),
-    "layer-norm LSTM": lambda: LayerNormLSTM(X, H, seed=0, **F64),
-    "layer-norm GRU": lambda: LayerNormGRU(X, H, seed=0, **F64),
-    "deep layer-norm GRU": lambda: ManyToMany(DeepInTime(LayerNormGRU(X, H, seed=0, **F64), 2), Y, seed=1),
-    "a readout of a readout": lambda: ManyToMany(ManyToMany(gru(), 5, seed=1), Y, seed=2),
+    "many to many": lambda dtype="float64": ManyToMany(lstm(num_layers=2, dtype=dtype), Y, seed=1),
+    "many to one": lambda dtype="float64": ManyToOne(gru(dtype=dtype), Y, seed=1),
+    "many to one, bidirectional": lambda dtype="float64": ManyToOne(
+        lstm(bidirectional=True, num_layers=2, dtype=dtype), Y, seed=1
+    ),
+    "deep in time": lambda dtype="float64": DeepInTime(gru(dtype=dtype), 3),
+    "readout of deep in time": lambda dtype="float64": ManyToMany(
+        DeepInTime(lstm(dtype=dtype), 2), Y, seed=1
+    ),
+    "deep in time of deep in time": lambda dtype="float64": DeepInTime(DeepInTime(gru(dtype=dtype), 2), 2),
+    "one tap": lambda dtype="float64": MultiTap(X, H, 1, seed=0, dtype=dtype),
+    "three taps": lambda dtype="float64": MultiTap(X, H, 3, nonlinearity="sigmoid", seed=0, dtype=dtype),
+    "many to one of taps": lambda dtype="float64": ManyToOne(
+        MultiTap(X, H, 2, seed=0, dtype=dtype), Y, seed=1
+    ),
+    "time delay": lambda dtype="float64": TimeDelay(X, H, Y, 2, seed=0, dtype=dtype),
+    "longer time delay than sequence": lambda dtype="float64": TimeDelay(X, H, Y, T + 2, seed=0, dtype=dtype),
+    "output feedback": lambda dtype="float64": OutputFeedback(X, H, Y, seed=0, dtype=dtype),
+    "output feedback of classes": lambda dtype="float64": OutputFeedback(
+        X, H, Y, output="softmax", seed=0, dtype=dtype
+    ),
+    "layer-norm LSTM": lambda dtype="float64": LayerNormLSTM(X, H, seed=0, dtype=dtype),
+    "layer-norm GRU": lambda dtype="float64": LayerNormGRU(X, H, seed=0, dtype=dtype),
+    "deep layer-norm GRU": lambda dtype="float64": ManyToMany(
+        DeepInTime(LayerNormGRU(X, H, seed=0, dtype=dtype), 2), Y, seed=1
+    ),
+    "a readout of a readout": lambda dtype="float64": ManyToMany(
+        ManyToMany(gru(dtype=dtype), 5, seed=1), Y, seed=2
+    ),
 }
 WITH_RESET = sorted(set(SEQUENCES) - {"time delay", "longer time delay than sequence"})
 CAUSAL = [name for name in SEQUENCES if "one" not in name or name == "one tap"]
@@ -154,6 +167,25 @@ def test_state_goes_from_call_to_call(rng, name):
         assert_close(a, b, n_products=T * X * H)
 
 
+FUSED = [
+    name for name, make in SEQUENCES.items() if not any(isinstance(m, HostModel) for m in make()._models())
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FUSED)
+def test_what_layers_and_readouts_compute_has_the_same_bits_alone_and_step_by_step(rng, name, dtype):
+    rows = 13  # several tiles, and a part of one
+    model, x = SEQUENCES[name](dtype).eval(), rng.standard_normal((T, rows, X)).astype(dtype)
+    o, _ = model(x)
+    for b in range(rows):
+        assert_same_bits(model(x[:, b : b + 1])[0], o[:, b : b + 1] if o.ndim == 3 else o[b : b + 1])
+    if name in CAUSAL:
+        stream = model.stream(rows)
+        for x_t, o_t in zip(x, o, strict=True):
+            assert_same_bits(stream.step(x_t).copy(), o_t)
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_stream_is_the_call_step_by_step(rng, name):
     model, x = SEQUENCES[name]().eval(), rng.standard_normal((T, B, X))
@@ -213,11 +245,12 @@ def test_wrong_calls_are_refused(rng, name):
     model.backward(np.ones_like(o), state_n)
     with pytest.raises(RuntimeError, match="backward"):
         model.backward(np.ones_like(o))
-    model(x)
-    o, _ = model.eval()(x)
-    for mode in (False, True):
-        with pytest.raises(RuntimeError, match="backward"):
-            model.train(mode).backward(np.ones_like(o))
+    o, _ = model(x)
+    with pytest.raises(RuntimeError, match="backward"):
+        model.eval().train().backward(np.ones_like(o))
+    model.eval()(x)
+    with pytest.raises(RuntimeError, match="backward"):
+        model.backward(np.ones_like(o))
 
 
 NESTED = {
@@ -265,6 +298,13 @@ def test_the_last_step_of_each_direction_is_read(rng):
         _, (h_n, _) = layer(x, lengths=lengths)
         o, _ = model(x, lengths=lengths)
         assert_close(o, model.readout(np.concatenate([h_n[-2], h_n[-1]], axis=-1)), n_products=2 * H)
+
+
+def test_a_stream_of_many_to_one_gives_what_the_sequence_so_far_does(rng):
+    model, x = ManyToOne(gru(), Y, seed=1).eval(), rng.standard_normal((T, B, X))
+    stream = model.stream(B)
+    for t in range(T):
+        assert_same_bits(stream.step(x[t]).copy(), model(x[: t + 1])[0])
 
 
 def test_pseudo_steps_are_steps_with_the_same_input(rng):
@@ -424,7 +464,10 @@ def test_one_to_many(rng, name, lengths, tokens):
     assert_gradients(model, x, targets, loss=masked(lengths), state=state, options=options)
     o, state_n = model(x, state, **options)
     assert o.shape == (T, B, Y)
-    if lengths is None:
+    if lengths is not None:
+        valid = np.arange(T)[:, None] < lengths
+        assert_equal(o[valid], model(x, state, inputs=inputs)[0][valid])
+    else:
         stream = model.eval().start(x, state)
         for inputs_t, o_t in zip(inputs, o, strict=True):
             assert_close(stream.step(inputs_t), o_t, n_products=(T + 1) * 3 * (X + H))
