@@ -10,6 +10,7 @@ import threading
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn.diagnostics import GradientNorms
 from fastrnn.models import DeepInTime, LayerNormGRU, ManyToMany
 from fastrnn.sampling import beam_search, generate
 from fastrnn.training import (
@@ -189,6 +190,13 @@ def test_callbacks_see_the_gradients_and_may_end_it():
     history = train(make_model(), callbacks=[callback])
     assert seen == [(1, True), (2, True), (3, True)]
     assert (history.ending, history.steps) == ("callback", 3)
+
+
+def test_gradient_norms_are_recorded_by_a_callback():
+    norms = GradientNorms()
+    history = train(make_model(), callbacks=[norms])
+    recorded = np.array(list(norms.norms.values()))
+    np.testing.assert_allclose(np.sqrt((recorded**2).sum(axis=0)), history.gradient_norms, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,23 @@ def test_rows_stop_where_a_stop_token_would_be():
     assert all((step == -1).sum() == sum(n <= t for n in lengths) for t, step in enumerate(steps))
 
 
+def test_rows_that_have_stopped_leave_the_stream(monkeypatch):
+    model, sizes = make_model(), []
+    make = model.stream
+
+    def stream(rows):
+        sizes.append(rows)
+        return make(rows)
+
+    monkeypatch.setattr(model, "stream", stream)
+    samples = generate(model, [2], 60, seed=1, batch=20, stop=[0, 3])
+    lengths = sorted(len(tokens) for tokens in samples)
+    assert sizes[0] == 20
+    assert len(sizes) > 2
+    assert all(2 * after <= before for before, after in itertools.pairwise(sizes))
+    assert sizes[1] == sum(n > lengths[9] for n in lengths)  # when half of them have stopped
+
+
 def test_excluded_tokens_are_never_drawn():
     samples = generate(make_model(), [2], 100, seed=0, batch=10, exclude=[0, 4])
     assert set(np.concatenate(samples)) == {1, 2, 3}

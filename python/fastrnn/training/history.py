@@ -48,7 +48,7 @@ class History:
     ending: str = ""
     """Why it ended: "epochs", "steps", "limit", "early stop", "callback" or "interrupted"."""
     seconds: float = 0.0
-    """Spent on training batches; evaluations, callbacks and files not counted."""
+    """Spent on training batches and callbacks; evaluations and files not counted."""
 
     @property
     def steps(self) -> int:

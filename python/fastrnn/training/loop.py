@@ -219,7 +219,8 @@ def fit(
         Updates from one to the next; or the part of the whole training, less than 1; an epoch if None.
         The first is before any training.
     patience
-        Stop early after so many evaluations without a lower loss, and leave the parameters of the best one.
+        Stop early after so many evaluations without a lower loss.  However the training ends, the parameters
+        are then those of the best evaluation; a checkpoint has the last ones too, to go on from.
     explode
         Times the first loss, or 1 if that is less, at which a loss has exploded.
     checkpoint
