@@ -50,6 +50,22 @@ def test_models_of_a_device_are_those_of_the_cpu(rng, name):
         assert_close(a, b, n_products=50 * T * H, scale=max(1, size(b)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("mode", ["state", "input"])
+def test_sixteen_bits_take_what_numpy_has_of_them(dtype, mode):
+    host = "float32" if dtype == "bfloat16" else dtype
+    options = {"device": "cuda", "dtype": dtype, "seed": 0}
+    vectors, inputs = np.ones((B, X), host), np.ones((T, B, X), host)
+    one = OneToMany(fastrnn.LSTM(X, H, **options), Y, X, mode=mode, seed=1)
+    encoder = fastrnn.LSTM(X, H, bidirectional=True, **options)
+    two = EncoderDecoder(encoder, fastrnn.GRU(X, H, **options), Y, bridge=True, seed=1)
+    for model, x in ((one, vectors), (two, inputs)):
+        o, _ = model(x, inputs=inputs)
+        dx, _ = model.backward(np.ones_like(o))
+        assert o.dtype == dx.dtype == host
+        assert np.abs(dx).max() > 0
+
+
 def test_arrays_of_the_device_stay_there(rng):
     model, peer = (MODELS["many to many"](device) for device in ("cuda", "cpu"))
     x = rng.standard_normal((T, B, X), dtype="float32")

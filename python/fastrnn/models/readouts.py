@@ -191,6 +191,11 @@ class _Decoder(Model):
         """Return the shapes of the arrays of a state of `batch` rows."""
         return self.decoder.state_shapes(batch)
 
+    @property
+    def _host_dtype(self) -> str:
+        """Of NumPy's arrays, which knows no bfloat16."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
     def _check_inputs(self, inputs: Any, batch: int, target_lengths: Any) -> tuple[Array, Array | None]:
         """Return the decoder's inputs and their lengths, checked before anything runs."""
         if inputs is None:
@@ -198,7 +203,7 @@ class _Decoder(Model):
         array = take("inputs", inputs)
         axes: dict[str, int | None] = {"T": None, "B": batch}
         if not is_integer(array):
-            array = CPU.own.check_float("inputs", array, self.dtype, inputs)
+            array = CPU.own.check_float("inputs", array, self._host_dtype, inputs)
             axes["I"] = self.decoder.input_size
         expect_shape("inputs", array, axes)
         return array, check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
@@ -338,7 +343,7 @@ class OneToMany(_Decoder):
         return stream
 
     def _check_x(self, x: Any, state: State) -> Array:
-        x = CPU.own.take_float("x", x, self.dtype)
+        x = CPU.own.take_float("x", x, self._host_dtype)
         expect_shape("x", x, {"B": None, "X": self.input_size})
         if self.mode == "state" and state is not None:
             raise ValueError("state is given; expected None: x makes the initial state")
