@@ -95,12 +95,20 @@ class Recurrence:
         return _error(self.label, text)
 
 
+def node_label(node: Any) -> str:
+    """Say which node is meant: by its name, or where it has none by what it makes."""
+    made = next((name for name in node.output if name), None)
+    if node.name or made is None:
+        return f"{node.op_type} node {node.name!r}"
+    return f"{node.op_type} node that makes {made!r}"
+
+
 def read_node(node: Any) -> Recurrence:
     """Check everything about a node that does not need its inputs' values."""
     op_type = getattr(node, "op_type", None)
     if op_type is None:
         raise TypeError(f"node has type {type(node).__name__}; expected an onnx.NodeProto")
-    label = f"{op_type} node {node.name!r}" if node.name else f"{op_type} node"
+    label = node_label(node)
 
     bad = partial(_error, label)
     if node.domain not in ("", "ai.onnx") or op_type not in CELLS:
@@ -418,7 +426,8 @@ def fused_parameters(
     return spec, parameters
 
 
-def _dtype_of_x(recurrence: Recurrence, values: dict[str, Array | None]) -> str:
+def dtype_of_x(recurrence: Recurrence, values: dict[str, Array | None]) -> str:
+    """Return the dtype of X, which is that of all floats of a node."""
     _check_float(recurrence, "X", values["X"], None)
     assert values["X"] is not None
     return str(values["X"].dtype)
@@ -473,7 +482,7 @@ def run_node(node: Any, inputs: Sequence[Any]) -> list[Array | None]:
     """
     recurrence = read_node(node)
     values = align(recurrence, inputs)
-    return Bound(recurrence, values, _dtype_of_x(recurrence, values)).run(values)
+    return Bound(recurrence, values, dtype_of_x(recurrence, values)).run(values)
 
 
 def plan_node(node: Any, inputs: Sequence[Any] | None = None) -> Report:
@@ -508,7 +517,7 @@ def plan_node(node: Any, inputs: Sequence[Any] | None = None) -> Report:
     if inputs is None:
         return plan(recurrence)
     values = align(recurrence, inputs)
-    bound = Bound(recurrence, values, _dtype_of_x(recurrence, values))
+    bound = Bound(recurrence, values, dtype_of_x(recurrence, values))
     x, _, _ = bound._check(values)
     report = plan(recurrence)
     if bound.packed is not None and len(x):

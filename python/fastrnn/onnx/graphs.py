@@ -1,0 +1,388 @@
+"""Models of recurrent nodes and the few operators that exporters write around them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._arrays import describe_axes
+from ..info import Report
+from .nodes import CELLS, INPUTS, BadNodeError, Bound, Recurrence, dtype_of_x, node_label, plan, read_node
+
+Array = NDArray[Any]
+Run = Callable[[list[Array | None]], list[Array | None]]
+
+OLDEST_OPSET = 7
+
+
+def _axes(values: list[Any], attributes: Mapping[str, Any], place: int = 1) -> tuple[int, ...] | None:
+    """Return the axes of Squeeze or Unsqueeze: an attribute before opset 13, then an input."""
+    if len(values) > place and values[place] is not None:
+        return tuple(int(axis) for axis in values[place])
+    return tuple(attributes["axes"]) if "axes" in attributes else None
+
+
+def _squeeze(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    return np.asarray(np.squeeze(values[0], _axes(values, attributes)))
+
+
+def _unsqueeze(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    axes = _axes(values, attributes)
+    if axes is None:
+        raise ValueError("axes are missing")
+    return np.expand_dims(values[0], axes)
+
+
+def _reshape(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    array, wanted = values[0], [int(size) for size in values[1]]
+    copied = [] if attributes.get("allowzero", 0) else [i for i, size in enumerate(wanted) if size == 0]
+    shape = [array.shape[i] if i in copied else size for i, size in enumerate(wanted)]
+    if -1 in shape and not array.size:  # what NumPy finds only where there are elements
+        rest = math.prod(size for i, size in enumerate(array.shape) if i not in copied)
+        known = math.prod(size for i, size in enumerate(wanted) if i not in copied and size != -1)
+        if known:
+            shape[shape.index(-1)] = rest // known
+    return np.asarray(array.reshape(shape))
+
+
+def _slice(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    if opset < 10:
+        starts, ends, axes, steps = attributes["starts"], attributes["ends"], attributes.get("axes"), None
+    else:
+        starts, ends, axes, steps = [*values[1:], None, None][:4]
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    chosen = [slice(None)] * values[0].ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        start, end, step = int(start), int(end), int(step)
+        # Going backwards, an end before the first element means that this one is taken too; to Python a
+        # negative end would count from the back.
+        stop = None if step < 0 and end < -values[0].shape[int(axis)] else end
+        chosen[int(axis)] = slice(start, stop, step)
+    return np.asarray(values[0][tuple(chosen)])
+
+
+def _softmax(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    x = values[0]
+    axis = attributes.get("axis", 1 if opset < 13 else -1)
+    if opset < 13:  # all axes from this one on are one
+        axis %= x.ndim
+        flat = x.reshape(int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
+        return _softmax([flat], {"axis": 1}, 13).reshape(x.shape)
+    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    return np.asarray(e / e.sum(axis=axis, keepdims=True))
+
+
+def _gemm(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    A = values[0].T if attributes.get("transA", 0) else values[0]
+    B = values[1].T if attributes.get("transB", 0) else values[1]
+    y = attributes.get("alpha", 1.0) * (A @ B)
+    if len(values) > 2 and values[2] is not None:
+        y = y + attributes.get("beta", 1.0) * values[2]
+    return np.asarray(y)
+
+
+def _shape(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    return np.array(values[0].shape[attributes.get("start", 0) : attributes.get("end")], np.int64)
+
+
+def _constant(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    ((name, value),) = attributes.items()
+    if name == "value":
+        return _tensor(value)
+    return np.array(value, np.int64 if "int" in name else np.float32)
+
+
+def _constant_of_shape(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    filling = _tensor(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
+    return np.full(tuple(int(size) for size in values[0]), filling.item(), filling.dtype)
+
+
+def _cast(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return np.asarray(values[0].astype(tensor_dtype_to_np_dtype(attributes["to"])))
+
+
+def _expand(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    wanted = tuple(int(size) for size in values[1])
+    return np.broadcast_to(values[0], np.broadcast_shapes(values[0].shape, wanted))
+
+
+def _tensor(tensor: Any) -> Array:
+    from onnx.numpy_helper import to_array
+
+    return np.asarray(to_array(tensor))
+
+
+@dataclass(frozen=True)
+class _Operator:
+    compute: Callable[[list[Any], Mapping[str, Any], int], Array]
+    attributes: tuple[str, ...] = ()
+
+
+# https://onnx.ai/onnx/operators.  The second group makes PyTorch's zero states and shapes.
+_OPERATORS: dict[str, _Operator] = {
+    "Add": _Operator(lambda values, attributes, opset: np.add(*values)),
+    "Concat": _Operator(lambda values, a, opset: np.concatenate(values, a.get("axis", 1)), ("axis",)),
+    "Gemm": _Operator(_gemm, ("alpha", "beta", "transA", "transB")),
+    "MatMul": _Operator(lambda values, attributes, opset: np.matmul(*values)),
+    "Relu": _Operator(lambda values, attributes, opset: np.maximum(values[0], 0)),
+    "Reshape": _Operator(_reshape, ("allowzero",)),
+    "Sigmoid": _Operator(lambda values, attributes, opset: 1 / (1 + np.exp(-values[0]))),
+    "Slice": _Operator(_slice, ("starts", "ends", "axes")),
+    "Softmax": _Operator(_softmax, ("axis",)),
+    "Squeeze": _Operator(_squeeze, ("axes",)),
+    "Tanh": _Operator(lambda values, attributes, opset: np.tanh(values[0])),
+    "Transpose": _Operator(lambda values, a, opset: np.transpose(values[0], a.get("perm")), ("perm",)),
+    "Unsqueeze": _Operator(_unsqueeze, ("axes",)),
+    #
+    "Cast": _Operator(_cast, ("to", "saturate", "round_mode")),
+    "Constant": _Operator(_constant, ("value", "value_float", "value_floats", "value_int", "value_ints")),
+    "ConstantOfShape": _Operator(_constant_of_shape, ("value",)),
+    "Expand": _Operator(_expand),
+    "Gather": _Operator(lambda v, a, opset: np.take(v[0], v[1], axis=a.get("axis", 0)), ("axis",)),
+    "Identity": _Operator(lambda values, attributes, opset: values[0]),
+    "Shape": _Operator(_shape, ("start", "end")),
+}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node, ready to run."""
+
+    label: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Run
+    recurrence: Recurrence | None = None
+
+    def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the named outputs."""
+        try:
+            with np.errstate(all="ignore"):
+                results = self.run([values[name] if name else None for name in self.inputs])
+        except BadNodeError:  # which says where
+            raise
+        except (ValueError, IndexError, TypeError, KeyError) as error:
+            raise ValueError(f"{self.label}: {error}") from error
+        return {
+            name: array
+            for name, array in zip(self.outputs, results, strict=True)
+            if name and array is not None
+        }
+
+
+def _plain_step(node: Any, opset: int) -> _Step:
+    from onnx.helper import get_attribute_value
+
+    label = node_label(node)
+    operator = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if operator is None:
+        domain = f" of the domain {node.domain!r}" if node.domain not in ("", "ai.onnx") else ""
+        raise BadNodeError(
+            f"{label}: the operator {node.op_type}{domain} is not among those that run here: "
+            f"{', '.join([*CELLS, *_OPERATORS])}"
+        )
+    attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+    unknown = [name for name in attributes if name not in operator.attributes]
+    if unknown:
+        raise BadNodeError(f"{label}: the attribute {unknown[0]} is not one of those that are known here")
+    if len(node.output) != 1:
+        raise BadNodeError(f"{label}: it has {len(node.output)} outputs; expected 1")
+    return _Step(
+        label,
+        tuple(node.input),
+        tuple(node.output),
+        lambda values: [np.asarray(operator.compute(values, attributes, opset))],
+    )
+
+
+def _recurrent_step(node: Any, constants: Mapping[str, Array]) -> _Step:
+    recurrence = read_node(node)
+
+    def aligned(values: list[Array | None]) -> dict[str, Array | None]:
+        return dict.fromkeys(INPUTS) | dict(zip(INPUTS, values, strict=False))
+
+    weights = [name for role, name in zip(INPUTS, recurrence.inputs, strict=False) if role in "WRBP" and name]
+    bound = None
+    if all(name in constants for name in weights):  # packed once
+        given = aligned([constants.get(name) if name in weights else None for name in recurrence.inputs])
+        assert given["W"] is not None
+        bound = Bound(recurrence, given, str(given["W"].dtype))
+
+    def run(values: list[Array | None]) -> list[Array | None]:
+        roles = aligned(values)
+        ready = bound or Bound(recurrence, roles, dtype_of_x(recurrence, roles))
+        return ready.run(roles)
+
+    return _Step(recurrence.label, recurrence.inputs, recurrence.outputs, run, recurrence)
+
+
+class Stack:
+    """A model made by `from_onnx`: call it with its inputs in order, get a list of its outputs.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of str
+        Names, in order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.onnx import from_onnx, to_onnx
+    >>> stack = from_onnx(to_onnx(fastrnn.GRU(3, 4)))
+    >>> y, h_n = stack(np.ones((5, 2, 3), "float32"))
+    >>> stack, y.shape, stack.explain()
+    (Stack(x -> y, h_n), (5, 2, 4), GRU node 'l0': fused)
+    """
+
+    def __init__(self, model: Any) -> None:
+        from onnx import numpy_helper
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+        opset = opsets[0] if opsets else 1
+        if opset < OLDEST_OPSET:
+            raise ValueError(f"the model has opset {opset}; expected {OLDEST_OPSET} or newer")
+        graph = model.graph
+        if graph.sparse_initializer:
+            raise ValueError("the model has sparse initializers; expected dense ones")
+        self._constants: dict[str, Array] = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+        }
+        self._taken: dict[str, tuple[np.dtype[Any], list[int | None]]] = {}
+        for value in graph.input:
+            if value.name not in self._constants:
+                kind = value.type.tensor_type
+                dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+                self._taken[value.name] = (tensor_dtype_to_np_dtype(kind.elem_type), dims)
+        self.inputs = tuple(self._taken)
+        self.outputs = tuple(value.name for value in graph.output)
+
+        self._steps: list[_Step] = []
+        known = {*self._constants, *self.inputs}
+        for node in graph.node:
+            if node.op_type in CELLS and node.domain in ("", "ai.onnx"):
+                step = _recurrent_step(node, self._constants)
+            else:
+                step = _plain_step(node, opset)
+            unknown = [name for name in step.inputs if name and name not in known]
+            if unknown:
+                raise BadNodeError(f"{step.label}: nothing before it makes its input {unknown[0]!r}")
+            if step.recurrence is None and all(name in self._constants for name in step.inputs if name):
+                self._constants |= step(self._constants)
+            else:
+                self._steps.append(step)
+            known |= {*step.outputs}
+        missing = [name for name in self.outputs if name not in known]
+        if missing:
+            raise ValueError(f"no node makes the output {missing[0]!r} of the model")
+
+    def __call__(self, *inputs: Any) -> list[Array]:
+        """Run the model.
+
+        Parameters
+        ----------
+        *inputs : array
+            In the order of `inputs`, of the dtypes and shapes that the model says.
+
+        Returns
+        -------
+        list of array
+            In the order of `outputs`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The number, a dtype or a shape of the inputs is wrong, or a node cannot take its own.
+        """
+        if len(inputs) != len(self.inputs):
+            raise TypeError(
+                f"there are {len(inputs)} inputs; expected {len(self.inputs)}: {', '.join(self.inputs)}"
+            )
+        values = dict(self._constants)
+        for (name, (dtype, dims)), given in zip(self._taken.items(), inputs, strict=True):
+            array = np.asarray(given)
+            if array.dtype != dtype:
+                raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
+            fits = all(size in (None, have) for size, have in zip(dims, array.shape, strict=False))
+            if dims and not (len(dims) == array.ndim and fits):
+                axes = {f"d{i}": size for i, size in enumerate(dims)}
+                raise ValueError(f"{name} has shape {array.shape}; expected {describe_axes(axes)}")
+            values[name] = array
+        for step in self._steps:
+            values |= step(values)
+        return [values[name] for name in self.outputs]
+
+    def explain(self) -> Report:
+        """Tell for each recurrent node whether the fused kernels run it, or why not."""
+        return Report(
+            {step.label: _path(plan(step.recurrence)) for step in self._steps if step.recurrence is not None}
+        )
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(self.inputs)} -> {', '.join(self.outputs)})"
+
+
+def _path(report: Report) -> str:
+    return "fused" if report["path"] == "fused" else f"general: {', '.join(report['why'])}"
+
+
+def from_onnx(path: Any) -> Stack:
+    """Read a model of recurrent nodes, as PyTorch's and Keras's exporters write them.
+
+    Parameters
+    ----------
+    path : str, path or onnx.ModelProto
+        Of opset 7 or newer.
+
+    Returns
+    -------
+    Stack
+        To be called with the model's inputs.  Weights are packed once; what depends on constants alone is
+        computed once.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is no ONNX model, or a node is malformed or of an operator other than RNN, GRU, LSTM, Transpose,
+        Squeeze, Unsqueeze, Reshape, Concat, Slice, MatMul, Gemm, Add, Softmax, Relu, Sigmoid, Tanh, and
+        those that exporters make shapes and zero states with: Constant, ConstantOfShape, Shape, Gather,
+        Expand, Cast, Identity.  The message names the node.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import fastrnn
+    >>> from fastrnn.onnx import from_onnx, to_onnx
+    >>> layer = fastrnn.LSTM(3, 4, seed=0).eval()
+    >>> x = np.ones((5, 2, 3), "float32")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = to_onnx(layer, folder + "/lstm.onnx")
+    ...     y, h_n, c_n = from_onnx(folder + "/lstm.onnx")(x)
+    >>> bool((y == layer(x)[0]).all())
+    True
+    """
+    if not isinstance(path, str | os.PathLike):
+        if not hasattr(path, "graph"):
+            raise TypeError(f"path has type {type(path).__name__}; expected a path or an onnx.ModelProto")
+        return Stack(path)
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(os.fspath(path))
+    except DecodeError as error:
+        raise ValueError(f"{os.fspath(path)} is not an ONNX model: {error}") from error
+    return Stack(model)

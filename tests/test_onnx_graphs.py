@@ -1,0 +1,508 @@
+"""Do layers written as ONNX run in onnxruntime to the same numbers, and do exported models run here?"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fastrnn
+import numpy as np
+import onnx
+import pytest
+from fastrnn.models import ManyToMany, ManyToOne, OneToMany
+from fastrnn.onnx import Stack, from_onnx, run_node, to_onnx
+from onnx import TensorProto, helper, numpy_helper
+from problems import flat
+from tolerances import assert_close, assert_same_bits, chain
+
+LAYERS: dict[str, Any] = {
+    "lstm": lambda **o: fastrnn.LSTM(5, 6, seed=1, **o),
+    "peephole": lambda **o: fastrnn.LSTM(5, 6, seed=1, peephole="diagonal", **o),
+    "gru": lambda **o: fastrnn.GRU(5, 6, seed=1, **o),
+    "gru_reset_before": lambda **o: fastrnn.GRU(5, 6, seed=1, reset_after=False, **o),
+    "tanh": lambda **o: fastrnn.RNN(5, 6, seed=1, **o),
+    "relu": lambda **o: fastrnn.RNN(5, 6, nonlinearity="relu", seed=1, **o),
+    "sigmoid": lambda **o: fastrnn.RNN(5, 6, nonlinearity="sigmoid", seed=1, **o),
+    "identity": lambda **o: fastrnn.RNN(5, 6, nonlinearity="identity", seed=1, **o),
+}
+
+
+def run_onnxruntime(model: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Run a model as onnxruntime does."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = dict(zip([value.name for value in session.get_inputs()], inputs, strict=True))
+    results: list[np.ndarray] = session.run(None, feeds)
+    return results
+
+
+def floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype("float32")
+
+
+def compare(results: list[Any], expected: list[Any], n_products: int = 100) -> None:
+    assert len(results) == len(expected)
+    for i, (result, right) in enumerate(zip(results, expected, strict=True)):
+        assert_close(result, right, n_products=n_products, what=f"output {i}")
+
+
+# -------------------------------------------------------------------------------------- to_onnx
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("num_layers", "bias", "batch_first"), [(1, True, False), (3, False, True), (2, True, False)]
+)
+@pytest.mark.parametrize("extra", [False, True])
+def test_onnxruntime_gives_the_layers_numbers(
+    kind: str,
+    bidirectional: bool,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    extra: bool,
+    rng: np.random.Generator,
+) -> None:
+    layer = LAYERS[kind](
+        num_layers=num_layers, bias=bias, batch_first=batch_first, bidirectional=bidirectional
+    ).eval()
+    model = to_onnx(layer, lengths=extra, state=extra)
+    x, lengths, state = floats(rng, 3, 4, 5), None, None
+    if batch_first:
+        x = np.ascontiguousarray(x.swapaxes(0, 1))
+    given = [x]
+    if extra:
+        lengths = np.array([3, 1, 2, 3], np.int32)
+        states = [
+            floats(rng, num_layers * (2 if bidirectional else 1), 4, 6) for _ in layer._spec.state_shapes(4)
+        ]
+        given += [lengths, *states]
+        state = tuple(states) if len(states) == 2 else states[0]
+    y, state_n = layer(x, state, lengths=lengths)
+    right = [y, *flat(state_n)]
+    compare(run_onnxruntime(model, *given), right, chain(layer._spec, 3))
+
+    stack = from_onnx(model)
+    assert stack.inputs == ("x", "lengths", "h_0", "c_0")[: len(given)]
+    assert set(stack.explain().values()) == {"fused"}
+    compare(stack(*given), right, chain(layer._spec, 3))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("model", [ManyToMany, ManyToOne])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_models_with_a_readout(
+    kind: str, bidirectional: bool, model: Any, num_layers: int, rng: np.random.Generator
+) -> None:
+    layer = LAYERS[kind](bidirectional=bidirectional, num_layers=num_layers)
+    made = model(layer, 3, output="softmax", seed=2).eval()
+    x, lengths = floats(rng, 4, 5, 5), np.array([4, 1, 3, 2, 4], np.int32)
+    exported = to_onnx(made, lengths=True)
+    o, state_n = made(x, lengths=lengths)
+    compare(run_onnxruntime(exported, x, lengths), [o, *flat(state_n)], chain(layer._spec, 4))
+    compare(from_onnx(exported)(x, lengths), [o, *flat(state_n)], chain(layer._spec, 4))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 22, onnx.defs.onnx_opset_version()])
+def test_opsets_and_files(opset: int, tmp_path: Path, rng: np.random.Generator) -> None:
+    layer = fastrnn.GRU(5, 6, num_layers=2, seed=0).eval()
+    model = to_onnx(layer, tmp_path / "gru.onnx", opset=opset)
+    assert model.opset_import[0].version == opset
+    onnx.checker.check_model(str(tmp_path / "gru.onnx"), full_check=True)
+    x = floats(rng, 3, 2, 5)
+    for path in tmp_path / "gru.onnx", str(tmp_path / "gru.onnx"):
+        y, h_n = from_onnx(path)(x)
+        assert_same_bits(y, layer(x)[0])
+        assert_same_bits(h_n, layer(x)[1])
+
+
+def test_float64_goes_there_and_back(rng: np.random.Generator) -> None:
+    layer = fastrnn.LSTM(5, 6, dtype="float64", seed=0).eval()
+    x = rng.normal(size=(3, 2, 5))
+    y, (h_n, c_n) = layer(x)
+    for actual, right in zip(from_onnx(to_onnx(layer))(x), [y, h_n, c_n], strict=True):
+        assert_same_bits(actual, right)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "message"),
+    [
+        (
+            lambda: fastrnn.LSTM(3, 4, proj_size=2),
+            {},
+            ValueError,
+            "none with a projection, which no ONNX operator",
+        ),
+        (lambda: fastrnn.LSTM(3, 4, peephole="full"), {}, ValueError, "none with a full peephole"),
+        (lambda: fastrnn.GRUCell(3, 4), {}, TypeError, "expected an LSTM, GRU or RNN, or a ManyToMany"),
+        (lambda: OneToMany(fastrnn.GRU(3, 4), 3, 3), {}, TypeError, "expected an LSTM, GRU or RNN, or"),
+        (
+            lambda: fastrnn.GRU(3, 4),
+            {"opset": 12},
+            ValueError,
+            "opset is 12; expected an integer of at least 13",
+        ),
+        (
+            lambda: fastrnn.GRU(3, 4),
+            {"opset": 999},
+            ValueError,
+            "opset is 999; expected an integer of at most",
+        ),
+        (lambda: fastrnn.GRU(3, 4), {"state": 1}, TypeError, "state is 1"),
+    ],
+)
+def test_what_cannot_be_written(make: Any, options: Any, error: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        to_onnx(make(), tmp_path / "model.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------ from_onnx
+
+
+# With free axes the new exporter writes no recurrent nodes but the products of each step.
+@pytest.mark.parametrize(("legacy", "dynamic"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("LSTM", {"num_layers": 2, "bidirectional": True}),
+        ("LSTM", {"bias": False}),
+        ("GRU", {"num_layers": 2}),
+        ("RNN", {"nonlinearity": "relu", "bidirectional": True}),
+    ],
+)
+@pytest.mark.parametrize("head", ["all", "last"])
+def test_models_of_torchs_exporter(
+    cell: str, options: dict[str, Any], legacy: bool, dynamic: bool, batch_first: bool, head: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not legacy:
+        pytest.importorskip("onnxscript")
+
+    class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(torch.nn, cell)(4, 6, batch_first=batch_first, **options)
+            self.readout = torch.nn.Linear(6 * (1 + self.rnn.bidirectional), 3)
+
+        def forward(self, x: Any) -> Any:
+            y, state_n = self.rnn(x)
+            last = y[:, -1] if batch_first else y[-1]
+            return torch.softmax(self.readout(y if head == "all" else last), -1), state_n
+
+    torch.manual_seed(0)
+    network = Network().eval()
+    x = torch.randn(3, 5, 4)
+    file = io.BytesIO()
+    axes = ["batch", "time"] if batch_first else ["time", "batch"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if legacy:
+            shapes: Any = {"x": dict(enumerate(axes))} if dynamic else None
+            torch.onnx.export(network, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=shapes)
+        else:
+            torch.onnx.export(network, (x,), file, dynamo=True, verbose=False)
+    stack = from_onnx(onnx.load_from_string(file.getvalue()))
+    if legacy or cell != "RNN":  # of which the new exporter makes products too
+        assert set(stack.explain().values()) == {"fused"}
+    if dynamic:
+        x = torch.randn(2, 9, 4)
+    with torch.no_grad():
+        out, state_n = network(x)
+    states = state_n if isinstance(state_n, tuple) else (state_n,)
+    compare(stack(x.numpy()), [out.numpy(), *(s.numpy() for s in states)])
+
+
+def graph_model(
+    nodes: list[Any], x: np.ndarray, opset: int = 17, constants: dict[str, Any] | None = None, made: int = 0
+) -> Any:
+    """Make a model from x to y, which is of dtype `made` or that of x, of nodes and initializers."""
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", kind, x.shape)],
+        [helper.make_tensor_value_info("y", made or kind, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+OPERATORS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
+    # operator, opset, constants after x, attributes; x is (2, 3, 4), or (2, 3) for Gemm
+    ("Transpose", 17, {}, {}),
+    ("Transpose", 17, {}, {"perm": [1, 0, 2]}),
+    ("Reshape", 17, {"s": ints(0, -1)}, {}),
+    ("Reshape", 17, {"s": ints(4, 6)}, {"allowzero": 1}),
+    ("Unsqueeze", 17, {"a": ints(0, -1)}, {}),
+    ("Unsqueeze", 11, {}, {"axes": [1, 4]}),
+    ("Concat", 17, {"b": np.ones((2, 1, 4), "f")}, {"axis": 1}),
+    ("Slice", 17, {"s": ints(-1), "e": ints(-99), "a": ints(1), "t": ints(-1)}, {}),
+    ("Slice", 17, {"s": ints(1, 0), "e": ints(2**62, 2)}, {}),
+    ("Slice", 17, {"s": ints(3, -1), "e": ints(-5, 0), "a": ints(2, 1), "t": ints(-2, -1)}, {}),
+    ("Slice", 17, {"s": ints(-4, 1), "e": ints(-1, 9), "a": ints(-1, 1)}, {}),
+    ("Slice", 9, {}, {"starts": [1], "ends": [-1], "axes": [2]}),
+    ("Slice", 9, {}, {"starts": [1, 0], "ends": [9, 1]}),
+    ("MatMul", 17, {"b": np.linspace(-1, 1, 12, dtype="f").reshape(4, 3)}, {}),
+    ("Gemm", 17, {"b": np.linspace(-1, 1, 6, dtype="f").reshape(3, 2), "c": np.ones(2, "f")}, {}),
+    (
+        "Gemm",
+        17,
+        {"b": np.linspace(-1, 1, 8, dtype="f").reshape(4, 2), "c": np.ones((3, 1), "f")},
+        {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0},
+    ),
+    ("Gemm", 17, {"b": np.linspace(-1, 1, 6, dtype="f").reshape(3, 2)}, {}),
+    ("Add", 17, {"b": np.ones((3, 1), "f")}, {}),
+    ("Softmax", 17, {}, {}),
+    ("Softmax", 17, {}, {"axis": 1}),
+    ("Softmax", 11, {}, {}),
+    ("Softmax", 11, {}, {"axis": -1}),
+    ("Relu", 17, {}, {}),
+    ("Sigmoid", 17, {}, {}),
+    ("Tanh", 17, {}, {}),
+    ("Identity", 17, {}, {}),
+    ("Cast", 17, {}, {"to": TensorProto.DOUBLE}),
+    ("Shape", 17, {}, {}),
+    ("Shape", 17, {}, {"start": 1, "end": -1}),
+    ("Gather", 17, {"i": np.array(-1)}, {"axis": 1}),
+    ("Gather", 17, {"i": ints(1, 0, 1)}, {}),
+    ("Expand", 17, {"s": ints(5, 2, 1, 4)}, {}),
+]
+
+
+@pytest.mark.parametrize(("op", "opset", "constants", "attributes"), OPERATORS)
+def test_operators(
+    op: str, opset: int, constants: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator
+) -> None:
+    x = floats(rng, *{"Gemm": (2, 3), "Expand": (2, 1, 4)}.get(op, (2, 3, 4)))
+    made = {"Cast": TensorProto.DOUBLE, "Shape": TensorProto.INT64}.get(op, 0)
+    node = helper.make_node(op, ["x", *constants], ["y"], **attributes)
+    model = graph_model([node], x, opset, constants, made)
+    (right,) = run_onnxruntime(model, x)
+    (y,) = from_onnx(model)(x)
+    assert y.dtype == right.dtype
+    if y.dtype.kind == "i":
+        assert y.tolist() == right.tolist()
+    else:
+        assert_close(y, right, n_products=4)
+
+
+@pytest.mark.parametrize(("opset", "axes"), [(11, [0, 2]), (17, [0, -2]), (17, None)])
+def test_squeeze(opset: int, axes: list[int] | None, rng: np.random.Generator) -> None:
+    x = floats(rng, 1, 3, 1, 4)
+    constants = {"a": ints(*axes)} if axes and opset >= 13 else {}
+    attributes = {"axes": axes} if axes and opset < 13 else {}
+    model = graph_model(
+        [helper.make_node("Squeeze", ["x", *constants], ["y"], **attributes)], x, opset, constants
+    )
+    assert_same_bits(from_onnx(model)(x)[0], run_onnxruntime(model, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "right"),
+    [
+        ((0, 3, 4), (0, -1), (0, 12)),
+        ((0, 3, 4), (0, 0, -1), (0, 3, 4)),
+        ((2, 0), (2, -1), (2, 0)),
+        ((3, 0), (-1, 3), (0, 3)),
+    ],
+)
+def test_reshape_of_nothing(shape: tuple[int, ...], wanted: tuple[int, ...], right: tuple[int, ...]) -> None:
+    x = np.zeros(shape, "float32")
+    model = graph_model([helper.make_node("Reshape", ["x", "s"], ["y"])], x, 17, {"s": ints(*wanted)})
+    assert from_onnx(model)(x)[0].shape == right
+
+
+def test_no_rows() -> None:
+    layer = fastrnn.GRU(5, 6, num_layers=2, bidirectional=True)
+    y, h_n = from_onnx(to_onnx(layer))(np.zeros((3, 0, 5), "float32"))
+    assert y.shape == (3, 0, 12)
+    assert h_n.shape == (4, 0, 6)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"value": numpy_helper.from_array(np.arange(6.0, dtype="f").reshape(1, 2, 3))},
+        {"value_float": 2.5},
+        {"value_floats": [1.0, 2.0, 3.0]},
+    ],
+)
+def test_constants(attributes: dict[str, Any], rng: np.random.Generator) -> None:
+    x = floats(rng, 4, 2, 3)
+    nodes = [
+        helper.make_node("Constant", [], ["k"], **attributes),
+        helper.make_node("Add", ["x", "k"], ["y"]),
+    ]
+    model = graph_model(nodes, x)
+    assert_same_bits(from_onnx(model)(x)[0], run_onnxruntime(model, x)[0])
+
+
+def keras_like(rng: np.random.Generator, opset: int) -> tuple[Any, np.ndarray]:
+    """Make what a converter from Keras writes for LSTM with return_sequences, then GRU, then Dense."""
+    x = floats(rng, 2, 5, 3)
+    weights = {
+        "W1": floats(rng, 1, 16, 3),
+        "R1": floats(rng, 1, 16, 4),
+        "B1": floats(rng, 1, 32),
+        "W2": floats(rng, 1, 6, 4),
+        "R2": floats(rng, 1, 6, 2),
+        "B2": floats(rng, 1, 12),
+        "dense": floats(rng, 2, 3),
+        "bias": floats(rng, 3),
+        "filling": np.zeros(1, "f"),
+    }
+    squeeze: dict[str, Any] = {}
+    axes = {0: ["axis0"], 1: ["axis1"]}
+    if opset >= 13:
+        weights |= {"axis0": ints(0), "axis1": ints(1)}
+    else:
+        squeeze, axes = {"axes": [1]}, {0: [], 1: []}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["xt", "W1", "R1", "B1"], ["y1", "", ""], hidden_size=4),
+        helper.make_node("Squeeze", ["y1", *axes[1]], ["s1"], **squeeze),
+        helper.make_node(
+            "GRU",
+            ["s1", "W2", "R2", "B2"],
+            ["", "h2"],
+            hidden_size=2,
+            direction="reverse",
+            linear_before_reset=1,
+        ),
+        helper.make_node("Squeeze", ["h2", *axes[0]], ["s2"], **({"axes": [0]} if squeeze else {})),
+        helper.make_node("MatMul", ["s2", "dense"], ["d"]),
+        helper.make_node("Add", ["d", "bias"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["y"], axis=1),
+    ]
+    return graph_model(nodes, x, opset, weights), x
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 22])
+def test_models_as_written_from_keras(opset: int, rng: np.random.Generator) -> None:
+    model, x = keras_like(rng, opset)
+    compare(from_onnx(model)(x), run_onnxruntime(model, x))
+
+
+def test_weights_that_the_model_computes(rng: np.random.Generator) -> None:
+    # From initializers: once.  From inputs: in every call.
+    x = floats(rng, 4, 2, 3)
+    weights = {"w": floats(rng, 3, 5), "r": floats(rng, 1, 5, 5), "zero": ints(0)}
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["wt"]),
+        helper.make_node("Unsqueeze", ["wt", "zero"], ["W"]),
+        helper.make_node("RNN", ["x", "W", "r"], ["y"]),
+    ]
+    stack = from_onnx(graph_model(nodes, x, 17, weights))
+    assert len(stack._steps) == 1
+    right = run_node(helper.make_node("RNN", ["x", "w", "r"], ["y"]), [x, weights["w"].T[None], weights["r"]])
+    assert_same_bits(stack(x)[0], right[0])
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["R"]),
+        helper.make_node("RNN", ["x", "W", "R"], ["y"]),
+    ]
+    square = floats(rng, 1, 3, 3)
+    model = graph_model(nodes, square, 17, {"W": floats(rng, 1, 3, 3), "s": ints(1, 3, 3)})
+    node = helper.make_node("RNN", ["x", "w", "r"], ["y"])
+    W = numpy_helper.to_array(model.graph.initializer[0])
+    assert_same_bits(from_onnx(model)(square)[0], run_node(node, [square, W, square])[0])
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+def broken(*nodes: Any, **constants: Any) -> Any:
+    return graph_model(list(nodes), np.zeros((2, 3, 4), "f"), 17, constants)
+
+
+NODE = helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (broken(NODE("Conv", ["x", "x"], ["y"], name="c")), "Conv node 'c': the operator Conv is not among"),
+        (broken(NODE("Erf", ["x"], ["y"])), "Erf node that makes 'y': the operator Erf is not among"),
+        (broken(NODE("Relu", ["x"], ["y"], domain="z")), "'y': the operator Relu of the domain 'z' is not"),
+        (broken(NODE("LSTM", ["x"], ["y"], name="l")), "LSTM node 'l': the input W is missing"),
+        (
+            broken(NODE("Relu", ["z"], ["y"])),
+            "Relu node that makes 'y': nothing before it makes its input 'z'",
+        ),
+        (broken(NODE("Relu", ["x"], ["z"])), "no node makes the output 'y' of the model"),
+        (broken(NODE("Relu", ["x"], ["y"], slope=1)), "Relu node that makes 'y': the attribute slope is not"),
+        (broken(NODE("Relu", ["x"], ["y", "z"])), "it has 2 outputs; expected 1"),
+        (
+            broken(
+                NODE("RNN", ["x", "W", "R"], ["y"], name="r"),
+                W=np.zeros((1, 5, 4), "f"),
+                R=np.zeros((1, 4, 4), "f"),
+            ),
+            r"RNN node 'r': W has shape \(1, 5, 4\); expected",
+        ),
+    ],
+)
+def test_models_that_do_not_run(model: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (NODE("Reshape", ["x", "s"], ["y"], name="r"), "Reshape node 'r': cannot reshape array of size 24"),
+        (NODE("MatMul", ["x", "x"], ["y"]), "MatMul node that makes 'y': "),
+        (NODE("Unsqueeze", ["x"], ["y"]), "Unsqueeze node that makes 'y': axes are missing"),
+        (NODE("RNN", ["x", "w", "x"], ["y"], name="n"), r"RNN node 'n': R has shape \(2, 3, 4\); expected"),
+    ],
+)
+def test_calls_that_name_the_node(node: Any, message: str) -> None:
+    stack = from_onnx(broken(node, s=ints(5, 5), w=np.zeros((1, 4, 4), "f")))
+    with pytest.raises(ValueError, match=message):
+        stack(np.zeros((2, 3, 4), "f"))
+
+
+def test_calls_with_wrong_inputs() -> None:
+    stack = from_onnx(to_onnx(fastrnn.GRU(3, 4), state=True))
+    x, h = np.zeros((5, 2, 3), "f"), np.zeros((1, 2, 4), "f")
+    with pytest.raises(TypeError, match="there are 1 inputs; expected 2: x, h_0"):
+        stack(x)
+    with pytest.raises(TypeError, match="x is float64; expected float32"):
+        stack(x.astype("float64"), h)
+    with pytest.raises(ValueError, match=r"x has shape \(5, 2, 4\); expected .* = \(d0, d1, 3\)"):
+        stack(np.zeros((5, 2, 4), "f"), h)
+    with pytest.raises(
+        ValueError, match=r"GRU node 'l0': initial_h has shape \(1, 3, 4\); expected .* \(1, 2, 4\)"
+    ):
+        stack(x, np.zeros((1, 3, 4), "f"))
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match=r"text\.onnx is not an ONNX model"):
+        from_onnx(tmp_path / "text.onnx")
+    with pytest.raises(FileNotFoundError):
+        from_onnx(tmp_path / "none.onnx")
+    with pytest.raises(TypeError, match="path has type int; expected a path or"):
+        from_onnx(5)
+
+
+def test_opset_too_old() -> None:
+    with pytest.raises(ValueError, match="the model has opset 6; expected 7 or newer"):
+        from_onnx(graph_model([NODE("Relu", ["x"], ["y"])], np.zeros(2, "f"), 6))
+
+
+def test_explain_says_why_not() -> None:
+    node = NODE("RNN", ["x", "w", "r"], ["y"], name="n", activations=["Elu"])
+    stack = from_onnx(broken(node, w=np.zeros((1, 4, 4), "f"), r=np.zeros((1, 4, 4), "f")))
+    assert isinstance(stack, Stack)
+    assert dict(stack.explain()) == {"RNN node 'n'": "general: activation Elu(alpha=1)"}
