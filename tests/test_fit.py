@@ -11,7 +11,19 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.diagnostics import GradientNorms
-from fastrnn.models import DeepInTime, LayerNormGRU, ManyToMany
+from fastrnn.models import (
+    DeepInTime,
+    EncoderDecoder,
+    LayerNormGRU,
+    LayerNormLSTM,
+    ManyToMany,
+    ManyToOne,
+    MultiTap,
+    OneToMany,
+    OutputFeedback,
+    Sweep2D,
+    TimeDelay,
+)
 from fastrnn.sampling import beam_search, generate
 from fastrnn.training import (
     SGD,
@@ -286,6 +298,54 @@ def test_data_that_draws_goes_on_with_its_draws(tmp_path, stop):
     resumed = train(other, **drawn(np.random.default_rng(99)), checkpoint=path, resume=True)
     assert resumed.losses == expected.losses
     same_parameters(other, unbroken)
+
+
+def sequences(*shape):
+    return np.random.default_rng(3).standard_normal(shape).astype("float32")
+
+
+LABELS = TARGETS[0]
+MODELS = {
+    "one to many": (lambda: OneToMany(gru(), SYMBOLS, 3, seed=1), sequences(ROWS, 3), {"inputs": X}),
+    "encoder-decoder": (
+        lambda: EncoderDecoder(gru(), gru(), SYMBOLS, seed=1),
+        X[:5],
+        {"inputs": X, "target_lengths": LENGTHS},
+    ),
+    "many to one": (lambda: ManyToOne(gru(), SYMBOLS, seed=1), X, {"lengths": LENGTHS}),
+    "output feedback": (
+        lambda: OutputFeedback(3, 8, SYMBOLS, seed=0),
+        sequences(STEPS, ROWS, 3),
+        {"lengths": LENGTHS, "targets": sequences(STEPS, ROWS, SYMBOLS)},
+    ),
+    "taps": (lambda: ManyToMany(MultiTap(SYMBOLS, 8, 3, seed=0), SYMBOLS, seed=1), X, {}),
+    "delays": (lambda: TimeDelay(SYMBOLS, 8, SYMBOLS, 2, seed=0), X, {}),
+    "layer norm": (lambda: ManyToMany(LayerNormLSTM(SYMBOLS, 8, seed=0), SYMBOLS, seed=1), X, {}),
+    "sweep": (
+        lambda: ManyToMany(Sweep2D(fastrnn.GRU(1, 4, seed=0), fastrnn.GRU(4, 5, seed=1)), SYMBOLS, seed=1),
+        sequences(STEPS, 3, ROWS, 1),
+        {},
+    ),
+}
+
+
+def gru():
+    return fastrnn.GRU(SYMBOLS, 8, seed=0)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_every_model_is_trained_and_resumed(tmp_path, case):
+    make, x, options = MODELS[case]
+    targets = {"many to one": LABELS, "sweep": np.stack([TARGETS] * 3, axis=1)}.get(case, TARGETS)
+    data = [(x, targets, options)]
+    models = [make() for _ in range(3)]
+    expected = train(models[0], data, epochs=4)
+    assert expected.losses[-1] < expected.losses[0]
+    path = tmp_path / "training.safetensors"
+    train(models[1], data, epochs=2, checkpoint=path)
+    assert train(models[2], data, epochs=4, checkpoint=path, resume=True).losses == expected.losses
+    same_parameters(models[2], models[0])
+    assert mean_loss(models[2], data, softmax_cross_entropy) < expected.losses[0]
 
 
 def test_resumed_where_the_process_died(tmp_path):

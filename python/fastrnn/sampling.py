@@ -91,7 +91,8 @@ class _Draw:
     def __init__(self, temperature: Any, top_k: Any, top_p: Any, exclude: Collection[int]) -> None:
         self._temperature = number("temperature", temperature, NOT_NEGATIVE)
         self._top_k = None if top_k is None else integer("top_k", top_k, 1)
-        self._top_p = None if top_p is None else number("top_p", top_p, PROBABILITY)
+        # All of them have a probability of 1, but summed one after another perhaps sooner.
+        self._top_p = None if top_p is None or top_p == 1 else number("top_p", top_p, PROBABILITY)
         if self._top_p == 0:
             raise ValueError("top_p is 0; expected a number greater than 0 and at most 1")
         if self._temperature == 0:
