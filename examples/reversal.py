@@ -62,7 +62,7 @@ def write(model: EncoderDecoder, x: Any, lengths: Any) -> list[Any]:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = parser(__doc__)
-    arguments.add_argument("--steps", type=int, default=2000, help="updates")
+    arguments.add_argument("--steps", type=int, default=2500, help="updates")
     options = arguments.parse_args(argv)
 
     encoder, decoder = (fastrnn.LSTM(SYMBOLS, 96, seed=seed) for seed in (0, 1))

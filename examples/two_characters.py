@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser(__doc__).parse_args(argv)
 
     x, y = pairs([1, 0], 4)
-    untrained = running_loss(network(scale=0.05), x, y)
+    untrained = running_loss(network(scale=0.02), x, y)
     print("untrained, running loss ", np.round(untrained, 3), " k ln 2:", np.log(2) * np.arange(1, 5))
 
     alternating = network()
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     counting = network()
     x, y = pairs([1, 1, 0], 30)
-    updates = train(counting, x, y, until=2e-3)
+    updates = train(counting, x, y, until=1e-3)
     per_step = np.diff(running_loss(counting, x, y), prepend=0.0)
     h_110 = counting.layer(x)[0][:, 0]
     first, second = h_110[0::3], h_110[1::3]  # at the first 1 of each 1,1,0 and at the second
