@@ -3,8 +3,8 @@
     h_t = GRU(x_t, h_{t-1}),    p_t = softmax(V h_t + c),    L = -mean log p_t[x_{t+1}]
 
 `python -m fastrnn train` reads the source of Python's standard library, character by character, and writes
-samples on the way: first runs of spaces, then keywords and indentation, then calls.  L / ln 2 is in bits per
-character; a guess among V characters costs log2 V.  Afterwards the hidden units that vary most are drawn
+samples on the way: indentation comes first, then words such as def and self, then brackets that close.
+L / ln 2 is in bits per character; a guess among V characters costs log2 V.  Afterwards the hidden units that vary most are drawn
 over a text: some follow the place in a line, others comments or words (Karpathy, Johnson & Fei-Fei,
 "Visualizing and understanding recurrent networks", 2015).
 """
