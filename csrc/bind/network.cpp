@@ -35,14 +35,16 @@ void register_network(py::module_& m) {
       .def(py::init([](const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
                        Index num_layers, bool bidirectional, bool bias, Index proj_size,
                        const std::string& peephole, bool reset_after, const std::string& nonlinearity,
-                       double dropout) {
+                       double dropout, double recurrent_dropout, double zoneout_h, double zoneout_c) {
              return PyNetwork{make_network(cell, input_size, hidden_size, num_layers, bidirectional, bias,
-                                           proj_size, peephole, reset_after, nonlinearity, dropout),
+                                           proj_size, peephole, reset_after, nonlinearity, dropout,
+                                           recurrent_dropout, zoneout_h, zoneout_c),
                               choose<bool>(dtype, "dtype", {{"float32", false}, {"float64", true}})};
            }),
            py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
            py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"),
-           py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"))
+           py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"),
+           py::arg("recurrent_dropout"), py::arg("zoneout_h"), py::arg("zoneout_c"))
       .def(
           "explain",
           [](const PyNetwork& n, Index steps, Index batch, bool training, bool tokens, Index checkpoint,

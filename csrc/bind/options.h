@@ -22,7 +22,8 @@ Value choose(const std::string& text, const char* name,
 
 inline Network make_network(const std::string& cell, Index input_size, Index hidden_size, Index num_layers,
                             bool bidirectional, bool bias, Index proj_size, const std::string& peephole,
-                            bool reset_after, const std::string& nonlinearity, double dropout) {
+                            bool reset_after, const std::string& nonlinearity, double dropout,
+                            double recurrent_dropout = 0, double zoneout_h = 0, double zoneout_c = 0) {
   Network n;
   LayerShape& s = n.first;
   s.cell = choose<Cell>(cell, "cell", {{"lstm", Cell::lstm}, {"gru", Cell::gru}, {"rnn", Cell::rnn}});
@@ -42,6 +43,9 @@ inline Network make_network(const std::string& cell, Index input_size, Index hid
   n.layers = num_layers;
   n.directions = bidirectional ? 2 : 1;
   n.dropout = dropout;
+  n.recurrent_dropout = recurrent_dropout;
+  n.zoneout_h = zoneout_h;
+  n.zoneout_c = zoneout_c;
   n.check();
   return n;
 }

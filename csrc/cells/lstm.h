@@ -17,12 +17,17 @@ struct LstmState {
 };
 
 template <class V>
+FRNN_CELL V lstm_new_cell(V i, V f, V g, V c_prev) {
+  return fma(f, c_prev, i * g);
+}
+
+template <class V>
 FRNN_CELL LstmState<V> lstm_cell(V a_i, V a_f, V a_g, V c_prev) {
   LstmState<V> s;
   s.i = sigmoid(a_i);
   s.f = sigmoid(a_f);
   s.g = tanh(a_g);
-  s.c = fma(s.f, c_prev, s.i * s.g);
+  s.c = lstm_new_cell(s.i, s.f, s.g, c_prev);
   return s;
 }
 

@@ -9,11 +9,14 @@
 namespace fastrnn {
 
 struct Network {
-  LayerShape first;      // layer 0
-  Index layers = 1;      // L
-  Index directions = 1;  // D
-  double dropout = 0;
+  LayerShape first;              // layer 0
+  Index layers = 1;              // L
+  Index directions = 1;          // D
+  double dropout = 0;            // of the outputs of all layers but the last
+  double recurrent_dropout = 0;  // of h as the recurrent products read it, one mask for a whole sequence
+  double zoneout_h = 0, zoneout_c = 0;
 
+  bool has_state_noise() const { return recurrent_dropout > 0 || zoneout_h > 0 || zoneout_c > 0; }
   Index parts() const { return layers * directions; }
   Index output() const { return directions * first.recurrent(); }
   LayerShape shape(Index layer) const {
@@ -33,7 +36,8 @@ struct Network {
   void check_call(Index steps, Index batch) const;
 
   bool operator==(const Network& o) const {
-    return first == o.first && layers == o.layers && directions == o.directions && dropout == o.dropout;
+    return first == o.first && layers == o.layers && directions == o.directions && dropout == o.dropout &&
+           recurrent_dropout == o.recurrent_dropout && zoneout_h == o.zoneout_h && zoneout_c == o.zoneout_c;
   }
 };
 

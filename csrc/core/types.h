@@ -4,16 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 
+// Before a function that kernel units share: a copy compiled with wider instructions could be the one that
+// the linker keeps for the whole program.
+#define FRNN_INLINE inline __attribute__((always_inline))
+
 // Before a function that kernels on a GPU call too.
 #ifdef __CUDACC__
 #define FRNN_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define FRNN_HOST_DEVICE inline
+#define FRNN_HOST_DEVICE FRNN_INLINE
 #endif
-
-// Before a function that kernel units share: a copy compiled with wider instructions could be the one that
-// the linker keeps for the whole program.
-#define FRNN_INLINE inline __attribute__((always_inline))
 
 namespace fastrnn {
 

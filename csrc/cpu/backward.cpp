@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/noise.h"
 #include "cpu/sequence.h"
 
 namespace fastrnn::cpu {
@@ -20,24 +21,27 @@ constexpr Index kBlockRows = 512;
 // One thread's lists of rows: a block's in the order of dG, a step's, and a weight gradient's.
 template <class T>
 struct Lists {
-  const T **x, **h_prev, **c_prev, **c, **gates, **in;
+  const T **x, **h_prev, **h_read, **c_prev, **c, **gates, **in;  // h_read: h_prev as products read it
   std::int64_t* tokens;
   T **out, **dx, **gates_again, **c_again, **h_again;
   const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **projected_read, **step_gates,
-      **step_h_prev, **step_c, **step_c_prev;
-  T **dg, **dc, **carry, **projected;
+      **step_h_prev, **step_h_read, **step_c, **step_c_prev;
+  T **dg, **dc, **new_dc, **carry, **direct, **incoming, **projected;
+  T* keep;  // of one row, for zoneout
   const T** columns;
   T** gradient;
   Index bytes;
 
-  Lists(Arena arena, Index rows, Index B, Index gradient_rows) {
-    for (const T*** list : {&x, &h_prev, &c_prev, &c, &gates, &in}) *list = arena.take<const T*>(rows);
+  Lists(Arena arena, Index rows, Index B, Index gradient_rows, Index units) {
+    for (const T*** list : {&x, &h_prev, &h_read, &c_prev, &c, &gates, &in})
+      *list = arena.take<const T*>(rows);
     tokens = arena.take<std::int64_t>(rows);
     for (T*** list : {&out, &dx, &gates_again, &c_again, &h_again}) *list = arena.take<T*>(rows);
     for (const T*** list : {&dg_next, &dg_now, &dy, &extra, &dc_next, &candidate, &projected_read,
-                            &step_gates, &step_h_prev, &step_c, &step_c_prev})
+                            &step_gates, &step_h_prev, &step_h_read, &step_c, &step_c_prev})
       *list = arena.take<const T*>(B);
-    for (T*** list : {&dg, &dc, &carry, &projected}) *list = arena.take<T*>(B);
+    for (T*** list : {&dg, &dc, &new_dc, &carry, &direct, &incoming, &projected}) *list = arena.take<T*>(B);
+    keep = arena.take<T>(units);
     columns = arena.take<const T*>(gradient_rows);
     gradient = arena.take<T*>(gradient_rows);
     bytes = static_cast<Index>(arena.used());
@@ -46,7 +50,8 @@ struct Lists {
 
 template <class T>
 Lists<T> lists_of(const BackwardCall<T>& call, Arena arena) {
-  return Lists<T>(arena, call.block * call.batch, call.batch, call.shape.gradient_columns());
+  return Lists<T>(arena, call.block * call.batch, call.batch, call.shape.gradient_columns(),
+                  call.noise ? call.shape.hidden : 0);
 }
 
 // One thread's way through the sequence.
@@ -63,15 +68,24 @@ class Walk {
         list_(lists_of(call, Arena(call.lists + call.list_bytes * share.tid))),
         H_(call.shape.hidden),
         R_(call.shape.recurrent()),
+        own_(share.units(H_, kernels_.lanes)),
+        own_h_(share.units(R_, kernels_.lanes)),
         width_(call.shape.gradient_columns()),
         full_(call.shape.peephole == Peephole::full),
         reset_after_(call.shape.cell == Cell::gru && call.shape.reset_after),
-        reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after) {}
+        reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after),
+        drops_h_(call.noise && call.noise->drops_h),
+        zones_h_(call.noise && call.noise->zones_h),
+        zones_c_(call.noise && call.noise->zones_c),
+        apart_(drops_h_ || zones_h_),
+        carries_(call.shape.cell == Cell::gru || zones_h_),
+        h_read_(drops_h_ ? list_.h_read : list_.h_prev) {}
 
   // A call finds what the one before it has left in the call's memory: the lists of the block that they are
   // in, its dG, and the gates of the segment.
   void run(Range steps) {
     const Index all = schedule_.steps(), until = all - steps.last;
+    if (drops_h_ && steps.first == 0) draw_scales();
     for (Index last = all - steps.first, stop = last; last > until; last = stop) {
       const Range segment = segment_of(last);  // without them there is one
       // Of call_.block steps from the segment's end, but for the last one.
@@ -117,6 +131,22 @@ class Walk {
     return call_.c0 ? call_.c0 + b * H_ : call_.zeros;
   }
 
+  // Recurrent dropout's factors of row j; null without.
+  const T* scale(Index j) const { return call_.scale ? call_.scale + j * R_ : nullptr; }
+  void draw_scales() {
+    for (Index j = share_.tid; j < schedule_.batch(); j += share_.threads)
+      draw_scale<T>(kernels_, call_.noise->recurrent, schedule_.row(j), call_.direction(), {0, R_},
+                    call_.scale + j * R_);
+    share_.wait_all();
+  }
+
+  // What zoneout keeps of row j at a step, in the units given.
+  const T* keep(const Zoneout& zoneout, Index step, Index j, Range units) const {
+    draw_keep<T>(kernels_, zoneout, schedule_.time(step, j, call_.reverse), schedule_.row(j),
+                 call_.direction(), units, list_.keep);
+    return list_.keep;
+  }
+
   // The segment that the step before `last` is in.
   Range segment_of(Index last) const {
     if (!call_.segment) return {0, schedule_.steps()};
@@ -136,18 +166,19 @@ class Walk {
 
   // Gates and c of the steps [begin, end), to the bit as forward computed them.  y has every h, so that the
   // rows of a block of steps are one call of a kernel, by which each panel meets them in order; only a full
-  // peephole, where each unit needs all of c, goes step by step.
+  // peephole, where each unit needs all of c, and zoneout of c go step by step.
   void recompute_gates(Index begin, Index end) {
     for (Index first = begin, last; first < end; first = last) {
       last = std::min(first + call_.block, end);
       const Index rows = list_again(first, last);
-      if (call_.dropout) share_.wait_units();
+      if (call_.dropout || drops_h_) share_.wait_units();
       const bool fused = fuses_input(shape_, rows, call_.tokens, kernels_);
       if (!fused) input_again(rows);
-      if (full_) {
+      if (full_ || zones_c_) {
         for (Index step = first, row = 0; step < last; ++step) {
           const Index active = share_.rows_of(schedule_.active(step));
-          gates_again(row, active, false);
+          gates_again(row, active, fused);
+          if (zones_c_) zone_out_cells_again(step, row, active);
           row += active;
         }
       } else {
@@ -167,8 +198,9 @@ class Walk {
         const Index j = share_.nth_row(i);
         const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
         const Index place = (step - first) * call_.batch + j;  // in what all threads share
-        list_input(rows, t, b, place, !share_.by_units || rows % share_.threads == share_.tid);
-        list_.h_prev[rows] = previous_hidden(step, j);
+        const bool mine = !share_.by_units || rows % share_.threads == share_.tid;
+        list_input(rows, t, b, place, mine);
+        list_hidden(rows, step, j, place, mine);
         list_.gates_again[rows] = gates(step, t, b);
         list_.h_again[rows] = call_.unused_h + share_.tid * H_;
         if (reset_before_) list_.out[rows] = call_.candidate + place * H_;
@@ -179,6 +211,15 @@ class Walk {
       }
     }
     return rows;
+  }
+
+  // c of the listed rows of one step, from `row` on.
+  void zone_out_cells_again(Index step, Index row, Index rows) {
+    if (full_) share_.wait_units();  // all reads of the new c
+    for (Index i = 0; i < rows; ++i)
+      zone_out(keep(call_.noise->c, step, share_.nth_row(i), own_), list_.c_prev[row + i], own_,
+               list_.c_again[row + i]);
+    if (full_) share_.wait_units();
   }
 
   // W_ih x + b of the listed rows, where their gates will stand.
@@ -196,7 +237,7 @@ class Walk {
     args.units = H_;
     args.rows = rows;
     args.panels = share_.panels(H_, kernels_.lanes);
-    args.recurrent = {list_.h_prev + row, 1, weights.recurrent, R_};
+    args.recurrent = {h_read_ + row, 1, weights.recurrent, R_};
     if (fused) {
       args.input = {list_.x + row, 1, weights.input, shape_.input};
       args.bias = weights.bias;
@@ -209,7 +250,7 @@ class Walk {
     args.reset_h = list_.out + row;
     args.c_prev = list_.c_prev + row;
     args.c = list_.c_again + row;
-    forward_cell<T>(kernels_, weights, shape_, share_, args,
+    forward_cell<T>(kernels_, weights, shape_, share_, args, h_read_ + row,
                     [&](const T* const* inner, const T* panels) { return Operand<T>{inner, 1, panels, H_}; });
   }
 
@@ -227,19 +268,30 @@ class Walk {
     }
   }
 
+  // The h that enters a step, and what its products read of it: with recurrent dropout at its `place` among
+  // the block's, masked here if `mine`.
+  void list_hidden(Index row, Index step, Index j, Index place, bool mine) {
+    list_.h_prev[row] = previous_hidden(step, j);
+    if (!drops_h_) return;
+    T* read = call_.h_read + place * R_;
+    if (mine) multiply(scale(j), list_.h_prev[row], {0, R_}, read);
+    list_.h_read[row] = read;
+  }
+
   // The block's rows, last step first.
   void list_block(Index first, Index last) {
     rows_ = 0;
     for (Index step = last; step-- > first;) {
       for (Index j = 0; j < schedule_.active(step); ++j, ++rows_) {
         const Index t = schedule_.time(step, j, call_.reverse), b = schedule_.row(j);
-        list_input(rows_, t, b, rows_, rows_ % share_.threads == share_.tid);
-        list_.h_prev[rows_] = previous_hidden(step, j);
+        const bool mine = rows_ % share_.threads == share_.tid;
+        list_input(rows_, t, b, rows_, mine);
+        list_hidden(rows_, step, j, rows_, mine);
         // The Elman layer's only gate is its output.
         list_.gates[rows_] = call_.gates ? gates(step, t, b) : call_.y.at(t, b);
         if (shape_.cell == Cell::lstm) {
           list_.c_prev[rows_] = previous_cell(step, j);
-          list_.c[rows_] = cell(step, t, b);
+          list_.c[rows_] = zones_c_ ? call_.new_cells + rows_ * H_ : cell(step, t, b);
         }
         if (call_.dx) list_.dx[rows_] = call_.dx.at(t, b);
       }
@@ -248,14 +300,16 @@ class Walk {
 
   // What forward computed and did not save, for all rows of the block.
   void recompute() {
+    if (drops_h_) share_.wait_all();  // each thread has masked some of h
     const Range mine = share_.slice(rows_);
     for (Index row = mine.first; row < mine.last; ++row) {
       if (call_.candidate) list_.out[row] = call_.candidate + row * H_;
       if (call_.hidden) list_.out[row] = call_.hidden + row * H_;
+      if (call_.new_cells) list_.c_again[row] = call_.new_cells + row * H_;
     }
     if (reset_after_) {  // q = W_hn h + b_hn: the same sums as in forward
       Product<T> product;
-      product.operand = {list_.h_prev + mine.first, 1, weights_.candidate, H_};
+      product.operand = {h_read_ + mine.first, 1, weights_.candidate, H_};
       product.units = H_;
       product.rows = mine.last - mine.first;
       product.panels = {0, panel_count(H_, kernels_.lanes)};
@@ -267,13 +321,18 @@ class Walk {
     args.units = H_;
     args.rows = mine.last - mine.first;
     args.pre = list_.gates + mine.first;
-    args.h_prev = list_.h_prev + mine.first;
-    args.c_prev = list_.c + mine.first;
+    args.h_prev = h_read_ + mine.first;
     args.h = list_.out + mine.first;
     args.reset_h = list_.out + mine.first;
     if (reset_before_) kernels_.gru_reset_hidden(args);
+    if (call_.new_cells) {
+      args.c_prev = list_.c_prev + mine.first;
+      args.c = list_.c_again + mine.first;
+      kernels_.lstm_new_cell(args);
+    }
+    args.c_prev = list_.c + mine.first;
     if (shape_.projection) kernels_.lstm_hidden(args);
-    if (call_.candidate || call_.hidden) share_.wait_all();
+    if (call_.candidate || call_.hidden || call_.new_cells) share_.wait_all();
   }
 
   // `row`: where the step's rows begin in the block.
@@ -300,10 +359,16 @@ class Walk {
         list_.step_c[i] = list_.c[row + j];
         list_.step_c_prev[i] = list_.c_prev[row + j];
         if (shape_.projection) list_.projected[i] = call_.projected + (row + j) * R_;
+        if (zones_c_) list_.new_dc[i] = call_.new_dc + j * H_;
       }
-      if (shape_.cell == Cell::gru) {
-        list_.carry[i] = call_.carry + j * H_;
+      if (carries_) {
+        list_.carry[i] = call_.carry + j * R_;
         if (goes_on) list_.extra[i] = list_.carry[i];
+      }
+      if (apart_) list_.incoming[i] = call_.incoming + j * R_;
+      if (shape_.cell == Cell::gru) {
+        if (apart_) list_.direct[i] = call_.direct + j * H_;
+        list_.step_h_read[i] = h_read_[row + j];
         if (reset_after_) list_.candidate[i] = call_.candidate + (row + j) * H_;
         list_.step_h_prev[i] = list_.h_prev[row + j];
       }
@@ -319,6 +384,7 @@ class Walk {
     args.extra = list_.extra;
     args.gates = list_.step_gates;
     args.dg = list_.dg;
+    if (apart_) incoming_apart(args, step, active);
     switch (shape_.cell) {
       case Cell::lstm:
         if (shape_.projection) project_backward(args, active);
@@ -327,30 +393,38 @@ class Walk {
         args.dc_next = list_.dc_next;
         args.dc = list_.dc;
         args.peephole = shape_.peephole == Peephole::diagonal ? call_.parameters.weight_ch : nullptr;
+        if (full_) args.peephole_cell = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
+        if (zones_c_) zone_out_cells_backward(args, step, active);
         if (full_) {
           kernels_.lstm_backward_output(args);
           share_.wait_units();
           for (Index i = 0; i < active; ++i) list_.dg_now[i] += 3 * H_;
           args.peephole_output = {list_.dg_now, 1, weights_.peephole_output, H_};
-          args.peephole_cell = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
           kernels_.lstm_backward_cell(args);
         } else {
           kernels_.lstm_backward(args);
         }
+        if (zones_c_) {
+          for (Index i = 0; i < active; ++i)
+            accumulate<T>(call_.kept_dc + share_.nth_row(i) * H_, nullptr, own_, list_.dc[i]);
+        }
         break;
       case Cell::gru:
         args.h_prev = list_.step_h_prev;
-        args.carry = list_.carry;
+        args.carry = apart_ ? list_.direct : list_.carry;
         if (reset_after_) {
           args.candidate = list_.candidate;
           kernels_.gru_backward(args);
         } else {
           kernels_.gru_backward_candidate(args);
+          if (apart_) add_direct(active, false);
           share_.wait_units();
           for (Index i = 0; i < active; ++i) list_.dg_now[i] += 2 * H_;
           args.recurrent = {list_.dg_now, 1, weights_.candidate, H_};
+          args.h_prev = list_.step_h_read;
           kernels_.gru_backward_reset(args);
         }
+        if (apart_) add_direct(active, reset_before_);
         break;
       case Cell::rnn:
         args.nonlinearity = shape_.nonlinearity;
@@ -358,6 +432,66 @@ class Walk {
         break;
     }
     share_.wait_units();
+  }
+
+  // With recurrent dropout or zoneout of h, the gradient of h before zoneout, and in carry what the h before
+  // it gets directly; the rest of the step then reads it instead of what `args` had.
+  void incoming_apart(StepBackward<T>& args, Index step, Index active) {
+    Product<T> product;
+    product.operand = args.recurrent;
+    product.units = R_;
+    product.rows = active;
+    product.panels = share_.panels(R_, kernels_.lanes);
+    product.out = list_.incoming;
+    kernels_.product(product);
+    for (Index i = 0; i < active; ++i) {
+      const Index j = share_.nth_row(i);
+      T* dh = list_.incoming[i];
+      if (drops_h_) multiply(scale(j), dh, own_h_, dh);
+      accumulate<T>(list_.dy[i], nullptr, own_h_, dh);
+      accumulate<T>(list_.extra[i], nullptr, own_h_, dh);
+      if (zones_h_) {
+        zone_out_backward(keep(call_.noise->h, step, j, own_h_), dh, own_h_, list_.carry[i], dh);
+      } else if (carries_) {
+        std::fill(list_.carry[i] + own_h_.first, list_.carry[i] + own_h_.last, T(0));
+      }
+      list_.dy[i] = dh;
+      list_.extra[i] = call_.zeros;
+    }
+    args.recurrent = {};
+  }
+
+  // What a GRU's kernel has left of h's gradient, to carry; `masked`, it is that of h under the mask.
+  void add_direct(Index active, bool masked) {
+    for (Index i = 0; i < active; ++i) {
+      T* direct = list_.direct[i];
+      accumulate(direct, masked ? scale(share_.nth_row(i)) : nullptr, own_h_, list_.carry[i]);
+      std::fill(direct + own_h_.first, direct + own_h_.last, T(0));
+    }
+  }
+
+  // The same for c: `args` then has the gradient of the new c by way of c alone; kept_dc what the c before it
+  // gets directly.
+  void zone_out_cells_backward(StepBackward<T>& args, Index step, Index active) {
+    const T* const* dc = list_.dc_next;
+    if (full_) {  // the following step's i and f read this c
+      Product<T> product;
+      product.operand = args.peephole_cell;
+      product.units = H_;
+      product.rows = active;
+      product.panels = args.panels;
+      product.add = list_.dc_next;
+      product.out = list_.new_dc;
+      kernels_.product(product);
+      dc = list_.new_dc;
+      args.peephole_cell = {};
+    }
+    for (Index i = 0; i < active; ++i) {
+      const Index j = share_.nth_row(i);
+      zone_out_backward(keep(call_.noise->c, step, j, own_), dc[i], own_, call_.kept_dc + j * H_,
+                        list_.new_dc[i]);
+      list_.dc_next[i] = list_.new_dc[i];
+    }
   }
 
   // Gradient of the projected h; what is left of `args` then takes it through W_hr.
@@ -388,7 +522,7 @@ class Walk {
 
   void pack_block() {
     if (!call_.tokens) pack(list_.x, shape_.input, call_.panels.x);
-    pack(list_.h_prev, R_, call_.panels.h_prev);
+    pack(h_read_, R_, call_.panels.h_prev);
     if (call_.panels.inner) {  // r h, or the h before its projection
       const T* rows = call_.hidden ? call_.hidden : call_.candidate;
       for (Index row = 0; row < rows_; ++row) list_.in[row] = rows + row * H_;
@@ -516,7 +650,8 @@ class Walk {
       }
       list_.dg_next[n] = call_.dg_next + j * width_;
       list_.projected[n] = dh0;
-      if (shape_.cell == Cell::gru) list_.extra[n] = call_.carry + j * H_;
+      if (carries_) list_.extra[n] = call_.carry + j * R_;
+      list_.dy[n] = scale(j);
       if (lstm) {
         list_.dc_next[n] = call_.dc + j * H_;
         list_.dc[n] = dc0;
@@ -528,9 +663,13 @@ class Walk {
     product.units = R_;
     product.rows = n;
     product.panels = {0, panel_count(R_, kernels_.lanes)};
-    product.add = shape_.cell == Cell::gru ? list_.extra : nullptr;
+    product.add = carries_ && !drops_h_ ? list_.extra : nullptr;
     product.out = list_.projected;
     kernels_.product(product);
+    for (Index i = 0; i < n && drops_h_; ++i) {
+      multiply(list_.dy[i], list_.projected[i], {0, R_}, list_.projected[i]);
+      if (carries_) accumulate<T>(list_.extra[i], nullptr, {0, R_}, list_.projected[i]);
+    }
     if (full_) {
       product.operand = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
       product.units = H_;
@@ -558,8 +697,14 @@ class Walk {
   const Kernels<T>& kernels_;
   const TransposedLayer<T>& weights_;
   const Lists<T> list_;
-  const Index H_, R_, width_;
+  const Index H_, R_;
+  const Range own_, own_h_;  // units of this thread, in H and in R
+  const Index width_;
   const bool full_, reset_after_, reset_before_;
+  const bool drops_h_, zones_h_, zones_c_;
+  const bool apart_;    // dh is computed before the step's kernel
+  const bool carries_;  // something of dh reaches the h before directly
+  const T** const h_read_;
   Index rows_ = 0;  // of the block
 };
 
@@ -588,7 +733,17 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
   dg = arena.take<T>(rows * width);
   dg_next = arena.take<T>(B * width);
   dc = s.cell == Cell::lstm ? arena.take<T>(B * H) : nullptr;
-  carry = s.cell == Cell::gru ? arena.take<T>(B * H) : nullptr;
+  const bool gru = s.cell == Cell::gru, drops_h = this->noise && this->noise->drops_h,
+             zones_h = this->noise && this->noise->zones_h, zones_c = this->noise && this->noise->zones_c;
+  const bool apart = drops_h || zones_h;
+  carry = gru || zones_h ? arena.take<T>(B * R) : nullptr;
+  scale = drops_h ? arena.take<T>(B * R) : nullptr;
+  h_read = drops_h ? arena.take<T>(rows * R) : nullptr;
+  incoming = apart ? arena.take<T>(B * R) : nullptr;
+  direct = gru && apart ? arena.take_zeroed<T>(B * H) : nullptr;
+  new_cells = zones_c ? arena.take<T>(rows * H) : nullptr;
+  new_dc = zones_c ? arena.take<T>(B * H) : nullptr;
+  kept_dc = zones_c ? arena.take<T>(B * H) : nullptr;
   candidate = s.cell == Cell::gru ? arena.take<T>(rows * H) : nullptr;
   projected = s.projection ? arena.take<T>(rows * R) : nullptr;
   hidden = s.projection ? arena.take<T>(rows * H) : nullptr;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/noise.h"
 #include "cpu/sequence.h"
 
 namespace fastrnn::cpu {
@@ -102,6 +103,67 @@ struct Lists {
   Index bytes;
 };
 
+// ---- Recurrent dropout and zoneout of one thread's rows and units.  Functions of their own, not given
+// `Lists` by reference, because they must not burden the loop over the steps, nor a call of one small step,
+// where there is neither.
+
+// Row j's h under the mask after so many steps.
+template <class W>
+Compute<W>* masked_h(const ForwardCall<W>& call, Index done, Index j) {
+  return call.h_read + (done % 2 * call.batch + j) * call.shape.recurrent();
+}
+
+// Before the first step: the mask, and h0 under it.
+template <class W>
+[[gnu::noinline]] void begin_noise(const ForwardCall<W>& call, const Share& share) {
+  if (!call.noise->drops_h) return;
+  const Index R = call.shape.recurrent();
+  for (Index j = share.tid; j < call.schedule->batch(); j += share.threads) {
+    const Index b = call.schedule->row(j);
+    draw_scale(*call.kernels, call.noise->recurrent, b, call.direction(), {0, R}, call.scale + j * R);
+    if (call.h0) multiply(call.scale + j * R, call.h0 + b * R, {0, R}, masked_h(call, 0, j));
+  }
+  share.wait_units();
+}
+
+// A step's rows of h as its products read it.
+template <class W>
+[[gnu::noinline]] const Compute<W>* const* list_h_read(const ForwardCall<W>& call, const Share& share,
+                                                       Index step, Index active,
+                                                       const Compute<W>* const* h_prev) {
+  if (!call.noise->drops_h) return h_prev;
+  const Compute<W>** list = call.h_read_lists + share.tid * call.batch;
+  for (Index i = 0; i < active; ++i)
+    list[i] = h_prev[i] == call.zeros ? call.zeros : masked_h(call, step, share.nth_row(i));
+  return list;
+}
+
+// The state that a step leaves, after its kernels, and the h that the next one reads.
+template <class W>
+[[gnu::noinline]] void add_noise(const ForwardCall<W>& call, const Share& share, Index step, Index active,
+                                 const Compute<W>* const* h_prev, const Compute<W>* const* c_prev,
+                                 Compute<W>* const* c, Compute<W>* const* y) {
+  const StateNoise& noise = *call.noise;
+  const Index H = call.shape.hidden, R = call.shape.recurrent();
+  // All reads of the new c.
+  if (noise.zones_c && call.shape.peephole == Peephole::full) share.wait_units();
+  const Range own = share.units(H, call.kernels->lanes), own_h = share.units(R, call.kernels->lanes);
+  Compute<W>* const keep = call.keep + share.tid * H;
+  for (Index i = 0; i < active; ++i) {
+    const Index j = share.nth_row(i);
+    const Index t = call.schedule->time(step, j, call.reverse), b = call.schedule->row(j);
+    if (noise.zones_c) {
+      draw_keep(*call.kernels, noise.c, t, b, call.direction(), own, keep);
+      zone_out(keep, c_prev[i], own, c[i]);
+    }
+    if (noise.zones_h) {
+      draw_keep(*call.kernels, noise.h, t, b, call.direction(), own_h, keep);
+      zone_out(keep, h_prev[i], own_h, y[i]);
+    }
+    if (noise.drops_h) multiply(call.scale + j * R, y[i], own_h, masked_h(call, step + 1, j));
+  }
+}
+
 }  // namespace
 
 template <class W>
@@ -126,8 +188,15 @@ void ForwardCall<W>::layout(Arena& arena, const Split& split) {
   hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
   reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;
   zeros = arena.take_zeroed<T>(s.hidden);
-  const bool two_cells = s.peephole == Peephole::full && !this->cells;
+  const bool zones_c = this->noise && this->noise->zones_c;
+  const bool two_cells = (s.peephole == Peephole::full || zones_c) && !this->cells;
   cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
+  if (this->noise) {
+    keep = arena.take<T>(split.threads * s.hidden);
+    scale = arena.take<T>(B * s.recurrent());
+    h_read = arena.take<T>(2 * B * s.recurrent());
+    h_read_lists = arena.take<const T*>(split.threads * B);
+  }
   list_bytes = Lists<W>(Arena(), block_rows, B, s, this->tokens, *kernels).bytes;
   lists = arena.take<char>(list_bytes * split.threads);
 }
@@ -149,6 +218,8 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
   const Index slab = (share.by_units ? 0 : share.tid) * call.block_rows;
 
   auto state_row = [&](Index b) { return call.state_rows ? call.state_rows[b] : b; };
+
+  if (call.noise && steps.first == 0) begin_noise(call, share);
 
   // A row of no steps keeps its state.
   for (Index j = share.tid; j < schedule.batch(); j += share.threads) {
@@ -226,6 +297,8 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
         }
       }
 
+      const T* const* h_read = list.h_prev;
+      if (call.noise) h_read = list_h_read(call, share, step, active, h_read);
       StepForward<W> args;
       args.units = H;
       args.rows = active;
@@ -233,7 +306,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
       args.panels.backwards =
           step % 2 == 1;  // begin with the weights that were read last: they are still in cache
       const bool from_zeros = step == 0 && !call.h0;  // of all rows: nothing to multiply
-      if (!from_zeros) args.recurrent = list.states.operand(list.h_prev, active, weights.recurrent, R);
+      if (!from_zeros) args.recurrent = list.states.operand(h_read, active, weights.recurrent, R);
       if (fused) {
         args.input = list.inputs.operand(list.x, active, weights.input, shape.input);
         args.bias = weights.bias;
@@ -248,10 +321,11 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
       args.reset_h = list.reset_h;
       args.c_prev = list.c_prev;
       args.c = list.c;
-      forward_cell(kernels, weights, shape, share, args, [&](const T* const* inner, const W* inner_panels) {
-        if (lstm) return list.cells.operand(inner, active, inner_panels, H);
-        return from_zeros ? Operand<W>() : list.states.operand(inner, active, inner_panels, H);
-      });
+      forward_cell(kernels, weights, shape, share, args, h_read,
+                   [&](const T* const* inner, const W* inner_panels) {
+                     if (lstm) return list.cells.operand(inner, active, inner_panels, H);
+                     return from_zeros ? Operand<W>() : list.states.operand(inner, active, inner_panels, H);
+                   });
       if (shape.projection) {
         share.wait_units();
         Product<W> product;
@@ -262,6 +336,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
         product.out = list.y;
         kernels.product(product);
       }
+      if (call.noise) add_noise<W>(call, share, step, active, list.h_prev, list.c_prev, list.c, list.y);
       share.wait_units();  // all of h_t before anyone reads it; all reads of h0 before h_n, which may be the
                            // same
 

@@ -1,6 +1,7 @@
 // The kernels that inference needs, for one instruction set, as the entries of a table.
 #pragma once
 
+#include "cpu/draw.h"
 #include "cpu/elman_step.h"
 #include "cpu/gru_step.h"
 #include "cpu/lstm_step.h"
@@ -35,12 +36,14 @@ constexpr ForwardKernels<W> forward_kernels() {
                             elman_forward<W>,
                             nullptr,
                             nullptr,
+                            nullptr,
                             nullptr};
   if constexpr (kQuantized<W>) {
     kernels.round_bytes = round_bytes<W>;
     kernels.round_rows = round_rows<W>;
   } else {
     kernels.pack_columns = pack_columns<W>;
+    kernels.draw_mask = draw_mask<W>;
   }
   return kernels;
 }

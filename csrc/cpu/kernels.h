@@ -22,6 +22,7 @@
 #pragma once
 
 #include "cells/optimizers.h"
+#include "core/philox.h"
 #include "core/types.h"
 
 namespace fastrnn::cpu {
@@ -259,7 +260,17 @@ struct SoftmaxCrossEntropy {
   double* losses = nullptr;
 };
 
-// What inference needs.
+// out[u] = kept where the mask keeps unit u of row (t, b), else dropped, u in `units`.
+template <class T>
+struct DrawMask {
+  const Dropout* mask = nullptr;
+  Index t = 0, b = 0, direction = 0;
+  Range units;
+  T kept = 1, dropped = 0;
+  T* out = nullptr;
+};
+
+// What inference needs, and a training forward.
 template <class W>
 struct ForwardKernels {
   const char* name;  // the instructions of its products
@@ -280,6 +291,7 @@ struct ForwardKernels {
 
   // Not quantised.
   void (*pack_columns)(const PackColumns<W>&);
+  void (*draw_mask)(const DrawMask<W>&);
   // Quantised only.
   Index (*round_bytes)(Index depth);
   void (*round_rows)(const RoundRows&);
@@ -293,7 +305,8 @@ struct Kernels : ForwardKernels<T> {
   void (*lstm_backward)(const StepBackward<T>&);         // without a full peephole
   void (*lstm_backward_output)(const StepBackward<T>&);  // full peephole: da_o, and dc by way of h
   void (*lstm_backward_cell)(const StepBackward<T>&);    // full peephole: the rest
-  void (*lstm_hidden)(const StepForward<T>&);  // h = o tanh(c) again, from saved gates (pre) and c_prev
+  void (*lstm_hidden)(const StepForward<T>&);    // h = o tanh(c) again, from saved gates (pre) and c_prev
+  void (*lstm_new_cell)(const StepForward<T>&);  // c again, before zoneout, from saved gates (pre) and c_prev
 
   void (*gru_backward)(const StepBackward<T>&);            // reset-after
   void (*gru_backward_candidate)(const StepBackward<T>&);  // reset-before: da_z, da_n

@@ -18,6 +18,7 @@ const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
     lstm_backward_output<FRNN_REAL>,
     lstm_backward_cell<FRNN_REAL>,
     lstm_hidden<FRNN_REAL>,
+    lstm_new_cell<FRNN_REAL>,
     gru_backward<FRNN_REAL>,
     gru_backward_candidate<FRNN_REAL>,
     gru_backward_reset<FRNN_REAL>,

@@ -75,6 +75,21 @@ void lstm_hidden(const StepForward<T>& p) {
 }
 
 template <class T>
+void lstm_new_cell(const StepForward<T>& p) {
+  const Index H = p.units;
+  for (Index row = 0; row < p.rows; ++row) {
+    for (Index unit = 0; unit < H; unit += Vec<T>::lanes) {
+      const T* gates = p.pre[row] + unit;
+      const Index n = H - unit;
+      store(p.c[row] + unit,
+            cells::lstm_new_cell(load(gates, n), load(gates + H, n), load(gates + 2 * H, n),
+                                 load(p.c_prev[row] + unit, n)),
+            n);
+    }
+  }
+}
+
+template <class T>
 void lstm_backward(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;

@@ -85,6 +85,11 @@ struct Share {
     const Index total = (units + lanes - 1) / lanes;
     return by_units ? slice(total) : Range{0, total};
   }
+  // The units in them.
+  Range units(Index total, int lanes) const {
+    const Range mine = panels(total, lanes);
+    return {std::min(total, mine.first * lanes), std::min(total, mine.last * lanes)};
+  }
   // An even part of anything that is divided whatever the split.
   Range slice(Index total, Index multiple = 1) const {
     const Index groups = (total + multiple - 1) / multiple;

@@ -1,6 +1,8 @@
 // The time loops: one direction of one layer over a whole sequence, on the kernels of one instruction set.
 #pragma once
 
+#include <utility>
+
 #include "core/buffers.h"
 #include "core/philox.h"
 #include "cpu/kernels.h"
@@ -20,6 +22,7 @@ struct Sequence {
   Rows<const T> x;                       // [T,B,I]; not with tokens
   const std::int64_t* tokens = nullptr;  // [T,B], or null
   const Dropout* dropout = nullptr;      // mask of x, or null
+  const StateNoise* noise = nullptr;     // recurrent dropout and zoneout, or null
   const std::uint8_t* reset = nullptr;   // [T,B], true where not 0, or null
   const T* h0 = nullptr;                 // [B,R], null = zeros
   const T* c0 = nullptr;                 // [B,H], null = zeros
@@ -31,6 +34,7 @@ struct Sequence {
   T* kept_cells = nullptr;  // [T / segment,B,H] (LSTM): c after `segment` steps, after twice as many, ...
   Progress* progress = nullptr;  // raised as y, or dx, is written; null where nobody waits for it
 
+  Index direction() const { return reverse ? 1 : 0; }
   // Where gates and cells hold the step of row b at time t, in units of H.
   Index saved_at(Index step, Index t, Index b) const { return (segment ? step % segment : t) * batch + b; }
   // Where c of such a step is kept, null if it is not.
@@ -76,10 +80,12 @@ void input_product(const ForwardKernels<W>& kernels, const PackedLayer<W>& weigh
 }
 
 // One step of a cell, by one kernel or by two with a wait between them; `args` lacks only what the cell's
-// weights say. inner(rows, panels) is the second product's operand, of r h or c, of depth H.
+// weights say. h_read is h_prev as the products read it; inner(rows, panels) is the second product's operand,
+// of r h_read or c, of depth H.
 template <class W, class Inner>
-void forward_cell(const ForwardKernels<W>& kernels, const PackedLayer<W>& weights, const LayerShape& shape,
-                  const Share& share, StepForward<W>& args, Inner inner) {
+FRNN_INLINE void forward_cell(const ForwardKernels<W>& kernels, const PackedLayer<W>& weights,
+                              const LayerShape& shape, const Share& share, StepForward<W>& args,
+                              const Compute<W>* const* h_read, Inner inner) {
   switch (shape.cell) {
     case Cell::lstm:
       args.peephole = weights.peephole;
@@ -94,8 +100,10 @@ void forward_cell(const ForwardKernels<W>& kernels, const PackedLayer<W>& weight
         args.candidate_bias = weights.candidate_bias;
         return kernels.gru_forward(args);
       }
+      std::swap(args.h_prev, h_read);
       kernels.gru_forward_reset(args);
       share.wait_units();
+      std::swap(args.h_prev, h_read);
       args.recurrent = inner(args.reset_h, weights.candidate);
       return kernels.gru_forward_candidate(args);
     case Cell::rnn: args.nonlinearity = shape.nonlinearity; return kernels.elman_forward(args);
@@ -127,7 +135,14 @@ struct ForwardCall : Sequence<Compute<W>> {
   T* dropped = nullptr;
   T* hidden = nullptr;
   T* reset_h = nullptr;
-  T* cell_pair = nullptr;  // full peephole in inference: every unit reads all of c, so c has two buffers
+  // Where c is not kept and a step still reads the c before it once there is a new one: with a full peephole,
+  // where every unit reads all of it, and with zoneout.
+  T* cell_pair = nullptr;
+  // Recurrent dropout and zoneout.
+  T* keep = nullptr;                 // [threads][H]: of one row
+  T* scale = nullptr;                // [B,R]: recurrent dropout's factors
+  T* h_read = nullptr;               // h times these, [2][B,R]: of the step before, and of this one
+  const T** h_read_lists = nullptr;  // [threads][B]
   const T* zeros = nullptr;
   char* lists = nullptr;  // lists of rows, one set per thread
   Index list_bytes = 0;
@@ -165,11 +180,18 @@ struct BackwardCall : Sequence<T> {
   T* dg = nullptr;         // [active rows of a block][gradient_columns]
   T* dg_next = nullptr;    // [B][gradient_columns]: the step after the block
   T* dc = nullptr;         // [B,H]
-  T* carry = nullptr;      // [B,H]
+  T* carry = nullptr;      // [B,R], GRU and zoneout: what reaches the h before directly
   T* candidate = nullptr;  // [rows of a block][H]: GRU q, or r h
   T* projected = nullptr;  // [rows of a block][P]: gradient of the projected h
   T* hidden = nullptr;     // [rows of a block][H]: o tanh(c)
   T* dropped = nullptr;    // [rows of a block][I]
+  T* scale = nullptr;      // recurrent dropout, [B,R]: its factors
+  T* h_read = nullptr;     // [rows of a block][R]: h_prev times these
+  T* incoming = nullptr;   // [B,R]: gradient of h before zoneout, where the step's kernel can't compute it
+  T* direct = nullptr;     // [B,H], GRU: its part of carry
+  T* new_cells = nullptr;  // zoneout of c, [rows of a block][H]: c before it,
+  T* new_dc = nullptr;     // [B,H]: its gradient by way of c alone,
+  T* kept_dc = nullptr;    // [B,H]: and what the c before it gets directly
   T* unused_h = nullptr;   // with segments, [threads][H]: h computed again, which y has
   struct {
     T *x = nullptr, *h_prev = nullptr, *inner = nullptr, *c_prev = nullptr, *c = nullptr;

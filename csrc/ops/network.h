@@ -87,6 +87,7 @@ class Reserve {
 struct Scratch {
   Buffer buffer;
   cpu::Schedule schedule;
+  std::vector<StateNoise> noise;  // of each layer; empty where there is none
 };
 
 // Inference, or training if `reserve` is given.

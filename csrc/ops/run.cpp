@@ -54,6 +54,24 @@ Dropout input_mask(const Network& network, Index layer, const Arguments<T>& args
   return Dropout::make(network.dropout, args.seed, args.call, layer - 1, network.directions);
 }
 
+// Recurrent dropout and zoneout of each layer; empty where there is neither.
+template <class T>
+void describe_noise(const Network& network, const Arguments<T>& args, bool training,
+                    std::vector<StateNoise>& layers) {
+  layers.clear();
+  for (Index layer = 0; layer < network.layers && network.has_state_noise(); ++layer) {
+    const auto mask = [&](double p, MaskOf of) {
+      return Dropout::make(p, args.seed, args.call, layer, network.directions, of);
+    };
+    layers.push_back({mask(network.recurrent_dropout, MaskOf::recurrent_h),
+                      {mask(network.zoneout_h, MaskOf::zoneout_h), network.zoneout_h, !training},
+                      {mask(network.zoneout_c, MaskOf::zoneout_c), network.zoneout_c, !training},
+                      training && network.recurrent_dropout > 0,
+                      network.zoneout_h > 0,
+                      network.zoneout_c > 0});
+  }
+}
+
 // weight_ih (G*H, I) += from (I, G*H), transposed.
 template <class T>
 void add_transposed(const T* from, const LayerShape& shape, T* weight_ih, const Share& share) {
@@ -251,6 +269,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
   const Index at_once = side_by_side ? network.layers : 1;
   // In inference the layers write in turn to y and to one more array, so that the last one writes to y.
   const bool in_turn = !reserve && network.layers > 1;
+  describe_noise(network, args, reserve != nullptr, scratch.noise);
   std::optional<cpu::Wavefront> wavefront;
   ForwardLayer<W>* layers = nullptr;
 
@@ -277,6 +296,7 @@ void forward(const Weights<W>& weights, const ForwardArguments<Compute<W>>& args
           call.x = {below.data, below.time_stride, below.batch_stride};
         }
         call.dropout = reserve && layer > 0 && network.dropout > 0 ? &it.mask : nullptr;
+        if (!scratch.noise.empty()) call.noise = &scratch.noise[static_cast<std::size_t>(layer)];
         call.state_rows = args.state_rows;
         call.h0 = offset(args.h0, part * state_batch * R);
         call.c0 = offset(args.c0, part * state_batch * H);
@@ -312,6 +332,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   const Sharing of_first = share_out(network, 0, extent, kernels, team.size());
   const bool side_by_side = of_first.layers;
   const Index at_once = side_by_side ? network.layers : 1;
+  describe_noise(network, args, true, scratch.noise);
   std::optional<cpu::Wavefront> wavefront;
   BackwardLayer<T>* layers = nullptr;
 
@@ -354,6 +375,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
             layer + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(layer), B, width),
             d * R);
         attach(call, reserve, part);
+        if (!scratch.noise.empty()) call.noise = &scratch.noise[static_cast<std::size_t>(layer)];
         call.h0 = offset(args.h0, part * B * R);
         call.c0 = offset(args.c0, part * B * H);
         Rows<const T> dy = args.dy;
@@ -421,6 +443,26 @@ std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index 
   const std::string count = std::to_string(segment);
   const std::string kept = lstm ? "c every " + count + " steps" : "nothing beside y";
   return segment ? kept + "; backward computes the gates again, " + count + " steps at a time" : kept;
+}
+
+std::string number(double value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  return text.back() == '.' ? text + "0" : text;
+}
+
+// Passes between the kernels of a step; empty where there is none.
+std::string recurrent_dropout_text(const Network& network, bool training) {
+  if (network.recurrent_dropout == 0) return "";
+  return number(network.recurrent_dropout) +
+         (training ? ": one mask on h for each sequence, before W_hh" : ": not in inference");
+}
+std::string zoneout_text(const Network& network, bool training) {
+  if (network.zoneout_h == 0 && network.zoneout_c == 0) return "";
+  std::string text = "h " + number(network.zoneout_h);
+  if (network.first.cell == Cell::lstm) text += ", c " + number(network.zoneout_c);
+  return text +
+         (training ? ": a mask for each step, drawn again in backward" : ": the expectation, at each step");
 }
 
 // How weights are stored, and where that is not as they are computed, how they are multiplied and why so.
@@ -495,6 +537,10 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       {"threads", of_layers(thread_count)},
       {"split", of_layers(split_text)},
   };
+  const std::string masked = recurrent_dropout_text(network, training),
+                    zoned = zoneout_text(network, training);
+  if (!masked.empty()) report.emplace("recurrent_dropout", masked);
+  if (!zoned.empty()) report.emplace("zoneout", zoned);
   if (training) report.emplace("saved", saved_text(first, steps, batch, checkpoint));
   return report;
 }

@@ -125,6 +125,15 @@ class Backend(ABC):
     def check_dtype(self, dtype: DType) -> None:
         """Raise TypeError for a dtype that is not computed here."""
 
+    def check_spec(self, spec: Spec) -> None:
+        """Raise TypeError or NotImplementedError for a network that is not computed here."""
+        self.check_dtype(spec.dtype)
+
+    def state_noise(self, spec: Spec) -> dict[str, float]:
+        """Return what a compiled Network is told of recurrent dropout and zoneout."""
+        h, c = (*spec.zoneout_of, 0.0)[:2]
+        return {"recurrent_dropout": spec.recurrent_dropout, "zoneout_h": h, "zoneout_c": c}
+
     def network(self, spec: Spec) -> Any:
         """Return the compiled side of a Spec."""
         return _network(self, spec)
@@ -272,6 +281,7 @@ def _network(backend: Backend, spec: Spec) -> Any:
         reset_after=spec.reset_after,
         nonlinearity=spec.nonlinearity,
         dropout=spec.dropout,
+        **backend.state_noise(spec),
         **backend.placement,
     )
 

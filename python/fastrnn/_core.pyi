@@ -31,6 +31,9 @@ class Network:
         reset_after: bool,
         nonlinearity: str,
         dropout: float,
+        recurrent_dropout: float,
+        zoneout_h: float,
+        zoneout_c: float,
     ) -> None: ...
     def explain(
         self,
@@ -88,7 +91,7 @@ def forward(
     h_n: Array,  # out (L*D, B, R)
     c_n: Array | None,  # out (L*D, B, H), LSTM only
     reserve: Reserve | None,  # a training call if given
-    seed: int,  # 64-bit; used only with a reserve and dropout > 0
+    seed: int,  # 64-bit; used only with a reserve, for its masks
     call: int,
 ) -> None: ...
 def backward(

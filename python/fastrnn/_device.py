@@ -334,6 +334,18 @@ class Cuda(Backend):
     def check_dtype(self, dtype: DType) -> None:
         pass
 
+    def check_spec(self, spec: Spec) -> None:
+        for name in ("recurrent_dropout", "zoneout"):
+            value = getattr(spec, name)
+            if value not in (0.0, (0.0, 0.0)):
+                raise NotImplementedError(
+                    f"{name} is {value}, which device {self.name!r} does not have; expected 0.0, or device "
+                    f"'cpu'"
+                )
+
+    def state_noise(self, spec: Spec) -> dict[str, float]:
+        return {}
+
     def take_x(self, name: str, value: Any) -> tuple[Library, Array]:
         if not _arrays.is_on_device(value):
             array = _arrays.take(name, value)

@@ -105,7 +105,7 @@ def forward(
     reset: Any = None,
     out: Any = None,
 ) -> tuple[Any, Any]:
-    """Run a network over a batch of sequences, for inference (no dropout, nothing saved).
+    """Run a network over a batch of sequences, for inference: no dropout, zoneout by its expectation.
 
     Parameters
     ----------
@@ -166,14 +166,14 @@ def forward_train(
     call: int = 0,
     checkpoint: int | None = None,
 ) -> tuple[Any, Any, Reserve]:
-    """`forward` with dropout, saving what `backward` needs.
+    """`forward` with dropout and zoneout, saving what `backward` needs.
 
     Parameters
     ----------
     spec, weights, x, state, lengths, reset, out
         As for `forward`.
     seed, call : int, optional
-        64-bit keys of the dropout masks: the same pair gives the same masks.
+        64-bit keys of the masks of dropout and zoneout: the same pair gives the same masks.
     checkpoint : int, optional
         Keep c every so many steps and no gates, as ``layer.train(checkpoint=...)`` says.
 
@@ -307,7 +307,7 @@ def backward(
 def _parameters(spec: Spec, parameters: Any) -> tuple[Backend, list[Array]]:
     """Return where the parameters are, and the arrays in order."""
     backend = backend_of_arrays(parameters.values() if isinstance(parameters, Mapping) else ())
-    backend.check_dtype(spec.dtype)
+    backend.check_spec(spec)
     shapes = spec.parameter_shapes()
     return backend, check_parameters(backend.own, "parameters", shapes, parameters, spec.dtype)
 

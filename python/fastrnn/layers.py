@@ -170,7 +170,7 @@ class _Recurrent(ABC):
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
         # All that may fail comes before the first attribute, since to() changes a layer that is in use.
-        backend.check_dtype(spec.dtype)
+        backend.check_spec(spec)
         own = {name: backend.array(array, spec.dtype) for name, array in parameters.items()}
         sums = {name: backend.zeros(array.shape, spec.dtype) for name, array in own.items()}
         for name, gradient in gradients.items():
@@ -230,7 +230,7 @@ class _Recurrent(ABC):
 
     @property
     def seed(self) -> int:
-        """Drawn or given seed of the initial parameters and of the dropout masks."""
+        """Drawn or given seed of the initial parameters and of the masks of dropout and zoneout."""
         return self._seed
 
     @property
@@ -325,7 +325,8 @@ class _Recurrent(ABC):
     def eval(self) -> Self:
         """Switch to eval mode: pack the weights once and make the parameters read-only.
 
-        Calls then save nothing, apply no dropout, and may run in several threads at a time.
+        Calls then save nothing, apply no dropout and of zoneout the expectation, and may run in several
+        threads at a time.
         """
         with self._alone():
             if self._packed is None:
@@ -659,6 +660,16 @@ class _Layer(_Recurrent):
         return self._spec.dropout
 
     @property
+    def recurrent_dropout(self) -> float:
+        """Probability that W_hh does not see a unit of h, for a whole sequence, in training."""
+        return self._spec.recurrent_dropout
+
+    @property
+    def zoneout(self) -> float | tuple[float, float]:
+        """Probability that a unit of h, or of (h, c), keeps its previous value at a step."""
+        return self._spec.zoneout
+
+    @property
     def bidirectional(self) -> bool:
         """Whether every layer also runs from the end to the start."""
         return self._spec.bidirectional
@@ -800,12 +811,17 @@ class LSTM(_Layer):
         P, less than H: project h to this size; 0 for no projection.
     peephole : False, "diagonal" or "full", optional
         One weight per unit and gate, or a matrix per gate; parameters weight_ch, gates i, f, o.
+    recurrent_dropout : float, optional
+        Probability of dropping a unit of h where W_hh reads it, in training: one mask for a whole sequence.
+    zoneout : float or (float, float), optional
+        Probability that a unit of h, or of h and of c, keeps its previous value at a step, in training; in
+        eval mode it takes the mean of both values with these weights.
     device : str, optional
         "cpu", "cuda" (the first CUDA device), "cuda:1", ...
     dtype : str, optional
         "float32" or "float64", or on a CUDA device "float16" or "bfloat16".
     seed : int, optional
-        Of the initial parameters, uniform within 1/sqrt(H), and of dropout; drawn if None.
+        Of the initial parameters, uniform within 1/sqrt(H), and of dropout and zoneout; drawn if None.
 
     Raises
     ------
@@ -820,7 +836,10 @@ class LSTM(_Layer):
     Gers, Schmidhuber and Cummins, "Learning to forget", Neural Computation 12(10), 2000; peepholes:
     Gers, Schraudolph and Schmidhuber, "Learning precise timing with LSTM recurrent networks", JMLR 3,
     2002; projection: Sak, Senior and Beaufays, "Long short-term memory recurrent neural network
-    architectures for large scale acoustic modeling", Interspeech 2014.
+    architectures for large scale acoustic modeling", Interspeech 2014; recurrent dropout: Gal and
+    Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016;
+    zoneout: Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
+    ICLR 2017.
 
     Examples
     --------
@@ -845,6 +864,8 @@ class LSTM(_Layer):
         "bidirectional",
         "proj_size",
         "peephole",
+        "recurrent_dropout",
+        "zoneout",
         "dtype",
     )
 
@@ -860,6 +881,8 @@ class LSTM(_Layer):
         proj_size: int = 0,
         *,
         peephole: bool | str = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         device: str = "cpu",
         dtype: Any = "float32",
         seed: int | None = None,
@@ -878,6 +901,8 @@ class LSTM(_Layer):
             bidirectional=bidirectional,
             proj_size=proj_size,
             peephole=peephole or "none",
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
@@ -901,7 +926,11 @@ class GRU(_Layer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, recurrent_dropout
+        As for `LSTM`.
+    zoneout : float, optional
+        Of h, as for `LSTM`.
+    device, dtype, seed
         As for `LSTM`.
     reset_after : bool, optional
         Whether r acts after the product with W_hn (as in torch.nn and cuDNN) or before it, on h (as in
@@ -938,6 +967,8 @@ class GRU(_Layer):
         "dropout",
         "bidirectional",
         "reset_after",
+        "recurrent_dropout",
+        "zoneout",
         "dtype",
     )
 
@@ -952,6 +983,8 @@ class GRU(_Layer):
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         device: str = "cpu",
         dtype: Any = "float32",
         seed: int | None = None,
@@ -965,6 +998,8 @@ class GRU(_Layer):
             dropout=dropout,
             bidirectional=bidirectional,
             reset_after=reset_after,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
@@ -980,8 +1015,12 @@ class RNN(_Layer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, recurrent_dropout
         As for `LSTM`; `nonlinearity` stands fourth, where torch.nn has it.
+    zoneout : float, optional
+        Of h, as for `LSTM`.
+    device, dtype, seed
+        As for `LSTM`.
     nonlinearity : "tanh", "relu", "sigmoid" or "identity", optional
         f.
 
@@ -1014,6 +1053,8 @@ class RNN(_Layer):
         "batch_first",
         "dropout",
         "bidirectional",
+        "recurrent_dropout",
+        "zoneout",
         "dtype",
     )
 
@@ -1028,6 +1069,8 @@ class RNN(_Layer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         device: str = "cpu",
         dtype: Any = "float32",
         seed: int | None = None,
@@ -1041,6 +1084,8 @@ class RNN(_Layer):
             dropout=dropout,
             bidirectional=bidirectional,
             nonlinearity=nonlinearity,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             dtype=dtype,
         )
         super().__init__(spec, batch_first, device, seed)
@@ -1299,7 +1344,7 @@ def _described(backend: Backend, description: dict[str, Any], parameters: Mappin
     options["cell"] = name.removesuffix("Cell").lower()
     spec = Spec(**options)
     check_num_layers(spec, parameters)
-    backend.check_dtype(spec.dtype)
+    backend.check_spec(spec)
     arrays = check_parameters(
         backend.own, "parameters", kind._shapes(spec), parameters, spec.dtype, cast=True
     )

@@ -68,6 +68,14 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
+def _zoneout(value: Any) -> float | tuple[float, float]:
+    if not isinstance(value, tuple | list):
+        return _probability("zoneout", value)
+    if len(value) != 2:
+        raise ValueError(f"zoneout has {len(value)} entries; expected one number, or the pair for (h, c)")
+    return _probability("zoneout[0] (h)", value[0]), _probability("zoneout[1] (c)", value[1])
+
+
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise TypeError or ValueError for something other than one of these strings."""
     expected = ", ".join(repr(choice) for choice in choices)
@@ -120,6 +128,8 @@ class Spec:
     reset_after: bool = True
     nonlinearity: Nonlinearity = "tanh"
     dtype: DType = "float32"
+    recurrent_dropout: float = 0.0
+    zoneout: float | tuple[float, float] = 0.0
 
     def __post_init__(self) -> None:
         # Fields of one kind each; NumPy integers, floats and dtypes become plain Python values.
@@ -128,7 +138,9 @@ class Spec:
             self._set(name, integer(name, getattr(self, name), least, LARGEST_SIZE))
         for name in ("bias", "bidirectional", "reset_after"):
             self._set(name, boolean(name, getattr(self, name)))
-        self._set("dropout", _probability("dropout", self.dropout))
+        for name in ("dropout", "recurrent_dropout"):
+            self._set(name, _probability(name, getattr(self, name)))
+        self._set("zoneout", _zoneout(self.zoneout))
         one_of("peephole", self.peephole, PEEPHOLES)
         one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         self._set("dtype", checked_dtype(self.dtype))
@@ -154,9 +166,22 @@ class Spec:
             raise ValueError(
                 f"nonlinearity is {self.nonlinearity!r} for cell {self.cell!r}; only 'rnn' has that choice"
             )
+        if isinstance(self.zoneout, tuple) and self.cell != "lstm":
+            raise ValueError(f"zoneout is {self.zoneout} for cell {self.cell!r}; expected one number, for h")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    @property
+    def zoneout_of(self) -> tuple[float, ...]:
+        """Probability for each state array, h or, for LSTM, (h, c): a single number is that of h."""
+        both = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, 0.0)
+        return both if self.cell == "lstm" else both[:1]
+
+    @property
+    def has_state_noise(self) -> bool:
+        """Whether training differs from inference inside the layers: recurrent dropout, zoneout."""
+        return self.recurrent_dropout > 0 or any(self.zoneout_of)
 
     @property
     def num_gates(self) -> int:

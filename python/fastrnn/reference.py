@@ -30,6 +30,11 @@ GRU [6]_, with r applied after the recurrent product (``reset_after=True``) or b
     n = tanh(W_n x + b_n + r * (R_n h + d_n))  or  n = tanh(W_n x + b_n + R_n (r * h) + d_n)
     h' = (1 - z) * n + z * h
 
+In training, recurrent dropout [9]_ puts m * h in place of h in every product with R_k, with a mask m that
+is the same at all steps of a sequence; the h in z * h stays whole.  Zoneout [10]_ then lets units keep their
+previous value, h'' = k * h + (1 - k) * h' and the same for c, where k is 1 with its probability, drawn for
+every step and unit, and in inference k is that probability.  h' still follows from the c' of the equations.
+
 The gradients are back-propagation through time [7]_: the same steps walked in the opposite order, each
 turning the gradient of the state that left it into that of the state that entered it.
 
@@ -47,6 +52,9 @@ References
 .. [7] P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78, 1990.
 .. [8] J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as
    1, 2, 3", SC 2011.
+.. [9] Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+   networks", NIPS 2016.
+.. [10] D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
 """
 
 from __future__ import annotations
@@ -60,7 +68,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from .layouts import Spec
 
-__all__ = ["Cache", "backward", "dropout_scale", "forward", "philox4x32", "sigmoid"]
+__all__ = [
+    "Cache",
+    "backward",
+    "dropout_scale",
+    "forward",
+    "philox4x32",
+    "recurrent_dropout_scale",
+    "sigmoid",
+    "zoneout_keep",
+]
 
 Array = NDArray[np.float64]
 State = tuple[Array, ...]  # (h,) or, for LSTM, (h, c); rows of a batch
@@ -115,8 +132,9 @@ def peephole_backward(p: Parameters, grad: Gradients, spec: Spec, gate: int, c: 
 
 
 # ---- The cells: one step of the batch, and its gradient -------------------------------------------
-# A step maps x (B, I) and the state that enters to the state that leaves.  Its gradient maps that of
-# the state that left to those of x and of the state that entered, and adds to `grad`.
+# A step maps x (B, I) and the state that enters to the state that leaves; the products with R read m * h,
+# where m (B, R) is the mask of recurrent dropout, or ones.  Its gradient maps that of the state that left to
+# those of x and of the state that entered, and adds to `grad`.
 
 
 def nonlinearity(name: str, a: Array) -> Array:
@@ -137,26 +155,27 @@ def nonlinearity_slope(name: str, h: Array) -> Array:
     return h * (1.0 - h) if name == "sigmoid" else np.ones_like(h)
 
 
-def rnn_step(spec: Spec, p: Parameters, x: Array, state: State) -> tuple[State, Saved]:
+def rnn_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the Elman network; state (h,), each (B, H)."""
     (h,) = state
-    h_new = nonlinearity(spec.nonlinearity, product(p, "ih", EVERY, x) + product(p, "hh", EVERY, h))
-    return (h_new,), (x, h, h_new)
+    h_new = nonlinearity(spec.nonlinearity, product(p, "ih", EVERY, x) + product(p, "hh", EVERY, m * h))
+    return (h_new,), (x, h, h_new, m)
 
 
 def rnn_step_backward(
     spec: Spec, p: Parameters, grad: Gradients, saved: Saved, dstate: State
 ) -> tuple[Array, State]:
     """Do the gradient of `rnn_step`."""
-    x, h, h_new = saved
+    x, h, h_new, m = saved
     da = dstate[0] * nonlinearity_slope(spec.nonlinearity, h_new)
-    return product_backward(p, grad, "ih", EVERY, x, da), (product_backward(p, grad, "hh", EVERY, h, da),)
+    dx = product_backward(p, grad, "ih", EVERY, x, da)
+    return dx, (m * product_backward(p, grad, "hh", EVERY, m * h, da),)
 
 
-def lstm_step(spec: Spec, p: Parameters, x: Array, state: State) -> tuple[State, Saved]:
+def lstm_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the LSTM; state (h, c), h (B, R) and c (B, H)."""
     h, c = state
-    a_i, a_f, a_g, a_o = np.split(product(p, "ih", EVERY, x) + product(p, "hh", EVERY, h), 4, axis=1)
+    a_i, a_f, a_g, a_o = np.split(product(p, "ih", EVERY, x) + product(p, "hh", EVERY, m * h), 4, axis=1)
     i = sigmoid(a_i + peephole(p, spec, 0, c))
     f = sigmoid(a_f + peephole(p, spec, 1, c))
     g = np.tanh(a_g)
@@ -164,14 +183,14 @@ def lstm_step(spec: Spec, p: Parameters, x: Array, state: State) -> tuple[State,
     o = sigmoid(a_o + peephole(p, spec, 2, c_new))
     h_full = o * np.tanh(c_new)
     h_new = product(p, "hr", EVERY, h_full) if spec.proj_size else h_full
-    return (h_new, c_new), (x, h, c, i, f, g, o, c_new)
+    return (h_new, c_new), (x, h, c, i, f, g, o, c_new, m)
 
 
 def lstm_step_backward(
     spec: Spec, p: Parameters, grad: Gradients, saved: Saved, dstate: State
 ) -> tuple[Array, State]:
     """Do the gradient of `lstm_step`."""
-    x, h, c, i, f, g, o, c_new = saved
+    x, h, c, i, f, g, o, c_new, m = saved
     dh, dc_new = dstate
     tanh_c = np.tanh(c_new)
     if spec.proj_size:
@@ -185,47 +204,47 @@ def lstm_step_backward(
     dc = dc_new * f
     dc = dc + peephole_backward(p, grad, spec, 0, c, da_i) + peephole_backward(p, grad, spec, 1, c, da_f)
     da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
-    return product_backward(p, grad, "ih", EVERY, x, da), (product_backward(p, grad, "hh", EVERY, h, da), dc)
+    dx = product_backward(p, grad, "ih", EVERY, x, da)
+    return dx, (m * product_backward(p, grad, "hh", EVERY, m * h, da), dc)
 
 
-def gru_step(spec: Spec, p: Parameters, x: Array, state: State) -> tuple[State, Saved]:
+def gru_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the GRU; state (h,), each (B, H)."""
     (h,) = state
     rz, candidate = slice(0, 2 * spec.hidden_size), slice(2 * spec.hidden_size, None)
-    r, z = np.split(sigmoid(product(p, "ih", rz, x) + product(p, "hh", rz, h)), 2, axis=1)
+    r, z = np.split(sigmoid(product(p, "ih", rz, x) + product(p, "hh", rz, m * h)), 2, axis=1)
     if spec.reset_after:
-        m = product(p, "hh", candidate, h)
-        n = np.tanh(product(p, "ih", candidate, x) + r * m)
+        q = product(p, "hh", candidate, m * h)
+        n = np.tanh(product(p, "ih", candidate, x) + r * q)
     else:
-        m = product(p, "hh", candidate, r * h)
-        n = np.tanh(product(p, "ih", candidate, x) + m)
-    return ((1.0 - z) * n + z * h,), (x, h, r, z, n, m)
+        q = product(p, "hh", candidate, r * (m * h))
+        n = np.tanh(product(p, "ih", candidate, x) + q)
+    return ((1.0 - z) * n + z * h,), (x, h, r, z, n, q, m)
 
 
 def gru_step_backward(
     spec: Spec, p: Parameters, grad: Gradients, saved: Saved, dstate: State
 ) -> tuple[Array, State]:
     """Do the gradient of `gru_step`."""
-    x, h, r, z, n, m = saved
+    x, h, r, z, n, q, m = saved
     (dh_new,) = dstate
     rz, candidate = slice(0, 2 * spec.hidden_size), slice(2 * spec.hidden_size, None)
     da_n = dh_new * (1.0 - z) * (1.0 - n**2)
     da_z = dh_new * (h - n) * z * (1.0 - z)
-    dh = dh_new * z
     if spec.reset_after:
-        dr = da_n * m
-        dh = dh + product_backward(p, grad, "hh", candidate, h, da_n * r)
+        dr = da_n * q
+        dmh = product_backward(p, grad, "hh", candidate, m * h, da_n * r)
     else:
-        drh = product_backward(p, grad, "hh", candidate, r * h, da_n)
-        dr = drh * h
-        dh = dh + drh * r
+        drmh = product_backward(p, grad, "hh", candidate, r * (m * h), da_n)
+        dr = drmh * (m * h)
+        dmh = drmh * r
     da_rz = np.concatenate([dr * r * (1.0 - r), da_z], axis=1)
-    dh = dh + product_backward(p, grad, "hh", rz, h, da_rz)
+    dmh = dmh + product_backward(p, grad, "hh", rz, m * h, da_rz)
     dx = product_backward(p, grad, "ih", EVERY, x, np.concatenate([da_rz, da_n], axis=1))
-    return dx, (dh,)
+    return dx, (dh_new * z + m * dmh,)
 
 
-Step = Callable[[Spec, Parameters, Array, State], tuple[State, Saved]]
+Step = Callable[[Spec, Parameters, Array, State, Array], tuple[State, Saved]]
 StepBackward = Callable[[Spec, Parameters, Gradients, Saved, State], tuple[Array, State]]
 CELLS: dict[str, tuple[Step, StepBackward]] = {
     "lstm": (lstm_step, lstm_step_backward),
@@ -234,7 +253,7 @@ CELLS: dict[str, tuple[Step, StepBackward]] = {
 }
 
 
-# ---- Dropout --------------------------------------------------------------------------------------
+# ---- Dropout and zoneout --------------------------------------------------------------------------
 
 
 def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
@@ -267,6 +286,32 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
+def draws(
+    spec: Spec, layer: int, steps: int, batch: int, width: int, key: tuple[int, int], kind: int = 0
+) -> NDArray[np.uint32]:
+    """Return the draw of each unit of one layer: (T, B, D, width), uniform below 2**32.
+
+    That of unit u of a direction at step t of row b is word u % 4 of the Philox block with the counter
+    (u // 4 + kind * 2**29, b, t, layer * D + direction); the key is the low and the high half of
+    seed + call * 0x9E3779B97F4A7C15.  So a draw depends on where its unit stands and on nothing else.
+    kind is 0 for dropout of outputs, 1 for recurrent dropout, 2 for zoneout of h and 3 for that of c.
+    """
+    directions, blocks = spec.num_directions, -(-width // 4)
+    counter = np.empty((steps, batch, directions, blocks, 4), dtype=np.uint64)
+    counter[..., 0] = np.arange(blocks) + kind * 2**29
+    counter[..., 1] = np.arange(batch)[:, None, None]
+    counter[..., 2] = np.arange(steps)[:, None, None, None]
+    counter[..., 3] = layer * directions + np.arange(directions)[:, None]
+    k = (key[0] + key[1] * 0x9E3779B97F4A7C15) % 2**64
+    blocks_of_4 = philox4x32(counter, [k % 2**32, k >> 32])
+    return blocks_of_4.reshape(steps, batch, directions, 4 * blocks)[..., :width]
+
+
+def kept(draw: NDArray[np.uint32], p: float) -> NDArray[np.bool_]:
+    """Return where a mask that drops with probability p keeps: draws under floor((1 - p) * 2**32)."""
+    return draw < int((1.0 - p) * 2**32)
+
+
 def dropout_scale(spec: Spec, layer: int, steps: int, batch: int, key: tuple[int, int]) -> Array:
     """Return the factor of each output of one layer: 0 (dropped) or 1 / (1 - dropout) (kept).
 
@@ -283,26 +328,36 @@ def dropout_scale(spec: Spec, layer: int, steps: int, batch: int, key: tuple[int
     Returns
     -------
     ndarray, shape (T, B, D*R)
-
-    Notes
-    -----
-    The draw of unit u of a direction at step t of row b is word u % 4 of the Philox block with the
-    counter (u // 4, b, t, layer * D + direction); the key is the low and the high half of
-    seed + call * 0x9E3779B97F4A7C15.  An element is kept where its draw is under
-    floor((1 - dropout) * 2**32).  So a factor depends on where its element stands and on nothing else,
-    and no mask has to be stored.
     """
-    directions, blocks = spec.num_directions, -(-spec.recurrent_size // 4)
-    counter = np.empty((steps, batch, directions, blocks, 4), dtype=np.uint64)
-    counter[..., 0] = np.arange(blocks)
-    counter[..., 1] = np.arange(batch)[:, None, None]
-    counter[..., 2] = np.arange(steps)[:, None, None, None]
-    counter[..., 3] = layer * directions + np.arange(directions)[:, None]
-    k = (key[0] + key[1] * 0x9E3779B97F4A7C15) % 2**64
-    draws = philox4x32(counter, [k % 2**32, k >> 32]).reshape(steps, batch, directions, 4 * blocks)
-    kept = draws[..., : spec.recurrent_size] < int((1.0 - spec.dropout) * 2**32)
+    draw = draws(spec, layer, steps, batch, spec.recurrent_size, key)
     scale = 1.0 / (1.0 - spec.dropout) if spec.dropout < 1.0 else 0.0
-    return np.where(kept, scale, 0.0).reshape(steps, batch, spec.output_size)
+    return np.where(kept(draw, spec.dropout), scale, 0.0).reshape(steps, batch, spec.output_size)
+
+
+def recurrent_dropout_scale(spec: Spec, layer: int, batch: int, key: tuple[int, int] | None) -> Array:
+    """Return recurrent dropout's factors m (D, B, R) of one layer's h: one mask for all steps of a row.
+
+    They are 0 (dropped) or 1 / (1 - recurrent_dropout) (kept); all are 1 without a key, in inference.
+    """
+    p = spec.recurrent_dropout if key is not None else 0.0
+    draw = draws(spec, layer, 1, batch, spec.recurrent_size, key or (0, 0), kind=1)[0]
+    return np.where(kept(draw, p), 1.0 / (1.0 - p) if p < 1.0 else 0.0, 0.0).swapaxes(0, 1)
+
+
+def zoneout_keep(
+    spec: Spec, layer: int, steps: int, batch: int, key: tuple[int, int] | None
+) -> tuple[Array, ...]:
+    """Return how much each unit of one layer keeps of its previous value, of h or, for LSTM, of (h, c).
+
+    1 or 0, drawn for each step; without a key, in inference, the probability of a 1.  Shapes (T, B, D, R)
+    and (T, B, D, H).
+    """
+    shares = []
+    widths = (spec.recurrent_size, spec.hidden_size)
+    for which, p in enumerate(spec.zoneout_of):
+        draw = draws(spec, layer, steps, batch, widths[which], key or (0, 0), kind=2 + which)
+        shares.append(np.full(draw.shape, p) if key is None else np.where(kept(draw, p), 0.0, 1.0))
+    return tuple(shares)
 
 
 # ---- Layers, directions and time ------------------------------------------------------------------
@@ -317,6 +372,7 @@ class Cache:
     reset: NDArray[np.bool_]  # (T, B)
     saved: list[list[Saved]]  # [layer * D + direction][t]
     scales: list[Array | None]  # [layer]: (T, B, D*R) factors on its output, None without dropout
+    keeps: list[tuple[Array, ...]]  # [layer]: zoneout's shares of the state before each step
 
 
 def boundaries(active: NDArray[np.bool_], reset: NDArray[np.bool_], direction: int) -> NDArray[np.bool_]:
@@ -436,7 +492,8 @@ def forward(
     reset : array_like of bool, shape (T, B), optional
         True where a new piece begins: no state and no gradient crosses from step t-1 to t or back.
     dropout_key : (seed, call), optional
-        Apply dropout between layers with the masks of this key; None for none.
+        Of a call in training: apply dropout and zoneout with the masks of this key.  None for inference, with
+        no dropout and the expectation of zoneout.
 
     Returns
     -------
@@ -484,8 +541,11 @@ def forward(
     directions = spec.num_directions
     saved: list[list[Saved]] = []
     scales: list[Array | None] = []
+    keeps: list[tuple[Array, ...]] = []
     for layer in range(spec.num_layers):
         y = np.zeros((steps, batch, directions, spec.recurrent_size))
+        scale_h = recurrent_dropout_scale(spec, layer, batch, dropout_key)
+        keeps.append(zoneout_keep(spec, layer, steps, batch, dropout_key))
         for direction in range(directions):
             index = layer * directions + direction
             layer_p = of_layer(spec, p, spec.suffixes()[index])
@@ -494,7 +554,11 @@ def forward(
             saved.append([None] * steps)
             for t in walk(steps, direction):
                 entering = select(active[t] & ~boundary[t], now, zeros_like(now))
-                leaving, saved[index][t] = step(spec, layer_p, layer_x[t], entering)
+                leaving, saved[index][t] = step(spec, layer_p, layer_x[t], entering, scale_h[direction])
+                keep = [k[t, :, direction] for k in keeps[layer]]
+                leaving = tuple(
+                    k * old + (1.0 - k) * new for k, old, new in zip(keep, entering, leaving, strict=True)
+                )
                 now = select(active[t], leaving, now)  # a row past its length keeps its state
                 y[t, :, direction] = np.where(active[t, :, None], now[0], 0.0)
             for whole, last in zip(states, now, strict=True):
@@ -505,7 +569,7 @@ def forward(
             scale = dropout_scale(spec, layer, steps, batch, dropout_key)
             scales[layer] = scale
             layer_x = layer_x * scale
-    cache = Cache(x.dtype.kind in "iu", active, reset, saved, scales)
+    cache = Cache(x.dtype.kind in "iu", active, reset, saved, scales, keeps)
     return layer_x, states if spec.cell == "lstm" else states[0], cache
 
 
@@ -580,7 +644,10 @@ def backward(
             for t in reversed(walk(steps, direction)):
                 dleaving = (dnow[0] + dout[t, :, direction], *dnow[1:])
                 dleaving = select(active[t], dleaving, zeros_like(dnow))
-                dx, dentering = step_backward(spec, layer_p, grad, cache.saved[index][t], dleaving)
+                keep = [k[t, :, direction] for k in cache.keeps[layer]]
+                dnew = tuple((1.0 - k) * d for k, d in zip(keep, dleaving, strict=True))
+                dx, dentering = step_backward(spec, layer_p, grad, cache.saved[index][t], dnew)
+                dentering = tuple(k * d + e for k, d, e in zip(keep, dleaving, dentering, strict=True))
                 dlayer[t] += dx
                 dentering = select(boundary[t], zeros_like(dnow), dentering)
                 dnow = select(active[t], dentering, dnow)

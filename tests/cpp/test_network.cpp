@@ -118,7 +118,7 @@ void check_gradient(const Case& c) {
 
   Reserve<double> reserve;
   const Outputs out = run(c, in, &reserve);
-  if (c.network.dropout == 0) CHECK(out.y == run(c, in, nullptr).y);
+  if (c.network.dropout == 0 && !c.network.has_state_noise()) CHECK(out.y == run(c, in, nullptr).y);
 
   Inputs gradient = in;  // for the sizes
   BackwardArguments<double> args;
@@ -190,11 +190,24 @@ TEST(gradients_with_lengths_and_resets) {
   });
 }
 
+TEST(gradients_with_recurrent_dropout_and_zoneout) {
+  for_every_isa([] {
+    for (const Network& n : noisy_networks()) {
+      check_gradient({n, 5, 3, {}, {}});
+      Case c{n, 6, 5, {4, 0, 6, 1, 6}, std::vector<std::uint8_t>(30)};
+      for (const std::size_t at : {0u, 7u, 11u, 14u, 29u}) c.reset[at] = 1;
+      check_gradient(c);
+    }
+  });
+}
+
 // Work worth several threads, by rows and by units, and several blocks of steps.
 TEST(gradients_with_threads) {
   for (const int threads : {2, 3}) {
     const Threads allowed(threads);
-    for (Network n : networks()) {
+    std::vector<Network> all = networks();
+    for (const Network& n : noisy_networks()) all.push_back(n);
+    for (Network n : all) {
       n.first.hidden = 130;
       check_gradient({n, 20, 3, {}, {}});
       n.first.hidden = 33;
@@ -206,7 +219,9 @@ TEST(gradients_with_threads) {
 }
 
 TEST(stream_equals_one_call) {
-  for (Network n : networks()) {
+  std::vector<Network> all = networks();
+  for (const Network& n : noisy_networks()) all.push_back(n);
+  for (Network n : all) {
     n.directions = 1;
     const Case c{n, 7, 3, {}, {}};
     Inputs in = c.random_inputs(5);

@@ -207,6 +207,11 @@ TEST(stacks_side_by_side_have_the_bits_of_one_thread) {
         network.first.input = network.first.recurrent();  // as much work for each layer
         network.layers = layers;
         network.dropout = layers > 2 ? 0.4 : 0;
+        if (layers > 2) {
+          network.recurrent_dropout = 0.3;
+          network.zoneout_h = 0.2;
+          network.zoneout_c = cell == Cell::lstm ? 0.3 : 0;
+        }
         const Index steps = 120;
         for (const Index checkpoint : {0, 1}) {
           Results alone;
