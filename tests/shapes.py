@@ -24,8 +24,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Every formula a cell can take.  A proj_size of -1 stands for one a little over half of H."""
 
 
+NOISE: dict[str, dict[str, Any]] = {
+    "recurrent dropout": {"recurrent_dropout": 0.4},
+    "zoneout of h": {"zoneout": 0.3},
+    "zoneout of c": {"zoneout": (0.0, 0.3)},
+    "both": {"recurrent_dropout": 0.3, "zoneout": (0.25, 0.4)},
+}
+"""Recurrent dropout and zoneout.  Where there is no c, a pair stands for its first number."""
+
+
 def make_spec(variant: str, input_size: int, hidden_size: int, **options: Any) -> Spec:
     """Return the `Spec` of a variant; one that projects needs H > 1 and does without at H = 1."""
+    if VARIANTS[variant]["cell"] != "lstm" and isinstance(options.get("zoneout"), tuple):
+        options["zoneout"] = options["zoneout"][0]
     fields = VARIANTS[variant] | {"input_size": input_size, "hidden_size": hidden_size} | options
     if fields.get("proj_size") == -1:
         fields["proj_size"] = (hidden_size + 1) // 2 if hidden_size > 1 else 0

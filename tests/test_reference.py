@@ -10,7 +10,7 @@ import pytest
 from fastrnn import reference
 from fastrnn.layouts import Spec
 from problems import Problem, apart, compare, flat, like_state, make_problem
-from shapes import VARIANTS, make_spec
+from shapes import NOISE, VARIANTS, make_spec
 from tolerances import assert_close, chain
 
 DROPOUT_KEY = (2**63 + 12345, 7)
@@ -18,6 +18,7 @@ STACKS: dict[str, dict[str, Any]] = {
     "one layer": {},
     "no bias": {"bias": False, "num_layers": 2},
     "both directions, two layers": {"bidirectional": True, "num_layers": 2, "dropout": 0.4},
+    "recurrent dropout and zoneout": {"bidirectional": True, "num_layers": 2, **NOISE["both"]},
 }
 
 
@@ -230,6 +231,38 @@ def test_dropout_scale_follows_its_definition() -> None:
         draws = reference.philox4x32([unit // 4, b, t, 2 + direction], [k % 2**32, k // 2**32])
         kept = int(draws[unit % 4]) < int(0.7 * 2**32)
         assert scale[t, b, direction, unit] == (1 / 0.7 if kept else 0.0)
+
+
+def test_masks_on_the_state_follow_their_definition() -> None:
+    """Each kind has its own counters; recurrent dropout has one step; without a key there is no chance."""
+    spec = Spec("lstm", 2, 6, 2, bidirectional=True, recurrent_dropout=0.3, zoneout=(0.2, 0.6), proj_size=5)
+    seed, call = DROPOUT_KEY
+    k = (seed + call * 0x9E3779B97F4A7C15) % 2**64
+    scale = reference.recurrent_dropout_scale(spec, 1, 2, DROPOUT_KEY)
+    keep_h, keep_c = reference.zoneout_keep(spec, 1, 3, 2, DROPOUT_KEY)
+    assert (scale.shape, keep_h.shape, keep_c.shape) == ((2, 2, 5), (3, 2, 2, 5), (3, 2, 2, 6))
+
+    def draw(kind: int, t: int, b: int, direction: int, unit: int) -> int:
+        counter = [unit // 4 + kind * 2**29, b, t, 2 + direction]
+        return int(reference.philox4x32(counter, [k % 2**32, k // 2**32])[unit % 4])
+
+    for d, b, unit in np.ndindex(scale.shape):
+        assert scale[d, b, unit] == (1 / 0.7 if draw(1, 0, b, d, unit) < int(0.7 * 2**32) else 0.0)
+    for kind, keep, p in ((2, keep_h, 0.2), (3, keep_c, 0.6)):
+        for t, b, d, unit in np.ndindex(keep.shape):
+            assert keep[t, b, d, unit] == float(draw(kind, t, b, d, unit) >= int((1 - p) * 2**32))
+    assert (reference.recurrent_dropout_scale(spec, 1, 2, None) == 1).all()
+    for keep, p in zip(reference.zoneout_keep(spec, 1, 3, 2, None), (0.2, 0.6), strict=True):
+        assert (keep == p).all()
+
+
+def test_zoneout_in_inference_is_a_mean(rng: np.random.Generator) -> None:
+    """One unit of the linear network, by hand: h' = p h + (1 - p) (w x + r h)."""
+    spec = Spec("rnn", 1, 1, bias=False, nonlinearity="identity", zoneout=0.25, dtype="float64")
+    weights = {"weight_ih_l0": [[2.0]], "weight_hh_l0": [[0.5]]}
+    y, *_ = reference.forward(spec, weights, np.array([[[1.0]], [[3.0]]]), np.array([[[4.0]]]))
+    first = 0.25 * 4 + 0.75 * (2 + 2)
+    assert y.ravel().tolist() == [first, 0.25 * first + 0.75 * (6 + 0.5 * first)]
 
 
 def test_dropout_keeps_its_share_and_spares_the_last_layer() -> None:

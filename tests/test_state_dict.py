@@ -221,7 +221,7 @@ def test_the_description_used_below_is_a_good_one(tmp_path: Path) -> None:
             "num_layers is 2147483647, but there are 4 arrays",
         ),
         (describe(arguments={"input_size": 3}), "hidden_size"),
-        (describe(arguments={"input_size": 3, "hidden_size": 5, "zoneout": 1}), "zoneout"),
+        (describe(arguments={"input_size": 3, "hidden_size": 5, "highway": 1}), "highway"),
         (describe(arguments={"input_size": 3, "hidden_size": 0}), "hidden_size is 0"),
         (describe(arguments={"input_size": 3, "hidden_size": 6}), r"weight_hh_l0 has shape \(15, 5\)"),
         (describe(seed="x"), "seed is 'x'"),
