@@ -4,9 +4,9 @@
 
 `python -m fastrnn train` reads the source of Python's standard library, character by character, and writes
 samples on the way: indentation comes first, then words such as def and self, then brackets that close.
-L / ln 2 is in bits per character; a guess among V characters costs log2 V.  Afterwards the hidden units that vary most are drawn
-over a text: some follow the place in a line, others comments or words (Karpathy, Johnson & Fei-Fei,
-"Visualizing and understanding recurrent networks", 2015).
+L / ln 2 is in bits per character; a guess among V characters costs log2 V.  Afterwards the hidden units
+that vary most are drawn over a text: some follow something that can be named, such as a bracket (Karpathy,
+Johnson & Fei-Fei, "Visualizing and understanding recurrent networks", 2015).
 """
 
 from __future__ import annotations
