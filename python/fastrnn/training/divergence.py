@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from .._backends import on_host
-from ._modes import leaves
 
 
 def where_it_began(model: Any, x: Any, again: Callable[[], object]) -> str:
-    """Tell what was not finite first, and the gradient norm of every part.
+    """Tell what was not finite first, and the gradient norm of every layer.
 
     Parameters
     ----------
@@ -25,6 +23,8 @@ def where_it_began(model: Any, x: Any, again: Callable[[], object]) -> str:
     again
         Makes that call once more, forward and backward.
     """
+    from ..diagnostics import GradientNorms  # which imports this package
+
     if not _finite(x):
         return "x holds NaN or infinity"
     for name, parameter in model.parameters.items():
@@ -39,14 +39,10 @@ def where_it_began(model: Any, x: Any, again: Callable[[], object]) -> str:
         if found
         else "no output and no gradient of a layer is NaN or infinite"
     )
-    norms = ", ".join(f"{name} {_norm(leaf):.3g}" for name, leaf in leaves(model))
-    return f"{first}; gradient norms: {norms}"
-
-
-def _norm(module: Any) -> float:
-    """Return the norm of all gradients of a module, NaN where one is."""
-    squares = (np.square(on_host(g), dtype=np.float64).sum() for g in module.gradients.values())
-    return math.sqrt(sum(map(float, squares)))
+    norms = GradientNorms()
+    norms(0, model)
+    told = ", ".join(f"{layer} {norm:.3g}" for layer, (norm,) in norms.norms.items())
+    return f"{first}; gradient norms: {told}"
 
 
 def _finite(array: Any) -> bool:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,9 @@ class History:
 
     def row(self, step: int) -> dict[str, Any] | None:
         """Line of a log for one step; step 0 has one if there was an evaluation before training."""
-        evaluation = dict(self.evaluations).get(step)
+        index = bisect_left(self.evaluations, step, key=lambda point: point[0])
+        evaluated = self.evaluations[index : index + 1]
+        evaluation = evaluated[0][1] if evaluated and evaluated[0][0] == step else None
         if step == 0:
             return (
                 None if evaluation is None else dict.fromkeys(COLUMNS) | {"step": 0, "evaluation": evaluation}
