@@ -15,6 +15,7 @@ LAYERS = [
     lambda **o: fastrnn.GRU(3, 4, num_layers=2, dropout=0.5, seed=2, **o),
     lambda **o: fastrnn.GRU(3, 4, reset_after=False, seed=3, **o),
     lambda **o: fastrnn.LSTM(3, 5, proj_size=2, peephole="full", seed=4, **o),
+    lambda **o: fastrnn.LSTM(3, 4, 2, recurrent_dropout=0.3, zoneout=(0.2, 0.4), seed=5, **o),
 ]
 
 

@@ -250,6 +250,16 @@ def test_reach_of_a_model_whose_output_is_of_the_last_step(rng):
     np.testing.assert_allclose(found.total, every.total, rtol=1e-12)
 
 
+def test_zoneout_draws_anew_at_every_step():
+    units, kept = 4000, 0.5
+    layer = fastrnn.RNN(1, units, bias=False, nonlinearity="identity", zoneout=kept, dtype="float64", seed=0)
+    layer.parameters["weight_hh_l0"][...] = 0  # so that a gradient goes back only where a unit is kept
+    found = np.square(gradient_reach(layer, np.zeros((6, 1, 1))).total) / units
+    expected = kept ** np.arange(6, 0, -1)
+    deviation = np.sqrt(expected * (1 - expected) / units)
+    assert (np.abs(found - expected) < 5 * deviation).all()
+
+
 def test_reach_leaves_the_layer_as_it_was(rng):
     layer = fastrnn.LSTM(3, 4, 2, dropout=0.5, seed=0)
     x = rng.normal(size=(5, 2, 3)).astype("float32")
