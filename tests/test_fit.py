@@ -262,7 +262,7 @@ def test_resumed_equals_unbroken_to_the_bit(tmp_path, case, stop):
         nonlocal batches
         for batch in regular(epoch):
             batches += 1
-            if batches > stop:
+            if batches == stop + 1:
                 signal.raise_signal(signal.SIGINT)
             yield batch
 
@@ -284,7 +284,7 @@ def test_data_that_draws_goes_on_with_its_draws(tmp_path, stop):
     def drawn(rng, until=10**9):
         def data(epoch):
             for _ in range(4):
-                if len(seen) >= until:
+                if len(seen) == until:
                     signal.raise_signal(signal.SIGINT)
                 seen.append(rng.integers(ROWS, size=5))
                 yield take(seen[-1])
@@ -298,6 +298,16 @@ def test_data_that_draws_goes_on_with_its_draws(tmp_path, stop):
     resumed = train(other, **drawn(np.random.default_rng(99)), checkpoint=path, resume=True)
     assert resumed.losses == expected.losses
     same_parameters(other, unbroken)
+
+
+@pytest.mark.parametrize("masks", [{"recurrent_dropout": 0.3}, {"zoneout": (0.2, 0.1)}])
+def test_masks_within_the_layer_go_on_too(tmp_path, masks):
+    path = tmp_path / "training.safetensors"
+    models = [ManyToMany(fastrnn.LSTM(SYMBOLS, 8, **masks, seed=0), SYMBOLS, seed=1) for _ in range(3)]
+    expected = train(models[0], epochs=2)
+    train(models[1], steps=3, checkpoint=path)
+    assert train(models[2], epochs=2, checkpoint=path, resume=True).losses == expected.losses
+    same_parameters(models[2], models[0])
 
 
 def sequences(*shape):
