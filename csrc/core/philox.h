@@ -104,7 +104,7 @@ struct Zoneout {
   bool expected = false;
 };
 
-// What of it there is on the state of one layer in one call.
+// Recurrent dropout and zoneout of one layer in one call.
 struct StateNoise {
   Dropout recurrent;  // of h as the recurrent products read it
   Zoneout h, c;

@@ -461,7 +461,7 @@ class Walk {
     args.recurrent = {};
   }
 
-  // What a GRU's kernel has left of h's gradient, to carry; `masked`, it is that of h under the mask.
+  // To carry, what a GRU's kernel has left of h's gradient, or (`masked`) of that of h under the mask.
   void add_direct(Index active, bool masked) {
     for (Index i = 0; i < active; ++i) {
       T* direct = list_.direct[i];

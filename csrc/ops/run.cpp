@@ -59,7 +59,8 @@ template <class T>
 void describe_noise(const Network& network, const Arguments<T>& args, bool training,
                     std::vector<StateNoise>& layers) {
   layers.clear();
-  for (Index layer = 0; layer < network.layers && network.has_state_noise(); ++layer) {
+  const bool any = training ? network.has_state_noise() : network.zoneout_h > 0 || network.zoneout_c > 0;
+  for (Index layer = 0; layer < network.layers && any; ++layer) {
     const auto mask = [&](double p, MaskOf of) {
       return Dropout::make(p, args.seed, args.call, layer, network.directions, of);
     };
