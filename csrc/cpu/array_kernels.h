@@ -58,6 +58,11 @@ void scale(T* values, Index count, T factor) {
 }
 
 template <class T>
+void add(T* __restrict sum, const T* __restrict by, Index count) {
+  for (Index i = 0; i < count; ++i) sum[i] += by[i];
+}
+
+template <class T>
 FRNN_INLINE T largest(const T* row, Index width) {
   using V = Vec<T>;
   T lanes[V::lanes] = {row[0]};

@@ -569,25 +569,27 @@ class Walk {
       for (Index row = 0; row < rows_; ++row) {
         T* gradient = to.weight_ih_transposed + list_.tokens[row] * GH;
         const T* from = dg_input + row * width_;
-        for (Index column = mine.first; column < mine.last; ++column) gradient[column] += from[column];
+        kernels_.add(gradient + mine.first, from + mine.first, mine.last - mine.first);
       }
     } else {
       outer_product(dg_input, width_, GH, call_.panels.x, shape_.input, to.weight_ih);
     }
-    if (shape_.bias) column_sum(dg_input, nullptr, GH, to.bias_ih);
+    if (shape_.bias) {
+      column_sum(dg_input, nullptr, GH, to.bias_ih);
+      // b_hh meets the same dG, but for that of a reset-after candidate.
+      const Range mine = share_.slice(GH, kernels_.lanes);
+      const Index last = std::min(mine.last, reset_after_ ? 2 * H_ : GH);
+      if (mine.first < last) std::copy(to.bias_ih + mine.first, to.bias_ih + last, to.bias_hh + mine.first);
+    }
 
     if (reset_after_) {  // columns n' r z to rows r z n
       outer_product(dg + H_, width_, 2 * H_, call_.panels.h_prev, R_, to.weight_hh);
       outer_product(dg, width_, H_, call_.panels.h_prev, R_, to.weight_hh + 2 * H_ * R_);
-      if (shape_.bias) {
-        column_sum(dg + H_, nullptr, 2 * H_, to.bias_hh);
-        column_sum(dg, nullptr, H_, to.bias_hh + 2 * H_);
-      }
+      if (shape_.bias) column_sum(dg, nullptr, H_, to.bias_hh + 2 * H_);
     } else {
       outer_product(dg, width_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
       if (reset_before_)
         outer_product(dg + 2 * H_, width_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
-      if (shape_.bias) column_sum(dg, nullptr, GH, to.bias_hh);
     }
     if (shape_.projection) outer_product(call_.projected, R_, R_, call_.panels.inner, H_, to.weight_hr);
     if (shape_.peephole == Peephole::diagonal) {

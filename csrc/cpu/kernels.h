@@ -318,6 +318,7 @@ struct Kernels : ForwardKernels<T> {
   void (*update)(const Update<T>&);
   double (*sum_of_squares)(const T* values, Index count);
   void (*scale)(T* values, Index count, T factor);
+  void (*add)(T* sum, const T* by, Index count);  // sum += by; they must not overlap
   void (*softmax_cross_entropy)(const SoftmaxCrossEntropy<T>&);
 };
 

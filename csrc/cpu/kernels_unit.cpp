@@ -27,6 +27,7 @@ const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
     update<FRNN_REAL>,
     sum_of_squares<FRNN_REAL>,
     scale<FRNN_REAL>,
+    add<FRNN_REAL>,
     softmax_cross_entropy<FRNN_REAL>,
 };
 
