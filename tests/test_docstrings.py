@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from types import ModuleType
@@ -15,6 +16,7 @@ MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.")
     if module.name not in {"fastrnn._core", "fastrnn._cuda", "fastrnn.__main__"}
+    and not (module.name.startswith("fastrnn.torch") and importlib.util.find_spec("torch") is None)
 ]
 
 

@@ -54,7 +54,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
-    if name in ("diagnostics", "models", "onnx", "reference", "sampling", "training"):
+    if name in ("diagnostics", "models", "onnx", "reference", "sampling", "torch", "training"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -55,8 +55,8 @@ def refuse_grad(name: str, value: Any) -> None:
     if getattr(value, "requires_grad", False):
         raise TypeError(
             f"{name} requires grad, but no autograd graph is recorded here: pass "
-            f"{_expression(name)}.detach() and call backward() of the layer (autograd is the part of "
-            f"fastrnn.torch, not in this version)"
+            f"{_expression(name)}.detach() and call backward() of the layer (fastrnn.torch has modules "
+            f"with autograd)"
         )
 
 

@@ -1,0 +1,489 @@
+"""Calls of the compiled kernels on torch's tensors, without a copy, and the memory kept between them.
+
+Everything here takes tensors as they are, below autograd, and trusts their shapes.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _core, functional
+from .._backends import CPU
+from .._calls import Layout
+from ..layouts import Spec
+from ._formula import from_time_major, state_from_time_major, state_to_time_major, to_time_major
+
+Tensor = Any
+
+_KINDS: dict[str, Any] = {
+    "cell": str,
+    "input_size": int,
+    "hidden_size": int,
+    "num_layers": int,
+    "bias": lambda text: text == "True",
+    "dropout": float,
+    "bidirectional": lambda text: text == "True",
+    "proj_size": int,
+    "peephole": str,
+    "reset_after": lambda text: text == "True",
+    "nonlinearity": str,
+}
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a call's options say, spelled out once."""
+
+    spec: Spec
+    layout: Layout
+    network: Any
+
+    def __post_init__(self) -> None:
+        axes, spec = self.layout.axes, self.spec
+        self.lstm = spec.cell == "lstm"
+        self.output_size = spec.output_size
+        self.steps = "T" in axes
+        """Whether there is a y."""
+        self.batch_axis = axes.find("B")
+        self.dtype: Any = np.dtype(spec.dtype) if self.network is not None else None
+        self._front = (spec.num_layers * spec.num_directions,) if self.steps else ()
+        self._widths = (spec.recurrent_size, spec.hidden_size) if self.lstm else (spec.hidden_size,)
+
+    def state_shapes(self, x: Tensor) -> list[tuple[int, ...]]:
+        """Return the shapes of h and, of an LSTM, c for this x, in the caller's layout."""
+        rows = () if self.batch_axis < 0 else (x.shape[self.batch_axis],)
+        return [(*self._front, *rows, width) for width in self._widths]
+
+
+@functools.lru_cache(maxsize=1024)
+def plan_of(options: str, dtype: Any) -> Plan:
+    """Read options as the modules write them: ``layout=TB cell=gru input_size=3 ...``."""
+    given = dict(word.split("=") for word in options.split(" "))
+    layout = Layout(given.pop("layout"))
+    fields: dict[str, Any] = {name: _KINDS[name](value) for name, value in given.items()}
+    spec = Spec(**fields, dtype=str(dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    on_cpu = spec.dtype in ("float32", "float64")
+    return Plan(spec, layout, CPU.network(spec) if on_cpu else None)
+
+
+# ------------------------------------------------------------------------------ memory of a layer
+
+
+class Memory:
+    """What is kept for one set of weights as long as the first of them lives.
+
+    Attributes
+    ----------
+    key
+        Options, addresses and versions of what `packed` is a copy of.  The arrays keep their memory from
+        being used again, so that an address stands for the same memory.
+    packed
+        Weights packed for inference.
+    repacked
+        Memory for the packed weights of training calls that are over.
+    reserves
+        Memory for what training calls save, of calls that nothing can go back through any more.
+    """
+
+    __slots__ = ("__weakref__", "addresses", "arrays", "key", "owner", "packed", "repacked", "reserves")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.addresses: tuple[int, ...] | None = None
+        self.arrays: list[Any] = []
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the packed weights and give back the memory."""
+        self.key: Any = None
+        self.packed: Any = None
+        self.repacked: list[tuple[str, Any]] = []
+        self.reserves: list[Any] = []
+
+    def views(self, weights: Sequence[Tensor]) -> list[Any]:
+        """Return the weights as NumPy's arrays of the same memory."""
+        addresses = tuple([w.data_ptr() for w in weights])
+        if addresses != self.addresses:
+            for w in weights:
+                if w.dtype is not weights[0].dtype:
+                    raise RuntimeError(
+                        f"weights are {weights[0].dtype} and {w.dtype}; expected one dtype for all of them"
+                    )
+            # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
+            self.arrays = [w.data.contiguous().numpy() for w in weights]
+            # Only what is no copy stays what the weights are.
+            own = all(a.ctypes.data == p for a, p in zip(self.arrays, addresses, strict=True))
+            self.addresses = addresses if own else None
+        return self.arrays
+
+
+_memories: dict[int, Memory] = {}
+
+
+def memory_of(first: Tensor) -> Memory:
+    """Return what is kept for the weights that begin with this one."""
+    number = id(first)
+    memory = _memories.get(number)
+    if memory is None or memory.owner() is not first:
+        gone = lambda _: _memories.pop(number, None)  # noqa: E731
+        memory = _memories[number] = Memory(weakref.ref(first, gone))
+    return memory
+
+
+def drop_memory(first: Tensor) -> None:
+    """Forget what is kept for the weights that begin with this one."""
+    memory = _memories.get(id(first))
+    if memory is not None:
+        memory.drop()
+
+
+def _packed(plan: Plan, options: str, memory: Memory, weights: Sequence[Tensor], cached: bool) -> Any:
+    """Return packed weights: those of an earlier call only if nothing has changed since."""
+    arrays = memory.views(weights)
+    key = None
+    if cached and memory.addresses is not None:
+        try:
+            key = (options, memory.addresses, [w._version for w in weights])
+        except RuntimeError:  # inference tensors count no versions
+            key = None
+        if key is not None and key == memory.key:
+            return memory.packed
+    packed = None
+    if key is None and memory.repacked:
+        made_for, packed = memory.repacked.pop()
+        if made_for != options:
+            packed = None
+    if packed is None:
+        packed = _core.Weights(plan.network)
+    packed.pack(arrays)
+    if key is not None:
+        memory.key, memory.packed = key, packed
+    return packed
+
+
+# ------------------------------------------------------------------- what backward finds again
+
+
+class _Held:
+    """A reserve, whose memory goes back to where it came from when nobody can ask for it any more."""
+
+    __slots__ = ("home", "reserve")
+
+    def __init__(self, reserve: Any, home: list[Any]) -> None:
+        self.reserve = reserve
+        self.home = home
+
+    def __del__(self) -> None:
+        self.home.append(self.reserve)
+
+
+class _Slots(np.ndarray[Any, Any]):
+    """Memory of a tensor that stands for reserves: one int64 for each, of no meaning but its address."""
+
+    held: list[_Held]
+    first: int
+
+
+_slots: weakref.WeakValueDictionary[int, _Slots] = weakref.WeakValueDictionary()
+
+
+def token_of(held: list[_Held], shape: tuple[int, ...] = (1,)) -> Tensor:
+    """Return a tensor that holds on to reserves for as long as its memory lives.
+
+    A copy of it holds none; `run_backward` then runs forward again.
+    """
+    slots = np.zeros(shape, np.int64).view(_Slots)
+    slots.held = held
+    token = torch.from_numpy(slots)
+    slots.first = token.data_ptr()
+    for number in range(len(held)):
+        _slots[slots.first + 8 * number] = slots
+    return token
+
+
+def held_by(token: Tensor) -> _Held | None:
+    """Return the reserve that a token, or one element of a stack of them, stands for."""
+    address = token.data_ptr()
+    slots = _slots.get(address)
+    return None if slots is None else slots.held[(address - slots.first) // 8]
+
+
+def stack_tokens(tokens: Sequence[Tensor]) -> Tensor:
+    """Stack tokens so that each element still stands for its reserve, where they can be looked at."""
+    try:
+        held = [held_by(token) for token in tokens]
+    except RuntimeError:  # they stand for tensors of a transform further out, and have no memory
+        held = []
+    if held and all(one is not None for one in held):
+        return token_of(held, (len(held), 1))  # type: ignore[arg-type]
+    return torch.stack(tokens)
+
+
+# ------------------------------------------------------------------------------------------- CPU
+
+
+def follow_threads() -> None:
+    """Use as many threads as torch does."""
+    wanted = torch.get_num_threads()
+    if _core.get_num_threads() != wanted:
+        _core.set_num_threads(wanted)
+
+
+def _rows(tensor: Tensor | None, layout: Layout) -> Any:
+    """View a sequence as the kernels read it; a copy only if its last axis has no unit stride."""
+    if tensor is None:
+        return None
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        tensor = tensor.contiguous()
+    return layout.to_kernel(_array(tensor))
+
+
+def _whole(tensor: Tensor | None) -> Any:
+    return None if tensor is None else _array(tensor.contiguous())
+
+
+def _array(tensor: Tensor) -> Any:
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    try:
+        return tensor.numpy()
+    except RuntimeError:  # the imaginary part of a conjugate, say, is a view with its sign still to change
+        return tensor.resolve_neg().numpy()
+
+
+def _state(tensor: Tensor | None, layout: Layout) -> Any:
+    return None if tensor is None else layout.state_to_kernel(_whole(tensor))
+
+
+def _resets(tensor: Tensor | None, layout: Layout) -> Any:
+    return None if tensor is None else np.ascontiguousarray(layout.to_kernel(_array(tensor)))
+
+
+def run_forward(
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    seed: Tensor | None,
+    options: str,
+    cached: bool,
+    save: bool,
+) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    """Return y (None of a cell), h_n, c_n (None but of an LSTM) and, to `save`, the token for backward."""
+    plan = plan_of(options, x.dtype)
+    if not x.is_cpu:
+        return _device_forward(plan, x, h, c, weights, lengths, resets, seed, save)
+    follow_threads()
+    layout = plan.layout
+    memory = memory_of(weights[0])
+    packed = _packed(plan, options, memory, weights, cached)
+    x_array = _array(x)
+    if not save and seed is None and lengths is None and resets is None:
+        state = _array(h) if h is not None else None
+        if plan.lstm and h is not None:
+            assert c is not None
+            state = (state, _array(c))
+        done: Any = packed.run_plain((layout.axes,), x_array, state)
+        if done is not None:
+            if not cached:
+                memory.repacked.append((options, packed))
+            y, state_n = done if plan.steps else (None, done)
+            h_n, c_n = state_n if plan.lstm else (state_n, None)
+            return (
+                None if y is None else torch.from_numpy(y),
+                torch.from_numpy(h_n),
+                None if c_n is None else torch.from_numpy(c_n),
+                None,
+            )
+
+    # A mask needs a reserve, also where nobody goes back.
+    reserve = (
+        (memory.reserves.pop() if memory.reserves else _core.Reserve()) if save or seed is not None else None
+    )
+    made = [_core.empty(shape, plan.dtype) for shape in plan.state_shapes(x)]
+    state_arrays = [layout.state_to_kernel(part) for part in made]
+    y = None
+    y_array = state_arrays[0]
+    if plan.steps:
+        y = _core.empty((*x.shape[:-1], plan.output_size), plan.dtype)
+        y_array = layout.to_kernel(y)
+    _core.forward(
+        plan.network,
+        packed,
+        _rows(x, layout),
+        _state(h, layout),
+        _state(c, layout),
+        _whole(lengths),
+        _resets(resets, layout),
+        y_array,
+        state_arrays[0],
+        state_arrays[1] if plan.lstm else None,
+        reserve,
+        0 if seed is None else int(seed),
+        0,
+    )
+    if not cached:
+        memory.repacked.append((options, packed))
+    token = None
+    if save:
+        token = token_of([_Held(reserve, memory.reserves)])
+    elif reserve is not None:
+        memory.reserves.append(reserve)
+    return (
+        None if y is None else torch.from_numpy(y),
+        torch.from_numpy(made[0]),
+        torch.from_numpy(made[1]) if plan.lstm else None,
+        token,
+    )
+
+
+def run_backward(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    seed: Tensor | None,
+    y: Tensor,
+    token: Tensor,
+    options: str,
+    need_dx: bool,
+) -> tuple[Tensor | None, Tensor, Tensor | None, list[Tensor]]:
+    """Return dx (None unless needed), dh, dc (None but of an LSTM) and the gradients in the weights.
+
+    y is that of forward, of a cell its h_n.
+    """
+    held = held_by(token)
+    if held is None:  # the token is a copy
+        again = run_forward(x, h, c, weights, lengths, resets, seed, options, False, True)
+        y, token = again[1] if again[0] is None else again[0], again[3]
+        held = held_by(token)
+        assert held is not None
+    plan = plan_of(options, x.dtype)
+    if not x.is_cpu:
+        return _device_backward(plan, dy, dh_n, dc_n, x, weights, held.reserve, need_dx)
+    follow_threads()
+    layout = plan.layout
+    arrays = memory_of(weights[0]).views(weights)
+    # Of the shape of x, without its strides: an expanded x has a dx of its own memory.
+    dx = _core.empty(x.shape, plan.dtype) if need_dx else None
+    dstate = [_core.empty(shape, plan.dtype) for shape in plan.state_shapes(x)]
+    sums = [_core.empty(w.shape, plan.dtype) for w in weights]
+    dstate_arrays = [layout.state_to_kernel(part) for part in dstate]
+    y_array = _array(y)
+    _core.backward(
+        plan.network,
+        arrays,
+        _rows(x, layout),
+        _state(h, layout),
+        _state(c, layout),
+        _whole(lengths),
+        _resets(resets, layout),
+        layout.to_kernel(y_array) if plan.steps else layout.state_to_kernel(y_array),
+        held.reserve,
+        _rows(dy, layout) if plan.steps else None,
+        _state(dh_n, layout),
+        _state(dc_n, layout),
+        None if dx is None else layout.to_kernel(dx),
+        dstate_arrays[0],
+        dstate_arrays[1] if plan.lstm else None,
+        sums,
+        0 if seed is None else int(seed),
+        0,
+    )
+    return (
+        None if dx is None else torch.from_numpy(dx),
+        torch.from_numpy(dstate[0]),
+        torch.from_numpy(dstate[1]) if plan.lstm else None,
+        [torch.from_numpy(total) for total in sums],
+    )
+
+
+# ------------------------------------------------------------------------------------------ CUDA
+
+
+def _device_state(plan: Plan, h: Tensor | None, c: Tensor | None) -> Any:
+    parts = [None if s is None else state_to_time_major(plan.layout, s.detach()) for s in (h, c)]
+    if plan.lstm:
+        return None if parts[0] is None and parts[1] is None else tuple(parts)
+    return parts[0]
+
+
+def _named(plan: Plan, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(plan.spec.parameter_shapes(), (w.detach() for w in weights), strict=True))
+
+
+def _device_forward(
+    plan: Plan,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    seed: Tensor | None,
+    save: bool,
+) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    layout, named = plan.layout, _named(plan, weights)
+    given: dict[str, Any] = {
+        "lengths": lengths,
+        "reset": None if resets is None else to_time_major(layout, resets),
+    }
+    state = _device_state(plan, h, c)
+    inputs = (plan.spec, named, to_time_major(layout, x.detach()), state)
+    token = None
+    if save or seed is not None:
+        y, state_n, reserve = functional.forward_train(
+            *inputs, **given, seed=0 if seed is None else int(seed)
+        )
+        if save:
+            token = token_of([_Held(reserve, [])])
+    else:
+        y, state_n = functional.forward(*inputs, **given)
+    parts = [state_from_time_major(layout, part) for part in (state_n if plan.lstm else (state_n,))]
+    return (
+        from_time_major(layout, y) if plan.steps else None,
+        parts[0],
+        parts[1] if plan.lstm else None,
+        token,
+    )
+
+
+def _device_backward(
+    plan: Plan,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    reserve: Any,
+    need_dx: bool,
+) -> tuple[Tensor | None, Tensor, Tensor | None, list[Tensor]]:
+    layout = plan.layout
+    dx, dstate, gradients = functional.backward(
+        plan.spec,
+        _named(plan, weights),
+        reserve,
+        None if dy is None else to_time_major(layout, dy.detach()),
+        _device_state(plan, dh_n, dc_n),
+    )
+    parts = [state_from_time_major(layout, part) for part in (dstate if plan.lstm else (dstate,))]
+    return (
+        from_time_major(layout, dx) if need_dx else None,
+        parts[0],
+        parts[1] if plan.lstm else None,
+        list(gradients.values()),
+    )
