@@ -834,3 +834,133 @@ def test_slower_models_say_so():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def every_model():
+    """Name to a model, x and options of a call."""
+    rng = np.random.default_rng(0)
+    x, vectors = rng.standard_normal((T, B, X)), rng.standard_normal((B, 6))
+    for name, make in SEQUENCES.items():
+        yield name, (make, x, {})
+    for name, make in ONE_TO_MANY.items():
+        yield f"one to many, {name}", (make, vectors, {"inputs": x})
+    for name, make in ENCODER_DECODERS.items():
+        yield name, (make, x, {"inputs": rng.standard_normal((T, B, 5))})
+    yield (
+        "sweep",
+        (lambda: Sweep2D(gru(bidirectional=True), gru(2 * H, Y, 1)), rng.standard_normal((2, T, B, X)), {}),
+    )
+
+
+EVERY = dict(every_model())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_arrays_of_torch_give_what_those_of_numpy_do(name):
+    torch = pytest.importorskip("torch")
+    make, x, options = EVERY[name]
+    model = make()
+    o, state_n = model(x, **options)
+    wanted = o, state_n, *model.backward(o, state_n)
+    model.zero_grad()
+    own, own_n = model(torch.from_numpy(x), **{k: torch.from_numpy(v) for k, v in options.items()})
+    dstate_n = tuple(torch.from_numpy(a) for a in arrays(own_n))
+    dstate_n = dstate_n if isinstance(state_n, tuple) else dstate_n[0] if dstate_n else None
+    assert_equal((own, own_n, *model.backward(torch.from_numpy(own.copy()), dstate_n)), wanted)
+    assert all(isinstance(a, np.ndarray) for a in arrays((own, own_n)))
+    if name in CAUSAL:
+        x_t = torch.from_numpy(x[0])
+        assert_equal(model.eval().stream(B).step(x_t), make().eval().stream(B).step(x[0]))
+
+
+NARROW = {
+    "deep in time": lambda: DeepInTime(gru(), 3),
+    "many to one": lambda: ManyToOne(gru(), Y, seed=1),
+    "time delay": lambda: TimeDelay(X, H, Y, 2, seed=0, **F64),
+    "layer": gru,
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+@pytest.mark.parametrize("name", NARROW)
+def test_lengths_may_be_of_any_integers(rng, name, dtype):
+    model, steps = NARROW[name](), 120
+    x, lengths = rng.standard_normal((steps, B, X)), np.array([steps, 100, 0, 1])
+    assert_equal(model(x, lengths=lengths.astype(dtype)), model(x, lengths=lengths))
+
+
+def test_lengths_of_targets_may_be_of_any_integers(rng):
+    model, x, inputs = ONE_TO_MANY["input"](), rng.standard_normal((B, 6)), rng.standard_normal((127, B, X))
+    lengths = np.array([127, 100, 0, 1])
+    wanted = model(x, inputs=inputs, target_lengths=lengths)
+    assert_equal(model(x, inputs=inputs, target_lengths=lengths.astype("int8")), wanted)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_the_final_state_is_the_callers(rng, name):
+    model, x = SEQUENCES[name](), rng.standard_normal((T, B, X))
+    results = []
+    for written in False, True:
+        o, state_n = model(x)
+        dstate_n = tuple(np.ones_like(a) for a in arrays(state_n))
+        if written:
+            for array in arrays(state_n):
+                array[...] = 0
+        results.append(
+            model.backward(np.ones_like(o), dstate_n if isinstance(state_n, tuple) else dstate_n[0])
+        )
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_state_may_be_a_list(rng, name):
+    model, x = SEQUENCES[name](), rng.standard_normal((T, B, X))
+    state = random_state(rng, model)
+    if isinstance(state, tuple):
+        assert_equal(model(x, list(state)), model(x, state))
+        check = gradient_check(model, x, state=list(state), samples=3)
+        assert {"state[0]", "state[1]"} <= set(check.errors)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_backward_that_fails_adds_nothing(rng, name):
+    model, x = SEQUENCES[name](), rng.standard_normal((T, B, X))
+    o, state_n = model(x)
+    wrong = tuple(a.astype("float32") for a in arrays(state_n))
+    with pytest.raises(TypeError, match=r"dstate_n.* is float32; expected float64"):
+        model.backward(np.ones_like(o), wrong if isinstance(state_n, tuple) else wrong[0])
+    assert all((g == 0).all() for g in model.gradients.values())
+    model.backward(None, state_n)
+    before = {name: g.copy() for name, g in model.gradients.items()}
+    with pytest.raises(RuntimeError, match="backward"):
+        model.backward(np.ones_like(o))
+    assert_equal(model.gradients, before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layer: DeepInTime(layer, 2),
+        lambda layer: ManyToOne(layer, Y),
+        lambda layer: OneToMany(layer, Y, 6),
+        lambda layer: EncoderDecoder(gru(), layer, Y, bridge=True),
+    ],
+)
+def test_both_directions_are_refused_inside_of_models_too(make):
+    with pytest.raises(ValueError, match=r"is ManyToMany\(.*expected one direction"):
+        make(ManyToMany(gru(bidirectional=True), X))
+
+
+def test_encoder_decoder_checks_before_anything_runs():
+    model = EncoderDecoder(gru(), gru(), Y, bridge=True)
+    x = np.zeros((T, B, X))
+    o, _ = model(x, inputs=x)
+    with pytest.raises(ValueError, match="inputs holds the token 3; expected tokens from 0 to 2"):
+        model(x, inputs=np.full((T, B), X))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 3\); expected \(T, B, I\) = \(T, B, 3\)"):
+        model(x[:, 0], inputs=x)
+    assert model.encoder.calls == 1
+    model.backward(o)
+    tokens = np.full((T, B), X)
+    tokens[0] = 0
+    assert model(x, inputs=tokens, target_lengths=[1] * B)[0].shape == (T, B, Y)

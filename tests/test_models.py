@@ -9,7 +9,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.diagnostics import gradient_check
-from fastrnn.models import ManyToMany, Model
+from fastrnn.models import ManyToMany, Model, MultiTap
 from fastrnn.training import Linear
 from nested import assert_equal
 from tolerances import assert_close
@@ -237,3 +237,34 @@ def test_models_say_what_they_are():
     assert report["isa"] == model.layer.explain(np.zeros((5, 2, 3)))["isa"]
     with pytest.raises(NotImplementedError, match="ask its parts: layer"):
         Residual(fastrnn.GRU(4, 4)).explain(None)
+
+
+def test_a_streams_state_has_the_models_shapes():
+    stream = MultiTap(3, 4, 2).eval().stream(2)
+    with pytest.raises(ValueError, match=r"shapes \(\(3, 2, 4\),\); expected \(\(2, 2, 4\),\)"):
+        stream.state = np.zeros((3, 2, 4), "float32")
+    assert stream.state is None
+    stream.state = np.ones((2, 2, 4), "float32")
+    assert stream.state.shape == (2, 2, 4)
+    stream.state = None
+    assert stream.state is None
+
+
+class Switched(Scale):
+    training = True
+
+    def train(self, mode=True):
+        self.training = mode
+
+
+def test_a_part_whose_train_returns_nothing(rng):
+    model = Model(scale=Switched(), layer=fastrnn.GRU(3, 4, dtype="float64", seed=0))
+    other = {name: array + 1 for name, array in model.state_dict().items()}
+    model.load_state_dict(other)
+    assert_equal(model.state_dict(), other)
+
+
+def test_nothing_has_no_dtype():
+    with pytest.raises(AttributeError, match=r"Model\(\) has no dtype: none of its parts has one"):
+        _ = Model().dtype
+    assert Model(a=Model(), b=fastrnn.GRU(3, 4)).dtype == "float32"

@@ -279,7 +279,8 @@ def check_lengths(library: Library, layout: Layout, steps: int, batch: int, leng
         bad = np.flatnonzero((values < 0) | (values > steps))
         if bad.size:
             raise ValueError(f"lengths[{bad[0]}] is {values[bad[0]]}; expected from 0 to T = {steps}")
-    return array
+    # On the host in a width in which to compute with them does not wrap around.
+    return array.astype(np.int64, copy=False) if isinstance(array, np.ndarray) else array
 
 
 def check_reset(library: Library, layout: Layout, steps: int, batch: int, reset: Any) -> Array | None:

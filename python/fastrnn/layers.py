@@ -438,19 +438,23 @@ class _Recurrent(ABC):
             self._pending = reserve
         return *results, True
 
+    def _check_backward(self, dy: Any, dstate_n: Any) -> tuple[Reserve, Any, Any]:
+        """Return the call to go back through and what comes in; raise what `backward` would."""
+        if not self.training:
+            raise RuntimeError(
+                "backward in eval mode, where calls save nothing; call train() and the layer again"
+            )
+        reserve = self._pending
+        if isinstance(reserve, str):
+            raise RuntimeError(
+                f"backward without a training call to go back through ({reserve}): call the layer first, "
+                f"and again before every further backward (fastrnn.functional keeps several calls)"
+            )
+        return reserve, *check_incoming(reserve, dy, dstate_n)
+
     def _backward(self, dy: Any, dstate_n: Any) -> tuple[Any, Any]:
         with self._alone():
-            if not self.training:
-                raise RuntimeError(
-                    "backward in eval mode, where calls save nothing; call train() and the layer again"
-                )
-            reserve = self._pending
-            if isinstance(reserve, str):
-                raise RuntimeError(
-                    f"backward without a training call to go back through ({reserve}): call the layer first, "
-                    f"and again before every further backward (fastrnn.functional keeps several calls)"
-                )
-            dy, dstate_n = check_incoming(reserve, dy, dstate_n)
+            reserve, dy, dstate_n = self._check_backward(dy, dstate_n)
             assert self._sums is not None
             dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
             self._pending = "backward went through it"

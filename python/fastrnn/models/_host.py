@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import INTEGERS, expect_shape
+from .._arrays import INTEGERS, expect_shape, take
 from .._backends import CPU, Array
 from .._calls import TIME_MAJOR, Call, check_call, check_state, check_tokens
 from ..info import Report
@@ -55,7 +55,7 @@ class HostModel(Model):
 
     def _check_call(self, x: Any, state: State, lengths: Any, reset: Any) -> tuple[Call, Array, Array | None]:
         """Return the checked call, x (T, B, I) with zeros past the lengths, and what is not past them."""
-        call = check_call(CPU, self._spec, (TIME_MAJOR,), x, state, lengths, reset)
+        call = check_call(CPU, self._spec, (TIME_MAJOR,), take("x", x), state, lengths, reset)
         valid = None
         if call.lengths is not None:
             valid = np.arange(call.steps)[:, None] < call.lengths
@@ -86,6 +86,10 @@ class HostModel(Model):
         checked = check_state(call.library, "dstate_n", self._spec, TIME_MAJOR, call.batch, dstate_n)
         assert checked is not None
         return do, tuple(checked)
+
+    def _check_backward(self, do: Any, dstate_n: State) -> None:
+        call, *_ = self._last_call()
+        self._check_incoming(call, do, dstate_n)
 
     def explain(self, x: Any) -> Report:
         """Say that no kernel runs, and why; computes nothing."""
@@ -149,7 +153,8 @@ class Recursion(HostModel):
             if training:
                 steps.append(saved)
         self._saved = (call, valid, saved_drive, steps) if training else None
-        return call.give(y), call.give_state(arrays)
+        # Backward may read the last step's state, which now belongs to the caller.
+        return call.give(y), call.give_state(tuple(array.copy() for array in arrays))
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call, once, and add to `gradients`.

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from .. import _files
-from .._arrays import BOOLS, INTEGERS, expect_shape, take_listed
+from .._arrays import BOOLS, INTEGERS, expect_shape, is_on_device, take, take_listed
 from .._backends import Array, backend_of_arrays, backend_of_device, on_host
 from .._calls import check_parameters
 from ..info import Report
@@ -26,9 +26,21 @@ def map_state(change: Callable[[Array], Array], state: State) -> State:
     """Apply a function to every array of a state."""
     if state is None:
         return None
-    if isinstance(state, tuple):
+    if isinstance(state, tuple | list):
         return tuple(map_state(change, part) for part in state)
     return change(state)
+
+
+def state_arrays(state: State) -> list[Array]:
+    """Return the arrays of a state, one after another."""
+    arrays: list[Array] = []
+    map_state(arrays.append, state)
+    return arrays
+
+
+def on_host_or_device(name: str, value: Any) -> Any:
+    """Return an array of any library on the host as NumPy's, and one on a device as it is."""
+    return value if is_on_device(value) else take(name, value)
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -43,6 +55,8 @@ class Model:
     layer's calls do, time-major: x is (T, B, I), or tokens (T, B).  So a model stands where a layer can:
     inside another model, in `fastrnn.training`, in `fastrnn.diagnostics`.  Outputs o are logits where they
     stand for classes; the losses take the softmax.
+
+    Arrays on the host may be of any library with DLPack; what comes back is NumPy's.
 
     Parameters
     ----------
@@ -117,7 +131,10 @@ class Model:
         return str(self._common("device"))
 
     def _common(self, attribute: str) -> Any:
-        return next(getattr(part, attribute) for part in self._parts.values() if hasattr(part, attribute))
+        for part in self._parts.values():
+            if hasattr(part, attribute):
+                return getattr(part, attribute)
+        raise AttributeError(f"{self!r} has no {attribute}: none of its parts has one")
 
     @property
     def parameters(self) -> NamedArrays:
@@ -182,6 +199,9 @@ class Model:
     def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of the arrays of a state of `batch` rows; () if there is no state."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its state is")
+
+    def _check_backward(self, do: Any, dstate_n: State) -> Any:
+        """Raise what `backward` would, as far as it is known before anything has changed."""
 
     def _last_call(self) -> Any:
         """Return what the last training call kept; RuntimeError if there is none to go back through."""
@@ -262,7 +282,8 @@ class Model:
                     leaf.parameters[name][...] = array
                 if hasattr(leaf, "train"):  # to eval mode and back drops a call
                     mode = leaf.training
-                    leaf.train(False).train(mode)
+                    leaf.train(False)
+                    leaf.train(mode)
         self._forget()
 
     def save(self, path: _files.AnyPath) -> None:
@@ -375,7 +396,7 @@ class ModelStream:
             As for a call of the model, which has to be in eval mode still; no row has moved then.
         """
         self._check_mode()
-        x = np.asarray(x)
+        x = take("x", x)
         if x.ndim == 0 or x.shape[0] != self._batch:
             raise ValueError(
                 f"x has shape {x.shape}; expected ({self._batch}, ...), a row for each of the stream"
@@ -390,14 +411,22 @@ class ModelStream:
 
     @state.setter
     def state(self, value: State) -> None:
-        def take(array: Any) -> Array:
+        def copied(array: Any) -> Array:
             if np.ndim(array) < 2 or np.shape(array)[1] != self._batch:
                 raise ValueError(
                     f"state has an array of shape {np.shape(array)}; expected {self._batch} rows on axis 1"
                 )
             return np.array(array)
 
-        self._state = map_state(take, value)
+        taken = map_state(copied, value)
+        found = tuple(array.shape for array in state_arrays(taken))
+        try:
+            shapes = self._model.state_shapes(self._batch)
+        except NotImplementedError:  # a model of one's own need not say
+            shapes = found
+        if taken is not None and found != shapes:
+            raise ValueError(f"state has arrays of shapes {found}; expected {shapes}")
+        self._state = taken
 
     def reset(self, rows: Any = None) -> None:
         """Set the state of all rows, or some (indices or a bool mask), to zero."""
@@ -432,7 +461,7 @@ class PartStream:
 
     def step(self, x: Any) -> Any:
         """Advance every row by one step, as `ModelStream.step`."""
-        return self._step(self._inner, x)
+        return self._step(self._inner, on_host_or_device("x", x))
 
     @property
     def state(self) -> State:

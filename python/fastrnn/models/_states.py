@@ -11,7 +11,8 @@ from .._arrays import expect_shape, take
 from .._backends import Array
 from ..layouts import one_of
 from ..training import Linear
-from ._model import Model, State
+from ..training._modes import leaves
+from ._model import Model, State, state_arrays
 
 
 def state_shapes(layer: Any, batch: int) -> tuple[tuple[int, ...], ...]:
@@ -22,24 +23,17 @@ def state_shapes(layer: Any, batch: int) -> tuple[tuple[int, ...], ...]:
     return shapes
 
 
-def state_arrays(state: State) -> tuple[Any, ...]:
-    """Return the arrays of a state that is None, an array or a tuple of arrays."""
-    if state is None:
-        return ()
-    return tuple(state) if isinstance(state, tuple | list) else (state,)
+def check_backward(layer: Any, do: Any, dstate_n: State) -> None:
+    """Raise what ``layer.backward(do, dstate_n)`` would, before another part adds to its gradients."""
+    check = getattr(layer, "_check_backward", None)  # a class of one's own may have none
+    if check is not None:
+        check(do, dstate_n)
 
 
-def check_dstate(layer: Any, dstate_n: State, batch: int) -> None:
-    """Raise ValueError for what `layer.backward` will not take, before the readout adds its gradients."""
-    if dstate_n is None:
-        return
-    try:
-        shapes = state_shapes(layer, batch)
-    except NotImplementedError:
-        return
-    found = tuple(None if a is None else np.shape(a) for a in state_arrays(dstate_n))
-    if len(found) != len(shapes) or any(a not in (None, b) for a, b in zip(found, shapes, strict=True)):
-        raise ValueError(f"dstate_n has arrays of shapes {found}; expected {shapes}")
+def check_one_direction(name: str, layer: Any, why: str) -> None:
+    """Raise ValueError for a bidirectional layer, also inside of a model."""
+    if any(getattr(leaf, "bidirectional", False) for _, leaf in leaves(layer)):
+        raise ValueError(f"{name} is {layer!r}; expected one direction: {why}")
 
 
 def flat_state(state: State) -> Array:

@@ -12,7 +12,7 @@ from .._calls import TIME_MAJOR, check_lengths, check_reset
 from ..info import Report
 from ..layouts import LARGEST_SIZE, integer
 from ._model import Model, PartStream, State
-from ._states import state_shapes
+from ._states import check_backward, check_one_direction, state_shapes
 
 
 class DeepInTime(Model):
@@ -48,8 +48,7 @@ class DeepInTime(Model):
     """
 
     def __init__(self, layer: Any, pseudo_steps: int) -> None:
-        if getattr(layer, "bidirectional", False):
-            raise ValueError(f"layer is {layer!r}; expected one direction: only the last pseudo-step counts")
+        check_one_direction("layer", layer, "only the last pseudo-step counts")
         self.layer = layer
         self.pseudo_steps = integer("pseudo_steps", pseudo_steps, 1, LARGEST_SIZE)
         self.output_size = layer.output_size
@@ -108,6 +107,10 @@ class DeepInTime(Model):
         dx, dstate = self.layer.backward(dy, dstate_n)
         self._saved = None
         return None if dx is None else dx.reshape(steps // k, k, *dx.shape[1:]).sum(axis=1), dstate
+
+    def _check_backward(self, do: Any, dstate_n: State) -> None:
+        self._last_call()
+        check_backward(self.layer, None, dstate_n)
 
     def stream(self, batch: int = 1) -> PartStream:
         """Return a stream of `batch` rows over the layer's, k fused steps for each; needs eval mode."""

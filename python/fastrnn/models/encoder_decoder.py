@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from .._arrays import is_on_device
+from .._arrays import expect_shape, is_on_device, take
+from .._backends import is_integer
 from ._host import seeds
 from ._model import PartStream, State, given
-from ._states import Bridge, flat_state, state_of_flat, state_shapes
+from ._states import (
+    Bridge,
+    check_backward,
+    check_one_direction,
+    flat_state,
+    state_of_flat,
+    state_shapes,
+)
 from .readouts import ManyToMany, _Decoder
 
 
@@ -71,23 +77,20 @@ class EncoderDecoder(_Decoder):
         output: str = "linear",
         seed: int | None = None,
     ) -> None:
-        if getattr(decoder, "bidirectional", False):
+        check_one_direction("decoder", decoder, "its sequence is yet to be made")
+        self._encoded, wanted = state_shapes(encoder, 1), state_shapes(decoder, 1)
+        if not bridge and self._encoded != wanted:
             raise ValueError(
-                f"decoder is {decoder!r}; expected one direction: its sequence is yet to be made"
-            )
-        given, wanted = state_shapes(encoder, 1), state_shapes(decoder, 1)
-        if not bridge and given != wanted:
-            raise ValueError(
-                f"the encoder's state has the shapes {given} a row, the decoder's {wanted}; expected the "
-                f"same, or bridge=True"
+                f"the encoder's state has the shapes {self._encoded} a row, the decoder's {wanted}; "
+                f"expected the same, or bridge=True"
             )
         self.encoder = encoder
         self.bridge: Bridge | None = None
-        self._encoded = given
         first, second = seeds(seed, 2)
         parts: dict[str, Any] = {"encoder": encoder}
         if bridge:
-            self.bridge = parts["bridge"] = Bridge(sum(n * w for n, _, w in given), decoder, seed=first)
+            width = sum(n * w for n, _, w in self._encoded)
+            self.bridge = parts["bridge"] = Bridge(width, decoder, seed=first)
         super().__init__(ManyToMany(decoder, output_size, output=output, seed=second), **parts)
 
     @property
@@ -126,9 +129,18 @@ class EncoderDecoder(_Decoder):
         TypeError, ValueError
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
+        x = self._check_x(x)
         if not is_on_device(inputs):
-            inputs, target_lengths = self._check_inputs(inputs, _rows(x), target_lengths)
+            inputs, target_lengths = self._check_inputs(inputs, x.shape[1], target_lengths)
         return self.decoder(inputs, self._encode(x, state, lengths), **given(lengths=target_lengths))
+
+    def _check_x(self, x: Any) -> Any:
+        """Return x (T_x, B, ...); the encoder checks what is on a device."""
+        if not is_on_device(x):
+            x = take("x", x)
+            axes = {"T": None, "B": None}
+            expect_shape("x", x, axes if is_integer(x) else axes | {"I": self.input_size})
+        return x
 
     def _encode(self, x: Any, state: State, lengths: Any) -> State:
         _, encoded = self.encoder(x, state, **given(lengths=lengths))
@@ -139,6 +151,7 @@ class EncoderDecoder(_Decoder):
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns dx and dstate, both of the encoder."""
+        check_backward(self.encoder, None, None)
         _, dstate = self.decoder.backward(do, dstate_n)
         if self.bridge is not None:
             dflat, _ = self.bridge.backward(None, dstate)
@@ -148,11 +161,7 @@ class EncoderDecoder(_Decoder):
 
     def start(self, x: Any, state: State = None, *, lengths: Any = None) -> PartStream:
         """Return a stream of B rows that has read x, and takes the decoder's inputs; needs eval mode."""
-        stream = self.decoder.stream(_rows(x))
+        x = self._check_x(x)
+        stream = self.decoder.stream(x.shape[1])
         stream.state = self._encode(x, state, lengths)
         return stream
-
-
-def _rows(x: Any) -> int:
-    """Return B of (T, B, ...); what has no such axis is for the encoder to refuse."""
-    return int(np.shape(x)[1]) if np.ndim(x) > 1 else 1

@@ -74,6 +74,7 @@ class OutputFeedback(Recursion):
         self.feedback = Linear(spec.hidden_size, hidden_size, False, dtype=spec.dtype, seed=second)
         self.readout = Linear(hidden_size, spec.hidden_size, dtype=spec.dtype, seed=third)
         self.output_size = self.readout.out_features
+        self._forced = False  # whether the last call was fed targets
         super().__init__(spec, input=self.input, feedback=self.feedback, readout=self.readout)
 
     def __call__(
@@ -103,7 +104,9 @@ class OutputFeedback(Recursion):
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
         if targets is None:
-            return super().__call__(x, state, lengths=lengths, reset=reset)
+            results = super().__call__(x, state, lengths=lengths, reset=reset)
+            self._forced = False
+            return results
         call, x, valid = self._check_call(x, state, lengths, reset)
         fed = call.library.take("targets", targets)
         axes: dict[str, int | None] = {"T": call.steps, "B": call.batch}
@@ -126,6 +129,7 @@ class OutputFeedback(Recursion):
         if valid is not None:
             o = np.where(valid[:, :, None], o, 0)
         self._saved = (call, valid, h) if self.training else None
+        self._forced = True
         return call.give(o), call.give(last)
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
@@ -137,7 +141,7 @@ class OutputFeedback(Recursion):
             As of a layer; nothing has changed then.
         """
         saved = self._last_call()
-        if len(saved) != 3:
+        if not self._forced:
             return super().backward(do, dstate_n)
         call, valid, h = saved
         do, (dlast,) = self._check_incoming(call, do, dstate_n)

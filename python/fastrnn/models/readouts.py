@@ -8,13 +8,13 @@ import numpy as np
 
 from .._arrays import expect_shape, take
 from .._backends import CPU, Array, is_integer
-from .._calls import TIME_MAJOR, check_lengths
+from .._calls import TIME_MAJOR, check_lengths, check_tokens
 from ..info import Report
-from ..layouts import integer, one_of
-from ..training import Linear
-from ._host import seeds, token_vectors
-from ._model import Model, PartStream, State, given
-from ._states import Bridge, check_dstate, state_shapes
+from ..layouts import Spec, integer, one_of
+from ..training import Linear, valid_steps
+from ._host import one_hot, seeds
+from ._model import Model, PartStream, State, given, on_host_or_device
+from ._states import Bridge, check_backward, check_one_direction, state_shapes
 
 
 class _Readout(Model):
@@ -44,6 +44,9 @@ class _Readout(Model):
     def stream(self, batch: int = 1) -> PartStream:
         """Return a stream of `batch` rows over the layer's, whose steps are fused; needs eval mode."""
         return PartStream(self.layer.stream(batch), lambda layer, x: self.readout(layer.step(x)))
+
+    def _check_backward(self, do: Any, dstate_n: State) -> None:
+        check_backward(self.layer, None, dstate_n)
 
     def explain(self, x: Any) -> Report:
         """Tell what runs the layer, as its own `explain` does, and what the readout."""
@@ -86,7 +89,7 @@ class ManyToMany(_Readout):
         o : array (T, B, O)
         state_n : as the layer's
         """
-        y, state_n = self.layer(x, state, **options)
+        y, state_n = self.layer(on_host_or_device("x", x), state, **options)
         return self.readout(y), state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
@@ -94,11 +97,8 @@ class ManyToMany(_Readout):
 
         Past a row's length do has to be 0, as the losses with a mask leave it.
         """
-        dy = None
-        if do is not None:
-            if np.ndim(do) > 2:
-                check_dstate(self.layer, dstate_n, np.shape(do)[1])
-            dy = self.readout.backward(do)
+        check_backward(self.layer, None, dstate_n)
+        dy = None if do is None else self.readout.backward(on_host_or_device("do", do))
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
 
@@ -125,6 +125,13 @@ class ManyToOne(_Readout):
     >>> p.shape, bool(np.allclose(p.sum(axis=1), 1))
     ((6, 2), True)
     """
+
+    def __init__(
+        self, layer: Any, output_size: int, *, output: str = "linear", seed: int | None = None
+    ) -> None:
+        if not getattr(layer, "bidirectional", False):
+            check_one_direction("layer", layer, "inside a model it is not known which outputs are whose")
+        super().__init__(layer, output_size, output=output, seed=seed)
 
     def __call__(
         self, x: Any, state: State = None, *, lengths: Any = None, **options: Any
@@ -164,10 +171,10 @@ class ManyToOne(_Readout):
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does."""
         shape, places = self._last_call()
+        check_backward(self.layer, None, dstate_n)
         dy = None
         if do is not None:
-            check_dstate(self.layer, dstate_n, shape[1])
-            dh = self.readout.backward(do)
+            dh = self.readout.backward(take("do", do))
             dy = np.zeros(shape, dh.dtype)
             for step, row, units in places:
                 dy[step, row, units] = dh[:, units]
@@ -206,7 +213,11 @@ class _Decoder(Model):
             array = CPU.own.check_float("inputs", array, self._host_dtype, inputs)
             axes["I"] = self.decoder.input_size
         expect_shape("inputs", array, axes)
-        return array, check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
+        lengths = check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
+        if is_integer(array):
+            valid = True if lengths is None else valid_steps(lengths, len(array))
+            array = check_tokens(CPU.own, "inputs", Spec("rnn", self.decoder.input_size, 1), array, valid)
+        return array, lengths
 
     def stream(self, batch: int = 1) -> Any:
         """Raise ValueError: see `start`."""
@@ -267,8 +278,7 @@ class OneToMany(_Decoder):
         seed: int | None = None,
     ) -> None:
         one_of("mode", mode, ("state", "input"))
-        if getattr(layer, "bidirectional", False):
-            raise ValueError(f"layer is {layer!r}; expected one direction: the sequence is yet to be made")
+        check_one_direction("layer", layer, "the sequence is yet to be made")
         self.mode = mode
         self.input_size = integer("input_size", input_size, 1)
         first, second = seeds(seed, 2)
@@ -312,8 +322,9 @@ class OneToMany(_Decoder):
             _, state = self.first(x)
             return self.decoder(inputs, state, **given(lengths=lengths))
         if is_integer(inputs):
-            valid = None if lengths is None else np.arange(len(inputs))[:, None] < lengths
-            inputs = token_vectors("inputs", inputs, self.decoder.input_size, x.dtype, valid)
+            if lengths is not None:
+                inputs = np.where(valid_steps(lengths, len(inputs)), inputs, -1)
+            inputs = one_hot(inputs, self.decoder.input_size, x.dtype)
         inputs = np.concatenate([self.first(x)[None], inputs])
         after_x = None if lengths is None else lengths + 1
         o, state_n = self.decoder(inputs, state, **given(lengths=after_x))
@@ -326,6 +337,7 @@ class OneToMany(_Decoder):
             dx, _ = self.first.backward(None, dstate)
             return dx, None
         if do is not None:
+            do = take("do", do)
             do = np.concatenate([np.zeros_like(do[:1]), do])
         dinputs, dstate = self.decoder.backward(do, dstate_n)
         return self.first.backward(np.ascontiguousarray(dinputs[0])), dstate

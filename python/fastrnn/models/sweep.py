@@ -9,6 +9,7 @@ import numpy as np
 from .._arrays import expect_shape, take
 from .._backends import Array, is_integer
 from ._model import Model, State
+from ._states import check_backward
 
 
 class Sweep2D(Model):
@@ -104,6 +105,7 @@ class Sweep2D(Model):
             As of a layer; nothing has changed then.
         """
         shape = self._last_call()
+        check_backward(self.rows, None, None)
         if dstate_n is not None:
             raise ValueError("dstate_n is given; expected None: there is no final state")
         if do is not None:
