@@ -23,7 +23,7 @@ from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 from .streaming import Stream
 
 if TYPE_CHECKING:
-    from . import diagnostics, models, onnx, reference, sampling, training
+    from . import convert, diagnostics, models, onnx, reference, sampling, training
 
 __version__: str = _core.build_info()["version"]
 
@@ -36,6 +36,7 @@ __all__ = [
     "RNNCell",
     "Stream",
     "__version__",
+    "convert",
     "diagnostics",
     "functional",
     "get_float32_products",
@@ -54,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
-    if name in ("diagnostics", "models", "onnx", "reference", "sampling", "torch", "training"):
+    if name in ("convert", "diagnostics", "models", "onnx", "reference", "sampling", "torch", "training"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

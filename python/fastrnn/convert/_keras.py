@@ -1,0 +1,308 @@
+"""Keras 3's LSTM, GRU, SimpleRNN and Bidirectional.
+
+Columns where fastrnn has rows, gates in the order i, f, c, o or z, r, h; one bias, or for a GRU with
+reset_after two; batch first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._orders import ORDERS, reorder
+from ..layouts import GATES, Cell, boolean
+from ._parts import (
+    Part,
+    Tensors,
+    assemble,
+    check_same_directions,
+    each_direction,
+    nest,
+    sizes_so_far,
+    take_apart,
+)
+from .backwards import Backwards
+
+Array = NDArray[Any]
+
+_KINDS: dict[str, Cell] = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
+_NONLINEARITIES = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
+
+
+def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: str = "tanh") -> Any:
+    """Make a fastrnn layer of a Keras layer, of a list of them, or of their weights.
+
+    Parameters
+    ----------
+    source : keras.layers.LSTM, GRU, SimpleRNN or Bidirectional, or a list of such, one on top of the other
+        Or mappings of the names "kernel", "recurrent_kernel" and "bias" to arrays, or pairs (forward,
+        backward) of mappings, or a safetensors file of one mapping.
+    reset_after : bool, optional
+        Of a GRU given by arrays without bias, which cannot say; True if None, as in Keras.
+    nonlinearity : str, optional
+        Of a SimpleRNN given by arrays.
+
+    Returns
+    -------
+    LSTM, GRU or RNN, or a `Backwards` of one
+        Batch first, in training mode.  A layer with ``go_backwards=True`` gives a `Backwards`.
+
+    Raises
+    ------
+    TypeError
+        `source` is something else.
+    ValueError
+        A layer is not built, or computes what fastrnn does not: another activation, merge_mode or
+        projection of its own; or a tensor is missing, unexpected or of another shape than expected: the
+        message names it and both shapes.
+
+    Notes
+    -----
+    The one bias becomes bias_ih; bias_hh is 0.  `lengths_from_mask` makes `lengths` of Keras's masks; y is
+    then 0 past a row's length, as with zero_output_for_mask=True.  Keras's dropout acts on the inputs of
+    layers, fastrnn's between layers: it is not taken over.  With ``return_sequences=False`` Keras returns
+    ``y[:, -1]``, which is ``h_n[-1]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrnn.convert import from_keras
+    >>> shapes = {"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}
+    >>> from_keras({name: np.zeros(shape, "float32") for name, shape in shapes.items()})
+    GRU(3, 4, batch_first=True)
+    """
+    entries = source if isinstance(source, list) else [source]
+    if not entries or isinstance(entries[0], Mapping | tuple | str) or hasattr(entries[0], "__fspath__"):
+        return _assemble(each_direction("source", source), nonlinearity, reset_after)
+    layers = [_Layer(index, entry, len(entries)) for index, entry in enumerate(entries)]
+    check_same_directions("source", [len(layer.tensors) for layer in layers])
+    for attribute in ("cell", "activation", "reset_after", "go_backwards"):
+        found = [getattr(layer, attribute) for layer in layers]
+        if len(set(found)) > 1:
+            raise ValueError(f"the layers of source have the {attribute} {found}; expected one for all")
+    first = layers[0]
+    if first.go_backwards and len(layers) > 1:
+        raise ValueError("source is a list of layers with go_backwards=True; expected them one by one")
+    made = _assemble([layer.tensors for layer in layers], first.activation, first.reset_after, first.cell)
+    return Backwards(made) if first.go_backwards else made
+
+
+class _Layer:
+    """What a Keras layer says of itself, checked."""
+
+    def __init__(self, index: int, layer: Any, count: int) -> None:
+        where = f"layer {index}: " if count > 1 else ""
+        kind = type(layer).__name__
+        sides = [("", layer)]
+        if kind == "Bidirectional":
+            if layer.merge_mode != "concat":
+                raise ValueError(f"{where}merge_mode is {layer.merge_mode!r}; expected 'concat'")
+            sides = [("forward: ", layer.forward_layer), ("backward: ", layer.backward_layer)]
+        described = [self._describe(where + side, own) for side, own in sides]
+        if described[0] != described[-1]:
+            raise ValueError(
+                f"{where}the two directions are {described[0]} and {described[1]}; expected them alike"
+            )
+        self.cell, self.activation, self.reset_after = described[0]
+        ways = [bool(own.go_backwards) for _, own in sides]
+        if ways not in ([False], [True], [False, True]):
+            raise ValueError(f"{where}go_backwards is {ways}; expected [False, True] of two directions")
+        self.go_backwards = ways == [True]
+        self.tensors = tuple(
+            Tensors(
+                where + side, {v.path.rpartition("/")[2]: _array(v) for v in own.weights if _is_weight(v)}
+            )
+            for side, own in sides
+        )
+
+    def _describe(self, where: str, layer: Any) -> tuple[Cell, str, bool]:
+        kind = type(layer).__name__
+        if kind not in _KINDS:
+            raise TypeError(
+                f"{where}source has type {kind}; expected a Keras LSTM, GRU, SimpleRNN or Bidirectional, a "
+                f"list of them, or mappings of names to arrays"
+            )
+        if not layer.built:
+            raise ValueError(f"{where}the {kind} {layer.name!r} is not built; call it, or build() it, first")
+        activation = _name(layer.activation)
+        allowed = tuple(_NONLINEARITIES) if kind == "SimpleRNN" else ("tanh",)
+        if activation not in allowed:
+            raise ValueError(f"{where}activation is {activation!r}; expected {' or '.join(allowed)}")
+        if kind != "SimpleRNN" and _name(layer.recurrent_activation) != "sigmoid":
+            name = _name(layer.recurrent_activation)
+            raise ValueError(f"{where}recurrent_activation is {name!r}; expected sigmoid")
+        return _KINDS[kind], _NONLINEARITIES[activation], bool(getattr(layer, "reset_after", True))
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _is_weight(variable: Any) -> bool:
+    return variable.path.rpartition("/")[2] in ("kernel", "recurrent_kernel", "bias")
+
+
+def _array(variable: Any) -> Any:
+    """Return an array that can be taken, of the library that Keras runs on."""
+    value = variable.value
+    return value if hasattr(value, "__dlpack__") else np.asarray(value)
+
+
+def _assemble(
+    layers: list[tuple[Tensors, ...]],
+    nonlinearity: str,
+    reset_after: bool | None,
+    cell: Cell | None = None,
+) -> Any:
+    """Make the layer; the cell, and whether a GRU resets after the product, may be left to the tensors."""
+    parts: list[tuple[Part, ...]] = []
+    for directions in layers:
+        read: list[Part] = []
+        own = directions[0].cell_of("recurrent_kernel")
+        cell = cell or own
+        if own != cell:
+            raise ValueError(f"the layers of source are of the cells {cell!r} and {own!r}; expected one")
+        width, H = sizes_so_far(parts, len(directions))
+        for tensors in directions:
+            part, after = _read(tensors, cell, width, H, reset_after)
+            reset_after = after  # from here on it is known
+            read.append(part)
+            width, H = part["weight_ih"].shape[1], part["weight_hh"].shape[1]
+        parts.append(tuple(read))
+    assert cell is not None
+    options: dict[str, Any] = {}
+    if cell == "gru":
+        options["reset_after"] = reset_after
+    if cell == "rnn":
+        options["nonlinearity"] = nonlinearity
+    return assemble(cell, parts, batch_first=True, **options)
+
+
+def _read(
+    tensors: Tensors,
+    cell: Cell,
+    width: int | None,
+    H: int | None,
+    reset_after: bool | None,
+) -> tuple[Part, bool]:
+    """Return one direction's parameters, and whether it resets after the product."""
+    G = len(GATES[cell])
+    if H is None:
+        H = tensors.matrix("recurrent_kernel")[0]
+    columns = {f"{G}*H": G * H}
+    kernel = tensors.take("kernel", {"I": width, **columns})
+    recurrent = tensors.take("recurrent_kernel", {"H": H, **columns})
+    part = {"weight_ih": _rows(kernel, cell), "weight_hh": _rows(recurrent, cell)}
+    after = True if reset_after is None else boolean("reset_after", reset_after)
+    if "bias" in tensors:
+        bias = tensors.peek("bias")
+        if reset_after is None:
+            after = bias.ndim == 2
+        if cell == "gru" and after:
+            tensors.expect("bias", bias, {"2": 2, **columns})
+            part |= {"bias_ih": _rows(bias[0], cell), "bias_hh": _rows(bias[1], cell)}
+        else:
+            tensors.expect("bias", bias, columns)
+            part["bias_ih"] = _rows(bias, cell)
+    tensors.finish()
+    return part, after
+
+
+def _rows(columns: Array, cell: Cell) -> Array:
+    return reorder(columns.T, ORDERS["keras"][cell], ORDERS["fastrnn"][cell])
+
+
+def keras_weights(layer: Any) -> Any:
+    """Return a layer's parameters as Keras has them.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU, RNN, or a `Backwards` of one
+
+    Returns
+    -------
+    dict of str to array
+        "kernel" (I, G*H), "recurrent_kernel" (H, G*H), "bias" (G*H,), for a GRU with reset_after (2, 3*H);
+        for two directions a pair, for several layers a list.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is something else, or has a projection or peephole, which Keras does not.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> from fastrnn.convert import keras_weights
+    >>> {name: array.shape for name, array in keras_weights(fastrnn.GRU(3, 4)).items()}
+    {'kernel': (3, 12), 'recurrent_kernel': (4, 12), 'bias': (2, 12)}
+    """
+    spec, layers = take_apart("layer", layer.layer if isinstance(layer, Backwards) else layer, "Keras")
+
+    def written(part: Part) -> dict[str, Array]:
+        weights = {
+            name: np.ascontiguousarray(_columns(part[own], spec.cell).T)
+            for name, own in (("kernel", "weight_ih"), ("recurrent_kernel", "weight_hh"))
+        }
+        if spec.bias:
+            ih, hh = (_columns(part[name], spec.cell) for name in ("bias_ih", "bias_hh"))
+            weights["bias"] = np.stack([ih, hh]) if spec.cell == "gru" and spec.reset_after else ih + hh
+        return weights
+
+    return nest([tuple(written(part) for part in directions) for directions in layers])
+
+
+def _columns(rows: Array, cell: Cell) -> Array:
+    return reorder(rows, ORDERS["fastrnn"][cell], ORDERS["keras"][cell])
+
+
+def to_keras(layer: Any, **options: Any) -> Any:
+    """Make the Keras layer with the parameters of a fastrnn layer.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU, RNN, or a `Backwards` of one
+        A `Backwards` becomes a layer with ``go_backwards=True``.
+    **options
+        Of the Keras layers, such as return_state; return_sequences is True unless given.
+
+    Returns
+    -------
+    keras.layers.LSTM, GRU, SimpleRNN or Bidirectional
+        Built, batch first; a list of them for several layers, the lowest first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `layer` is something else, or has a projection or peephole, which Keras does not.
+
+    Notes
+    -----
+    Where Keras has one bias it is the sum of the two.
+    """
+    import keras
+
+    weights = keras_weights(layer)
+    own = layer.layer if isinstance(layer, Backwards) else layer
+    spec = own._spec
+    kind = getattr(keras.layers, next(name for name, cell in _KINDS.items() if cell == spec.cell))
+    options = {"return_sequences": True, "use_bias": spec.bias, "dtype": spec.dtype} | options
+    if spec.cell == "gru":
+        options["reset_after"] = spec.reset_after
+    if spec.cell == "rnn":
+        options["activation"] = next(k for k, v in _NONLINEARITIES.items() if v == spec.nonlinearity)
+    if isinstance(layer, Backwards):
+        options["go_backwards"] = True
+    made = []
+    for index, entry in enumerate(weights if isinstance(weights, list) else [weights]):
+        result = kind(spec.hidden_size, **options)
+        if isinstance(entry, tuple):
+            result = keras.layers.Bidirectional(result, merge_mode="concat", dtype=spec.dtype)
+        result.build((None, None, spec.layer_input_size(index)))
+        each = entry if isinstance(entry, tuple) else (entry,)
+        result.set_weights([array for directions in each for array in directions.values()])
+        made.append(result)
+    return made if len(made) > 1 else made[0]
