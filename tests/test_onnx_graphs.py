@@ -137,6 +137,7 @@ def test_float64_goes_there_and_back(rng: np.random.Generator) -> None:
             ValueError,
             "none with a projection, which no ONNX operator",
         ),
+        (lambda: fastrnn.GRU(3, 4, zoneout=0.1), {}, ValueError, "none with zoneout, which no ONNX operator"),
         (lambda: fastrnn.LSTM(3, 4, peephole="full"), {}, ValueError, "none with a full peephole"),
         (lambda: fastrnn.GRUCell(3, 4), {}, TypeError, "expected an LSTM, GRU or RNN, or a ManyToMany"),
         (lambda: OneToMany(fastrnn.GRU(3, 4), 3, 3), {}, TypeError, "expected an LSTM, GRU or RNN, or"),

@@ -15,8 +15,8 @@ from ._parts import (
     assemble,
     each_direction,
     nest,
+    read_layers,
     read_source,
-    sizes_so_far,
     take_apart,
 )
 
@@ -66,22 +66,7 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> A
     """
     source = read_source("source", source, prefix)
     source = [_inner(entry) for entry in source] if isinstance(source, list) else _inner(source)
-    parts: list[tuple[Part, ...]] = []
-    cell: Cell | None = None
-    for directions in each_direction("source", source):
-        read: list[Part] = []
-        own = _cell_of(directions[0])
-        if cell is not None and own != cell:
-            raise ValueError(f"the layers of source are of the cells {cell!r} and {own!r}; expected one")
-        cell = own
-        width, H = sizes_so_far(parts, len(directions))
-        for tensors in directions:
-            part = (_read_nnx if "dense_h/kernel" in tensors else _read_linen)(tensors, cell, width, H)
-            tensors.finish()
-            read.append(part)
-            width, H = part["weight_ih"].shape[1], part["weight_hh"].shape[1]
-        parts.append(tuple(read))
-    assert cell is not None
+    cell, parts = read_layers(each_direction("source", source), _cell_of, _read)
     options: dict[str, Any] = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
     return assemble(cell, parts, **options)
 
@@ -114,6 +99,11 @@ def _cell_of(tensors: Tensors) -> Cell:
 def _names(cell: Cell) -> list[tuple[str, str]]:
     """Return the names of the two parts of each gate, in fastrnn's order."""
     return [("i", "h")] if cell == "rnn" else [("i" + gate, "h" + gate) for gate in GATES[cell]]
+
+
+def _read(tensors: Tensors, cell: Cell, width: int | None, H: int | None) -> Part:
+    read = _read_nnx if "dense_h/kernel" in tensors else _read_linen
+    return read(tensors, cell, width, H)
 
 
 def _read_linen(tensors: Tensors, cell: Cell, width: int | None, H: int | None) -> Part:
@@ -182,7 +172,7 @@ def to_flax(layer: Any, *, api: str = "linen") -> Any:
     TypeError
         `layer` is something else.
     ValueError
-        It has what Flax does not: a projection, a peephole, reset_after=False, or with api="nnx" a
+        It has what Flax does not: a projection, a peephole, zoneout, reset_after=False, or with api="nnx" a
         candidate's bias_hh that is not 0.
 
     Notes

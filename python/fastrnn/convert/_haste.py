@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from .._orders import ORDERS, reorder
 from ..layouts import GATES, Cell
-from ._parts import Part, assemble, each_direction, nest, sizes_so_far, take_apart
+from ._parts import Part, Tensors, assemble, each_direction, nest, read_layers, take_apart
 
 Array = NDArray[Any]
 
 
-def from_haste(source: Any, *, prefix: str = "", batch_first: bool = False) -> Any:
+def from_haste(source: Any, *, prefix: str = "", batch_first: bool = False, zoneout: float = 0.0) -> Any:
     """Make a fastrnn layer of the parameters of Haste's LSTM or GRU.
 
     Parameters
@@ -24,8 +24,8 @@ def from_haste(source: Any, *, prefix: str = "", batch_first: bool = False) -> A
         a pair is (forward, backward), a list the layers of a stack, the lowest first.
     prefix : str, optional
         Of a mapping or file, only the names that begin with it are used, without it.
-    batch_first : bool, optional
-        Of the layer that is made.
+    batch_first, zoneout : optional
+        Of the layer that is made; Haste's zoneout is that of h, too, and no tensor says it.
 
     Returns
     -------
@@ -42,8 +42,8 @@ def from_haste(source: Any, *, prefix: str = "", batch_first: bool = False) -> A
 
     Notes
     -----
-    The LSTM's one bias becomes bias_ih; bias_hh is 0.  Zoneout and DropConnect act in training only and are
-    not taken over.
+    The LSTM's one bias becomes bias_ih; bias_hh is 0.  DropConnect, which acts in training, is not taken
+    over.
 
     Examples
     --------
@@ -53,43 +53,34 @@ def from_haste(source: Any, *, prefix: str = "", batch_first: bool = False) -> A
     >>> from_haste({name: np.zeros(shape, "float32") for name, shape in shapes.items()})
     LSTM(3, 4)
     """
-    parts: list[tuple[Part, ...]] = []
-    cell: Cell | None = None
-    for directions in each_direction("source", source, prefix):
-        read: list[Part] = []
-        own = directions[0].cell_of("recurrent_kernel")
-        if own == "rnn":
-            raise ValueError(
-                f"recurrent_kernel has shape {directions[0].matrix('recurrent_kernel')}; expected (H, 4*H) "
-                f"of an LSTM or (H, 3*H) of a GRU"
-            )
-        if cell is not None and own != cell:
-            raise ValueError(f"the layers of source are of the cells {cell!r} and {own!r}; expected one")
-        cell = own
-        width, H = sizes_so_far(parts, len(directions))
-        for tensors in directions:
-            G = len(GATES[cell])
-            if H is None:
-                H = tensors.matrix("recurrent_kernel")[0]
-            columns = {f"{G}*H": G * H}
-            taken = {
-                "weight_ih": tensors.take("kernel", {"I": width, **columns}),
-                "weight_hh": tensors.take("recurrent_kernel", {"H": H, **columns}),
-                "bias_ih": tensors.take("bias", columns),
-            }
-            if cell == "gru":
-                taken["bias_hh"] = tensors.take("recurrent_bias", columns)
-            tensors.finish()
-            width = taken["weight_ih"].shape[0]
-            read.append(
-                {
-                    name: reorder(array.T, ORDERS["haste"][cell], ORDERS["fastrnn"][cell])
-                    for name, array in taken.items()
-                }
-            )
-        parts.append(tuple(read))
-    assert cell is not None
-    return assemble(cell, parts, batch_first=batch_first)
+    cell, parts = read_layers(each_direction("source", source, prefix), _cell_of, _read)
+    return assemble(cell, parts, batch_first=batch_first, zoneout=zoneout)
+
+
+def _cell_of(tensors: Tensors) -> Cell:
+    cell = tensors.cell_of("recurrent_kernel")
+    if cell == "rnn":
+        raise ValueError(
+            f"recurrent_kernel has shape {tensors.matrix('recurrent_kernel')}; expected (H, 4*H) of an "
+            f"LSTM or (H, 3*H) of a GRU"
+        )
+    return cell
+
+
+def _read(tensors: Tensors, cell: Cell, width: int | None, H: int | None) -> Part:
+    G = len(GATES[cell])
+    if H is None:
+        H = tensors.matrix("recurrent_kernel")[0]
+    columns = {f"{G}*H": G * H}
+    taken = {
+        "weight_ih": tensors.take("kernel", {"I": width, **columns}),
+        "weight_hh": tensors.take("recurrent_kernel", {"H": H, **columns}),
+        "bias_ih": tensors.take("bias", columns),
+    }
+    if cell == "gru":
+        taken["bias_hh"] = tensors.take("recurrent_bias", columns)
+    orders = ORDERS["haste"][cell], ORDERS["fastrnn"][cell]
+    return {name: reorder(array.T, *orders) for name, array in taken.items()}
 
 
 def to_haste(layer: Any) -> Any:
@@ -110,11 +101,12 @@ def to_haste(layer: Any) -> Any:
     TypeError
         `layer` is something else.
     ValueError
-        It has what Haste does not: a projection, a peephole, reset_after=False; or is an RNN.
+        It has what Haste does not: a projection, a peephole, zoneout of c, reset_after=False; or is an RNN.
 
     Notes
     -----
-    The LSTM's one bias is the sum of the two.  Without biases they are 0.
+    The LSTM's one bias is the sum of the two.  Without biases they are 0.  A zoneout of h is to be given to
+    Haste's constructor.
 
     Examples
     --------
@@ -123,7 +115,7 @@ def to_haste(layer: Any) -> Any:
     >>> {name: array.shape for name, array in to_haste(fastrnn.LSTM(3, 4)).items()}
     {'kernel': (3, 16), 'recurrent_kernel': (4, 16), 'bias': (16,)}
     """
-    spec, layers = take_apart("layer", layer, "Haste")
+    spec, layers = take_apart("layer", layer, "Haste", zoneout=True)
     if spec.cell == "rnn" or not spec.reset_after:
         what = "RNN" if spec.cell == "rnn" else "reset_after=False"
         raise ValueError(f"layer is {layer!r}; Haste has no {what}")

@@ -21,7 +21,7 @@ from ._parts import (
     check_same_directions,
     each_direction,
     nest,
-    sizes_so_far,
+    read_layers,
     take_apart,
 )
 from .backwards import Backwards
@@ -158,21 +158,13 @@ def _assemble(
     cell: Cell | None = None,
 ) -> Any:
     """Make the layer; the cell, and whether a GRU resets after the product, may be left to the tensors."""
-    parts: list[tuple[Part, ...]] = []
-    for directions in layers:
-        read: list[Part] = []
-        own = directions[0].cell_of("recurrent_kernel")
-        cell = cell or own
-        if own != cell:
-            raise ValueError(f"the layers of source are of the cells {cell!r} and {own!r}; expected one")
-        width, H = sizes_so_far(parts, len(directions))
-        for tensors in directions:
-            part, after = _read(tensors, cell, width, H, reset_after)
-            reset_after = after  # from here on it is known
-            read.append(part)
-            width, H = part["weight_ih"].shape[1], part["weight_hh"].shape[1]
-        parts.append(tuple(read))
-    assert cell is not None
+
+    def read(tensors: Tensors, cell: Cell, width: int | None, H: int | None) -> Part:
+        nonlocal reset_after
+        part, reset_after = _read(tensors, cell, width, H, reset_after)  # from here on it is known
+        return part
+
+    cell, parts = read_layers(layers, lambda tensors: tensors.cell_of("recurrent_kernel"), read, cell)
     options: dict[str, Any] = {}
     if cell == "gru":
         options["reset_after"] = reset_after
@@ -207,7 +199,6 @@ def _read(
         else:
             tensors.expect("bias", bias, columns)
             part["bias_ih"] = _rows(bias, cell)
-    tensors.finish()
     return part, after
 
 
@@ -231,7 +222,7 @@ def keras_weights(layer: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        It is something else, or has a projection or peephole, which Keras does not.
+        It is something else, or has a projection, peephole or zoneout, which Keras does not.
 
     Examples
     --------
@@ -277,11 +268,11 @@ def to_keras(layer: Any, **options: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        `layer` is something else, or has a projection or peephole, which Keras does not.
+        `layer` is something else, or has a projection, peephole or zoneout, which Keras does not.
 
     Notes
     -----
-    Where Keras has one bias it is the sum of the two.
+    Dropouts are not taken over.  Where Keras has one bias it is the sum of the two.
     """
     import keras
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +183,21 @@ def assemble(cell: Cell, layers: list[tuple[Part, ...]], *, batch_first: bool = 
     return layer
 
 
-def take_apart(name: str, layer: Any, system: str) -> tuple[Spec, list[tuple[Part, ...]]]:
-    """Return the parts of a layer that `system` can have: no projection, no peephole."""
+def take_apart(
+    name: str, layer: Any, system: str, zoneout: bool = False
+) -> tuple[Spec, list[tuple[Part, ...]]]:
+    """Return the parts of a layer that `system` can have: no projection, no peephole.
+
+    `zoneout` tells whether it has that of h; in inference too it is part of what a layer computes.
+    """
     if not isinstance(layer, LSTM | GRU | RNN):
         raise TypeError(f"{name} has type {type(layer).__name__}; expected a fastrnn LSTM, GRU or RNN")
     spec: Spec = layer._spec
-    for what, has in (("projection", spec.proj_size), ("peephole", spec.peephole != "none")):
+    for what, has in (
+        ("projection", spec.proj_size),
+        ("peephole", spec.peephole != "none"),
+        ("zoneout of c" if zoneout else "zoneout", any(spec.zoneout_of[int(zoneout) :])),
+    ):
         if has:
             raise ValueError(f"{name} is {layer!r}; expected no {what}, which {system} does not have")
     parameters = {key: on_host(array) for key, array in layer.parameters.items()}
@@ -210,9 +219,31 @@ def nest(layers: list[tuple[Any, ...]]) -> Any:
     return each[0] if len(each) == 1 else each
 
 
-def sizes_so_far(layers: list[tuple[Part, ...]], directions: int) -> tuple[int | None, int | None]:
-    """Return (I, H) that the next layer has to have; None for what is still free."""
-    if not layers:
-        return None, None
-    H = layers[0][0]["weight_hh"].shape[1]
-    return directions * H, H
+def read_layers(
+    layers: list[tuple[Tensors, ...]],
+    cell_of: Callable[[Tensors], Cell],
+    read: Callable[[Tensors, Cell, int | None, int | None], Part],
+    cell: Cell | None = None,
+) -> tuple[Cell, list[tuple[Part, ...]]]:
+    """Return the cell, which `cell` says or the first tensors do, and the parts of all layers.
+
+    `read(tensors, cell, I, H)` takes every tensor of a direction; I and H are those of what was read before
+    it, None where it is the first to tell.
+    """
+    parts: list[tuple[Part, ...]] = []
+    H: int | None = None
+    for directions in layers:
+        own = cell_of(directions[0])
+        cell = cell or own
+        if own != cell:
+            raise ValueError(f"the layers of source are of the cells {cell!r} and {own!r}; expected one")
+        width = None if H is None else len(directions) * H
+        done: list[Part] = []
+        for tensors in directions:
+            part = read(tensors, cell, width, H)
+            tensors.finish()
+            done.append(part)
+            width, H = part["weight_ih"].shape[1], part["weight_hh"].shape[1]
+        parts.append(tuple(done))
+    assert cell is not None
+    return cell, parts

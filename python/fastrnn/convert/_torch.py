@@ -150,7 +150,8 @@ def to_torch(layer: Any) -> Any:
     TypeError
         `layer` is something else.
     ValueError
-        It has what torch.nn does not: a peephole, reset_after=False, another nonlinearity than tanh or relu.
+        It has what torch.nn does not: a peephole, zoneout, recurrent_dropout, reset_after=False, another
+        nonlinearity than tanh or relu.
     """
     import torch
 
@@ -159,12 +160,14 @@ def to_torch(layer: Any) -> Any:
         raise TypeError(f"layer has type {type(layer).__name__}; expected a fastrnn layer or cell")
     spec: Spec = layer._spec
     for what, has in (
-        ("a peephole", spec.peephole != "none"),
+        ("peephole", spec.peephole != "none"),
+        ("zoneout", any(spec.zoneout_of)),
+        ("recurrent_dropout", spec.recurrent_dropout > 0),
         ("reset_after=False", not spec.reset_after),
         (f"nonlinearity={spec.nonlinearity!r}", spec.nonlinearity not in ("tanh", "relu")),
     ):
         if has:
-            raise ValueError(f"layer is {layer!r}; torch.nn has no {what.removeprefix('a ')}")
+            raise ValueError(f"layer is {layer!r}; torch.nn has no {what}")
     kind = next(kind for kind in kinds if isinstance(layer, kind))
     options = {key: getattr(layer, key) for key in _OPTIONS if key in kind._arguments}
     module = getattr(torch.nn, kind.__name__)(

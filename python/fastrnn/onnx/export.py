@@ -150,8 +150,8 @@ def to_onnx(
     Raises
     ------
     TypeError, ValueError
-        Something is not as stated, or the model has what no ONNX operator has: a projection, or a full
-        peephole.
+        Something is not as stated, or the model has what no ONNX operator has: a projection, a full
+        peephole, or zoneout.
 
     Notes
     -----
@@ -177,7 +177,11 @@ def to_onnx(
             f"model is {model!r}; expected an LSTM, GRU or RNN, or a ManyToMany or ManyToOne of one of them"
         )
     spec = layer._spec
-    for what, has in (("a projection", spec.proj_size), ("a full peephole", spec.peephole == "full")):
+    for what, has in (
+        ("a projection", spec.proj_size),
+        ("a full peephole", spec.peephole == "full"),
+        ("zoneout", any(spec.zoneout_of)),  # whose expectation is part of inference
+    ):
         if has:
             raise ValueError(f"model is {model!r}; expected none with {what}, which no ONNX operator has")
     if spec.dtype not in ("float32", "float64"):
