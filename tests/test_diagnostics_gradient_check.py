@@ -87,7 +87,9 @@ def test_gradients_that_are_nan_do_not_pass(rng):
             return result
 
     model = NaN(fastrnn.GRU(3, 4, dtype="float64", seed=0), 2, seed=1)
-    assert not gradient_check(model, rng.normal(size=(4, 2, 3))).passed
+    check = gradient_check(model, rng.normal(size=(4, 2, 3)))
+    assert not check.passed
+    assert np.isnan(check.worst)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "checkpoint", "quantized"])
@@ -140,6 +142,7 @@ def test_everything_is_left_as_it_was(rng, mode, fails):
         ({"targets": [1]}, ValueError, "targets are given without a loss; expected loss=, or no targets"),
         ({"loss": 3}, TypeError, "loss is 3; expected a function of outputs and targets"),
         ({"epsilon": 0}, ValueError, "epsilon is 0; expected a finite number greater than 0"),
+        ({"epsilon": 1e-30}, ValueError, r"epsilon is 1e-30; expected at least 2\.4e-07"),
         ({"samples": 0}, ValueError, "samples is 0; expected an integer of at least 1"),
         ({"seed": -1}, ValueError, "seed is -1; expected an integer of at least 0"),
         (

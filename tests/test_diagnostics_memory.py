@@ -37,6 +37,7 @@ UP_THEN_DOWN = np.array([[0.5, 10.0], [0.0, 0.5]])
         (np.diag([0.3, -1.25]), 1.25, "explode and oscillate", "> 1, -1.25 is negative: the sign alternates"),
         (rotation(0.5, np.pi / 3), 0.5, "vanish and oscillate", "is complex: a period of 6 steps"),
         (rotation(1.0, np.pi / 4), 1.0, "persist and oscillate", "= 1, "),
+        (np.diag([0.99999, 0.5]), 0.99999, "vanish", "|lambda|max = 0.99999 < 1"),
         (np.eye(3), 1.0, "persist", "|lambda|max = 1 = 1"),
         (np.zeros((2, 2)), 0.0, "vanish", "|lambda|max = 0 < 1"),
         (UP_THEN_DOWN, 0.5, "vanish", "(the norm 10 > 1 lets some vectors grow at first)"),
@@ -80,6 +81,18 @@ def test_a_matrix_of_ones_own():
     found = recurrent_spectrum(companion).matrices["W"]
     np.testing.assert_allclose(found.eigenvalues, [-1, 0.5], atol=1e-12)
     assert found.verdict == "persist and oscillate"
+    with pytest.raises(TypeError, match="model is a matrix of complex128; expected real numbers"):
+        recurrent_spectrum(1j * companion)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "period"),
+    [(np.diag([1.0, -1.0]), 2), (np.diag([1.0, -0.5]), np.inf), (rotation(0.5, np.pi / 3), 6)],
+)
+def test_the_period_is_that_of_the_verdict(matrix, period):
+    found = recurrent_spectrum(matrix).matrices["W"]
+    assert found.period == pytest.approx(period)
+    assert ("oscillate" in found.verdict) == np.isfinite(period)
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros(2), np.zeros((0, 0)), np.full((2, 2), np.nan)])

@@ -14,7 +14,7 @@ from fastrnn.diagnostics import (
     loss_plane,
     random_direction,
 )
-from fastrnn.models import ManyToMany
+from fastrnn.models import ManyToMany, MultiTap
 from tolerances import assert_close, assert_same_bits
 
 
@@ -277,6 +277,27 @@ def test_hidden_units_of_every_layer(rng, training):
     assert picture.liveliest("c_l0", 2) == sorted(range(4), key=lambda unit: -spread[unit])[:2]
 
 
+def test_a_hidden_picture_is_of_one_direction(rng):
+    layer = fastrnn.GRU(5, 4, bidirectional=True, seed=0)
+    for model in layer, ManyToMany(layer, 3):
+        with pytest.raises(ValueError, match="gives something else step by step"):
+            hidden_picture(model, rng.integers(0, 5, 9))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: MultiTap(5, 4, 3, seed=0), "state[0][0]"),
+        (lambda: fastrnn.LSTM(5, 4, 2, seed=0), "h_l1"),
+        (lambda: ManyToMany(fastrnn.GRU(5, 4, 2, seed=0), 3), "h_l1"),
+    ],
+)
+def test_what_is_drawn_if_nothing_is_said(rng, make, name):
+    pytest.importorskip("matplotlib")
+    picture = hidden_picture(make(), rng.integers(0, 5, 9))
+    assert picture.draw().axes[1].get_ylabel() == name
+
+
 def test_a_text_through_a_character_model():
     model = CharacterModel(Vocabulary("abc \n"), "gru", hidden_size=6, seed=0)
     picture = hidden_picture(model, "a cab\nb")
@@ -316,6 +337,11 @@ def test_the_figure_shows_every_symbol_once_for_each_unit():
             lambda: hidden_picture(LAYER, [0, 0]).draw(name="c_l0"),
             ValueError,
             "name is 'c_l0'; expected one of h_l0",
+        ),
+        (
+            lambda: hidden_picture(LAYER, [0, 0]).draw(units=[]),
+            ValueError,
+            "units is empty; expected at least one unit",
         ),
         (
             lambda: hidden_picture(LAYER, [0, 0]).draw(units=[2]),

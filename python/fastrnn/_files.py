@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHARACTER_MODEL", "LAYER", "MODEL", "AnyPath", "load", "write"]
+__all__ = ["CHARACTER_MODEL", "LAYER", "MODEL", "TRAINING", "AnyPath", "load", "write"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Arrays = Mapping[str, NDArray[Any]]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..layers import GRUCell, LSTMCell, RNNCell
 from ..layouts import Spec
-from ..models._model import Model, State, map_state
+from ..models._model import Model, State, map_state, state_arrays
+from ..training._modes import leaves, modes_kept
 
 Numbers = NDArray[np.float64]
 
@@ -25,13 +26,6 @@ def check_model(model: Any) -> None:
         or isinstance(model, GRUCell | LSTMCell | RNNCell)  # whose calls are of one step
     ):
         raise TypeError(f"model is {model!r}; expected a layer or a fastrnn.models.Model")
-
-
-def leaves(model: Any) -> list[tuple[str, Any]]:
-    """Return the modules of a model that hold parameters, each once, with their names; a layer is its own."""
-    named = model.leaves() if hasattr(model, "leaves") else [("", model)]
-    once = {id(module): (name, module) for name, module in reversed(list(named))}
-    return list(once.values())[::-1]
 
 
 def spec_of(module: Any) -> Spec | None:
@@ -57,42 +51,23 @@ def undisturbed(model: Any, *, training: bool | None = None) -> Iterator[Callabl
     models = list(model._models()) if isinstance(model, Model) else []
     modules = [module for _, module in leaves(model)]
     calls = [(module, module.calls) for module in [*models, *modules] if hasattr(module, "calls")]
-    modes = [(module, _mode(module)) for module in modules if hasattr(module, "training")]
 
     def masks(k: int) -> None:
         for module, number in calls:
             module.calls = number + k
 
-    try:
-        # A model that is partly in training mode is in neither.
-        if training is not None and {was for _, (was, _, _) in modes} != {training}:
-            model.train(training)
-        yield masks
-    finally:
-        model.load_state_dict(parameters)
-        for name, array in model.gradients.items():
-            array[...] = gradients[name]
-        masks(0)
-        for module, before in modes:
-            was_training, quantized, checkpoint = before
-            if _mode(module) != before:
-                module.train(was_training)
-            if quantized is not None and _mode(module) != before:
-                module.quantize(quantized)
-            if checkpoint is not None and _mode(module) != before:
-                module.train(checkpoint=checkpoint)
-
-
-def _mode(module: Any) -> tuple[bool, str | None, int | None]:
-    """Return whether a layer is in training mode, what it is quantised to, and its checkpoint."""
-    return module.training, getattr(module, "quantized", None), getattr(module, "_checkpoint", None)
-
-
-def arrays_of(state: Any) -> list[Any]:
-    """Return the arrays of a state, which is None, an array, or a tuple of states."""
-    if state is None:
-        return []
-    return [array for part in state for array in arrays_of(part)] if isinstance(state, tuple) else [state]
+    with modes_kept(model):
+        try:
+            # A model that is partly in training mode is in neither.
+            modes = {module.training for module in modules if hasattr(module, "training")}
+            if training is not None and modes != {training}:
+                model.train(training)
+            yield masks
+        finally:
+            model.load_state_dict(parameters)
+            for name, array in model.gradients.items():
+                array[...] = gradients[name]
+            masks(0)
 
 
 def check_time_major(model: Any) -> None:
@@ -113,10 +88,32 @@ def walk(
         yield np.array(o).reshape(1, *np.shape(o)[-2:]), state
 
 
+def step_by_step(model: Any, x: Any, state: State) -> tuple[list[State], bool]:
+    """Return the states after every step, and whether there is an output at every step, in eval mode.
+
+    ValueError if the steps do not give what one call gives, as where x is read backwards too.
+    """
+    with undisturbed(model, training=False):
+        whole, _ = model(x, state)
+        outputs, states = zip(*walk(model, x, state), strict=True)
+    stepwise = np.concatenate(outputs)
+    every_step = whole.shape == stepwise.shape
+    last = whole[-1:] if every_step else whole[None]
+    closeness = np.sqrt(np.finfo(stepwise.dtype).eps)
+    if last.shape != stepwise[-1:].shape or not np.allclose(
+        whole, stepwise if every_step else stepwise[-1], closeness, closeness
+    ):
+        raise ValueError(
+            f"model is {model!r}, which gives something else step by step; expected one that reads x in "
+            f"order of time and hands its state on (not bidirectional)"
+        )
+    return list(states), every_step
+
+
 def name_states(model: Any, state: State) -> Iterator[tuple[str, Any]]:
     """Yield the name and array (B, units) of every layer's h, and c, in a state or its gradient."""
     specs = [(name, spec) for name, module in leaves(model) if (spec := spec_of(module)) is not None]
-    arrays = arrays_of(state)
+    arrays = state_arrays(state)
     names = [
         (f"{name}." if len(specs) > 1 else "", part, spec.suffixes())
         for name, spec in specs

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..layouts import integer
-from ..models._model import map_state
+from ..models._model import map_state, state_arrays
 from ..training._numbers import POSITIVE, number
 from ._figures import figure_of
-from ._measuring import arrays_of, check_model, undisturbed
+from ._measuring import check_model, undisturbed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +29,8 @@ class GradientCheck:
 
     @property
     def worst(self) -> float:
-        """The largest of the errors."""
-        return max(self.errors.values())
+        """The largest of the errors; NaN if one is."""
+        return float(np.max([*self.errors.values()]))
 
     @property
     def passed(self) -> bool:
@@ -91,7 +91,7 @@ def gradient_check(
     options
         Keywords of the model's call: lengths, reset, inputs, ...
     epsilon
-        e, in units of max(1, abs(w)); the cube root of the dtype's eps if None.
+        e, in units of max(1, abs(w)), at least twice the dtype's eps; the cube root of that if None.
     samples
         Look only at so many elements of each array, drawn by `seed`; at all if None.
     seed
@@ -144,11 +144,19 @@ def gradient_check(
         raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
     eps = float(np.finfo(next(iter(model.parameters.values())).dtype).eps)
     relative = eps ** (1 / 3) if epsilon is None else number("epsilon", epsilon, POSITIVE)
+    if relative < 2 * eps:
+        raise ValueError(f"epsilon is {epsilon}; expected at least {2 * eps:.2g}, which rounding leaves")
     samples = None if samples is None else integer("samples", samples, 1)
     seed = integer("seed", seed, 0)
     options = dict(options or {})
     x, state = np.array(x), map_state(np.array, state)  # copies, which are changed element by element
-    random_loss = _RandomLoss(seed)
+
+    def random_loss(o: Any, state_n: Any) -> tuple[float, Any, Any]:
+        """Return the sum of all outputs and final states times random numbers, the same at every call."""
+        rng = np.random.default_rng(seed)
+        factors = map_state(lambda a: rng.standard_normal(a.shape).astype(a.dtype), (o, state_n))
+        products = zip(state_arrays((o, state_n)), state_arrays(factors), strict=True)
+        return sum(float(np.sum(a * factor, dtype=np.float64)) for a, factor in products), *factors
 
     with undisturbed(model, training=True) as masks:
 
@@ -167,7 +175,7 @@ def gradient_check(
         pairs = {name: (array, model.gradients[name].copy()) for name, array in model.parameters.items()}
         if x.dtype.kind == "f" and dx is not None:
             pairs["x"] = x, dx
-        given, found = arrays_of(state), arrays_of(dstate)
+        given, found = state_arrays(state), state_arrays(dstate)
         for i, pair in enumerate(zip(given, found, strict=True) if given else ()):
             pairs["state" if len(given) == 1 else f"state[{i}]"] = pair
 
@@ -185,19 +193,6 @@ def gradient_check(
             worst = np.abs(differences - found_there).max(initial=0.0)
             errors[name] = float(worst / size) if worst else 0.0
     return GradientCheck(errors, 4 * eps ** (1 / 3))
-
-
-class _RandomLoss:
-    """The sum of all outputs and final states times random numbers, the same at every call."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __call__(self, o: Any, state_n: Any) -> tuple[float, Any, Any]:
-        rng = np.random.default_rng(self._seed)
-        factors = map_state(lambda a: rng.standard_normal(a.shape).astype(a.dtype), (o, state_n))
-        products = zip(arrays_of((o, state_n)), arrays_of(factors), strict=True)
-        return sum(float(np.sum(a * factor, dtype=np.float64)) for a, factor in products), *factors
 
 
 def _difference(array: Any, place: int, relative: float, value: Callable[[], float]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from ..layouts import integer
 from ..models._model import State
 from ._figures import figure_of
-from ._measuring import Numbers, check_time_major, name_states, undisturbed, walk
+from ._measuring import Numbers, check_time_major, name_states, step_by_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class HiddenPicture:
         axes
             To draw on; None makes a figure of the right size.
         name
-            Which state; the last layer's h if None.
+            Which state; the last layer's h if None, or the first of those that a model makes itself.
         units
             Which units; the four liveliest if None.
         columns
@@ -60,10 +60,12 @@ class HiddenPicture:
             There is no such state or unit.
         """
         if name is None:
-            parts = {known.rpartition(".")[2]: known for known in self.states}
-            name = [parts[part] for part in parts if part.startswith(("h", "state[0]"))][-1]
+            of_layers = [known for known in self.states if known.rpartition(".")[2].startswith("h_")]
+            name = of_layers[-1] if of_layers else next(iter(self.states))
         values = self._values(name)
         units = self.liveliest(name, 4) if units is None else list(units)
+        if not units:
+            raise ValueError("units is empty; expected at least one unit")
         columns = integer("columns", columns, 1)
         chosen = [integer("units", unit, 0, values.shape[1] - 1) for unit in units]
         rows, places = _wrapped(self.symbols, columns)
@@ -107,12 +109,13 @@ def hidden_picture(
 
     Some units of a trained model follow something that can be named, such as the place in a line or being
     inside quotes (Karpathy, Johnson & Fei-Fei, "Visualizing and understanding recurrent networks", 2015,
-    section 4.1).
+    section 4.2).
 
     Parameters
     ----------
     model
-        A layer or a model with the state of one, time-major, or a `fastrnn.charmodel.CharacterModel`.
+        A layer or a model with a state, of one direction, time-major; or a
+        `fastrnn.charmodel.CharacterModel`.
     text
         Tokens (T,), or vectors (T, I); a string where the model has a vocabulary.
     symbols
@@ -153,8 +156,8 @@ def hidden_picture(
     symbols = [""] * len(x) if symbols is None else list(symbols)
     if len(symbols) != len(x):
         raise ValueError(f"symbols are {len(symbols)}; expected {len(x)}, one for each step")
-    with undisturbed(model, training=False):
-        steps = [dict(name_states(model, leaving)) for _, leaving in walk(model, x[:, None], state)]
+    leaving, _ = step_by_step(model, x[:, None], state)
+    steps = [dict(name_states(model, state_n)) for state_n in leaving]
     if not steps[0]:
         raise ValueError(f"model is {model!r}, which has no state; expected a recurrent one")
     states = {name: np.stack([step[name][0] for step in steps]).astype(np.float64) for name in steps[0]}

@@ -12,7 +12,7 @@ from ..layouts import integer
 from ..models._model import State, map_state
 from ..training._numbers import FINITE, number
 from ._figures import figure_of
-from ._measuring import Numbers, check_time_major, name_states, undisturbed, walk
+from ._measuring import Numbers, check_time_major, name_states, step_by_step, undisturbed, walk
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,7 +201,7 @@ def gradient_reach(
     -----
     States are named by layer and direction, after the layer too in a model that has several; array i of a
     state that a model makes itself is ``state[i][k]``.  The norm is over the batch and the units.  The
-    sequence is run as T calls of one step, whose backward calls hand dstate on: 2T forward and T backward
+    sequence is run as T calls of one step, whose backward calls hand dstate on: 4T forward and T backward
     steps.  Dropout and zoneout draw their masks anew at every step, recurrent dropout too.  Gradients and
     modes are afterwards what they were.
 
@@ -221,20 +221,7 @@ def gradient_reach(
     if loss is not None and not callable(loss):
         raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
     x = np.asarray(x)
-    with undisturbed(model, training=False):
-        whole, _ = model(x, state)
-        stepwise = np.concatenate([o for o, _ in walk(model, x, state)])
-        every_step = whole.shape == stepwise.shape
-        last = whole[-1:] if every_step else whole[None]
-        closeness = np.sqrt(np.finfo(stepwise.dtype).eps)
-        if last.shape != stepwise[-1:].shape or not np.allclose(
-            whole, stepwise if every_step else stepwise[-1], closeness, closeness
-        ):
-            raise ValueError(
-                f"model is {model!r}, which gives something else step by step; expected one that reads x in "
-                f"order of time and hands its state on (not bidirectional)"
-            )
-
+    _, every_step = step_by_step(model, x, state)
     with undisturbed(model, training=True) as masks:
         entering, outputs = [state], []
         for o, leaving in walk(model, x, state, masks):

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .._backends import on_host
 from ..layouts import GATES, Spec
+from ..training._modes import leaves
 from ._figures import figure_of
-from ._measuring import Numbers, leaves, spec_of
+from ._measuring import Numbers, spec_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,8 @@ class MatrixSpectrum:
     """"explode", "persist" or "vanish", the first and last with " and oscillate" where it does that too."""
     reason: str
     """Why."""
+    period: float
+    """Steps per oscillation, if the verdict says that it oscillates: 2 if the sign alternates; else inf."""
 
     @property
     def radius(self) -> float:
@@ -40,12 +43,6 @@ class MatrixSpectrum:
     def norm(self) -> float:
         """Largest singular value: the most that one step can grow a vector."""
         return float(self.singular_values[0])
-
-    @property
-    def period(self) -> float:
-        """Steps per oscillation of the eigenvalue of largest modulus: 2 if negative, inf if positive."""
-        angle = abs(float(np.angle(self.eigenvalues[0])))
-        return 2 * np.pi / angle if angle else np.inf
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     Raises
     ------
     TypeError
-        There is no LSTM, GRU or RNN in the model.
+        There is no LSTM, GRU or RNN in the model, or the matrix is not of real numbers.
     ValueError
         A matrix is not square, or holds NaN or infinity.
 
@@ -129,6 +126,8 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     ('vanish and oscillate', 0.5, 4.0)
     """
     if isinstance(model, np.ndarray):
+        if model.dtype.kind not in "fiu":
+            raise TypeError(f"model is a matrix of {model.dtype}; expected real numbers")
         matrix = model.astype(np.float64)
         eps = float(np.finfo(model.dtype if model.dtype.kind == "f" else np.float64).eps)
         return RecurrentSpectrum({"W": _spectrum("W", matrix, eps)}, "Said of h_t = W h_(t-1).")
@@ -178,20 +177,23 @@ def _spectrum(name: str, matrix: Numbers, eps: float) -> MatrixSpectrum:
         verdict, relation = "persist", "= 1"
     else:
         verdict, relation = ("explode", "> 1") if radius > 1 else ("vanish", "< 1")
-    reason = f"|lambda|max = {radius:.4g} {relation}"
+    # Enough digits to be seen on its side of 1.
+    digits = next(n for n in range(4, 18) if verdict == "persist" or float(f"{radius:.{n}g}") != 1)
+    reason = f"|lambda|max = {radius:.{digits}g} {relation}"
     if verdict == "vanish" and norm > 1 + rounding:
         reason += f" (the norm {norm:.3g} > 1 lets some vectors grow at first)"
     # An angle below this may come from rounding a double real eigenvalue.
     largest = eigenvalues[np.abs(eigenvalues) >= radius - rounding]
     turning = largest[np.abs(np.angle(largest)) > np.sqrt(rounding)] if radius > rounding else largest[:0]
+    period = np.inf
     if turning.size:
+        period = 2 * np.pi / abs(float(np.angle(turning[0])))
         verdict += " and oscillate"
         first = turning[0]
         negative = abs(first.imag) <= np.sqrt(rounding) * radius
         reason += (
             f", {first.real:.4g} is negative: the sign alternates"
             if negative
-            else f", {first.real:.4g} +- {abs(first.imag):.4g}i is complex: a period of "
-            f"{2 * np.pi / abs(np.angle(first)):.3g} steps"
+            else f", {first.real:.4g} +- {abs(first.imag):.4g}i is complex: a period of {period:.3g} steps"
         )
-    return MatrixSpectrum(eigenvalues, singular_values, verdict, reason)
+    return MatrixSpectrum(eigenvalues, singular_values, verdict, reason, period)

@@ -1,4 +1,4 @@
-"""A model for a while in eval mode, and its layers by name."""
+"""The modules of a model by name, and their modes, changed for a while."""
 
 from __future__ import annotations
 
@@ -8,25 +8,35 @@ from typing import Any
 
 
 def leaves(model: Any) -> list[tuple[str, Any]]:
-    """Return the layers and output layers of a model by name; a layer is its own only one."""
-    if hasattr(model, "leaves"):
-        return list(model.leaves())
-    return [(type(model).__name__, model)]
+    """Return the modules of a model that hold parameters, with their names; a layer is its own, without."""
+    return list(model.leaves()) if hasattr(model, "leaves") else [("", model)]
+
+
+@contextmanager
+def modes_kept(model: Any) -> Iterator[None]:
+    """Give every module back its mode, what it is quantised to and its checkpoint, whatever happens."""
+    before = [(module, _mode(module)) for _, module in leaves(model) if hasattr(module, "training")]
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            training, quantized, checkpoint = mode
+            if _mode(module) != mode:
+                module.train(training)
+            if quantized is not None and _mode(module) != mode:
+                module.quantize(quantized)
+            if checkpoint is not None and _mode(module) != mode:
+                module.train(checkpoint=checkpoint)
+
+
+def _mode(module: Any) -> tuple[bool, str | None, int | None]:
+    return module.training, getattr(module, "quantized", None), getattr(module, "_checkpoint", None)
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Hold a model in eval mode; after it, it is in training mode, with its checkpoints, if it was before."""
-    if not model.training:
+    """Hold a model that is in training mode in eval mode for a while."""
+    with modes_kept(model):
+        if model.training:
+            model.eval()
         yield
-        return
-    # train() after eval() keeps the gates of every step: a checkpoint has to be asked for again.
-    checkpoints = [(leaf, getattr(leaf, "_checkpoint", None)) for _, leaf in leaves(model)]
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
-        for leaf, checkpoint in checkpoints:
-            if checkpoint is not None:
-                leaf.train(checkpoint=checkpoint)
