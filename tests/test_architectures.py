@@ -11,6 +11,7 @@ from fastrnn.diagnostics import gradient_check
 from fastrnn.models import (
     DeepInTime,
     EncoderDecoder,
+    LayerNorm,
     LayerNormGRU,
     LayerNormLSTM,
     ManyToMany,
@@ -804,6 +805,25 @@ def test_files_and_copies_of_all(tmp_path, make):
     assert repr(model).startswith(type(model).__name__ + "(")
 
 
+def every_model():
+    """Name to a model, x and options of a call."""
+    rng = np.random.default_rng(0)
+    x, vectors = rng.standard_normal((T, B, X)), rng.standard_normal((B, 6))
+    for name, make in SEQUENCES.items():
+        yield name, (make, x, {})
+    for name, make in ONE_TO_MANY.items():
+        yield f"one to many, {name}", (make, vectors, {"inputs": x})
+    for name, make in ENCODER_DECODERS.items():
+        yield name, (make, x, {"inputs": rng.standard_normal((T, B, 5))})
+    yield (
+        "sweep",
+        (lambda: Sweep2D(gru(bidirectional=True), gru(2 * H, Y, 1)), rng.standard_normal((2, T, B, X)), {}),
+    )
+
+
+EVERY = dict(every_model())
+
+
 def test_slower_models_say_so():
     for model in LayerNormLSTM(X, H), LayerNormGRU(X, H), MultiTap(X, H, 2), OutputFeedback(X, H, Y):
         report = model.explain(np.zeros((T, B, X), "float32"))
@@ -814,6 +834,19 @@ def test_slower_models_say_so():
     deep = ManyToOne(DeepInTime(fastrnn.GRU(X, H), 3), Y).explain(np.zeros((T, B, X), "float32"))
     assert deep["pseudo-steps"] == 3
     assert "isa" in deep
+    forced = OutputFeedback(X, H, Y).explain(np.zeros((T, B, X)), targets=np.zeros((T, B, Y)))
+    assert forced["kernel"] == "none: NumPy, one product for all steps"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_model_explains_a_call(name):
+    make, x, options = EVERY[name]
+    report = make().explain(x, **options)
+    assert any(entry.endswith("kernel") for entry in report)
+    for part in ("encoder", "decoder", "rows", "columns"):
+        layer = make().parts.get(part)
+        if isinstance(layer, fastrnn.GRU):
+            assert {f"{part} isa", f"{part} threads"} <= set(report)
 
 
 @pytest.mark.parametrize(
@@ -834,25 +867,6 @@ def test_slower_models_say_so():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def every_model():
-    """Name to a model, x and options of a call."""
-    rng = np.random.default_rng(0)
-    x, vectors = rng.standard_normal((T, B, X)), rng.standard_normal((B, 6))
-    for name, make in SEQUENCES.items():
-        yield name, (make, x, {})
-    for name, make in ONE_TO_MANY.items():
-        yield f"one to many, {name}", (make, vectors, {"inputs": x})
-    for name, make in ENCODER_DECODERS.items():
-        yield name, (make, x, {"inputs": rng.standard_normal((T, B, 5))})
-    yield (
-        "sweep",
-        (lambda: Sweep2D(gru(bidirectional=True), gru(2 * H, Y, 1)), rng.standard_normal((2, T, B, X)), {}),
-    )
-
-
-EVERY = dict(every_model())
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -964,3 +978,41 @@ def test_encoder_decoder_checks_before_anything_runs():
     tokens = np.full((T, B), X)
     tokens[0] = 0
     assert model(x, inputs=tokens, target_lengths=[1] * B)[0].shape == (T, B, Y)
+
+
+@pytest.mark.parametrize("blocks", [(), (0,), (3, -1)])
+def test_layer_norm_has_no_empty_blocks(blocks):
+    with pytest.raises(ValueError, match="blocks is"):
+        LayerNorm(*blocks)
+
+
+OTHERS = {
+    "nonlinearity of a layer": [
+        lambda f=f: ManyToMany(fastrnn.RNN(X, H, nonlinearity=f), Y) for f in ("tanh", "relu")
+    ],
+    "nonlinearity of taps": [lambda f=f: MultiTap(X, H, 2, nonlinearity=f) for f in ("tanh", "relu")],
+    "nonlinearity of a window": [lambda f=f: TimeDelay(X, H, Y, 2, nonlinearity=f) for f in ("relu", "tanh")],
+    "output": [lambda f=f: OutputFeedback(X, H, Y, output=f) for f in ("linear", "softmax")],
+    "nonlinearity of a bridge": [
+        lambda f=f: OneToMany(gru(), Y, 6, nonlinearity=f) for f in ("tanh", "identity")
+    ],
+    "pseudo-steps": [lambda k=k: DeepInTime(gru(), k) for k in (2, 3)],
+    "reset_after": [lambda r=r: ManyToMany(fastrnn.GRU(X, H, reset_after=r), Y) for r in (True, False)],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_of_other_options_is_refused(tmp_path, name):
+    one, other = (make() for make in OTHERS[name])
+    one.save(tmp_path / "model.safetensors")
+    before = other.state_dict()
+    with pytest.raises(ValueError, match=r"it is of \w+\(.*; expected \w+\("):
+        other.load(tmp_path / "model.safetensors")
+    assert_equal(other.state_dict(), before)
+
+
+def test_a_file_may_be_of_another_dtype(tmp_path):
+    one, other = SEQUENCES["many to many"]("float32"), SEQUENCES["many to many"]()
+    one.save(tmp_path / "model.safetensors")
+    other.load(tmp_path / "model.safetensors")
+    assert_equal({k: a.astype("float32") for k, a in other.parameters.items()}, one.state_dict())

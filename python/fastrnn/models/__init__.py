@@ -1,7 +1,8 @@
 """Recurrent layers made into the models that people train, as the textbooks name them.
 
-Every one is a `Model`: called, gone back through, trained and inspected as a layer is.  Deep and
-bidirectional networks are the layers' own: ``fastrnn.LSTM(..., num_layers=2, bidirectional=True)``.
+Every one but `LayerNorm`, a part of some, is a `Model`: called, gone back through, trained and inspected
+as a layer is.  Deep and bidirectional networks are the layers' own:
+``fastrnn.LSTM(..., num_layers=2, bidirectional=True)``.
 """
 
 from ._model import Model, ModelStream, map_state

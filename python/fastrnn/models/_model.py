@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -46,6 +47,13 @@ def on_host_or_device(name: str, value: Any) -> Any:
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that are not None: not every module takes all."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def joined_reports(**reports: Report) -> Report:
+    """Return the reports of several parts as one, each entry with its part's name in front."""
+    return Report(
+        {f"{part} {entry}": text for part, report in reports.items() for entry, text in report.items()}
+    )
 
 
 class Model:
@@ -169,7 +177,16 @@ class Model:
                 yield from module._models()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={part!r}' for name, part in self._parts.items())})"
+        shown = [f"{name}={part!r}" for name, part in self._parts.items()]
+        for name, default in (("output", "linear"), ("nonlinearity", "tanh")):
+            own = getattr(self, name, default)
+            if own != default:
+                shown.append(f"{name}={own!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _configuration(self) -> str:
+        """Return what a file has to agree with beside names and shapes; it may be of another dtype."""
+        return re.sub(r", dtype='\w+'", "", repr(self))
 
     # ------------------------------------------------------------------------------------- calls
 
@@ -266,12 +283,17 @@ class Model:
         -----
         A training call made before cannot be gone back through any more.
         """
+        self._write_parameters(self._check_parameters(state_dict))
+
+    def _check_parameters(self, state_dict: Mapping[str, Any]) -> dict[str, Array]:
+        """Return copies of the arrays, checked; sources may share memory with parameters."""
         backend = backend_of_device(self.device)
         parameters = self.parameters
         shapes = {name: tuple(array.shape) for name, array in parameters.items()}
         arrays = check_parameters(backend.own, "state_dict", shapes, state_dict, self.dtype, cast=True)
-        # Sources may share memory with parameters, so all are copied before the first is written.
-        copies = {name: backend.array(a, self.dtype) for name, a in zip(shapes, arrays, strict=True)}
+        return {name: backend.array(a, self.dtype) for name, a in zip(shapes, arrays, strict=True)}
+
+    def _write_parameters(self, copies: Mapping[str, Array]) -> None:
         leaf: Any
         for prefix, leaf in self.leaves():
             own = {name: copies[f"{prefix}.{name}"] for name in leaf.parameters}
@@ -292,7 +314,8 @@ class Model:
         An existing file is replaced, and only once the new one is complete.
         """
         arrays = {name: on_host(array) for name, array in self.parameters.items()}
-        _files.write(path, _files.MODEL, arrays, {"class": type(self).__name__})
+        description = {"class": type(self).__name__, "model": self._configuration()}
+        _files.write(path, _files.MODEL, arrays, description)
 
     def load(self, path: _files.AnyPath) -> Self:
         """Read the parameters that `save` wrote for a model of the same parts; returns the model itself.
@@ -302,8 +325,8 @@ class Model:
         OSError
             The file cannot be read.
         ValueError
-            It is no safetensors file of `save`, or of a model of another class or other shapes; nothing
-            has changed then.
+            It is no safetensors file of `save`, or of a model of another class, other shapes or options
+            (nonlinearity, ...); nothing has changed then.
 
         Examples
         --------
@@ -321,7 +344,10 @@ class Model:
         def take(description: dict[str, Any], arrays: Mapping[str, Array]) -> None:
             if description["class"] != type(self).__name__:
                 raise ValueError(f"its class is {description['class']!r}; expected {type(self).__name__!r}")
-            self.load_state_dict(arrays)
+            copies = self._check_parameters(arrays)
+            if description["model"] != self._configuration():
+                raise ValueError(f"it is of {description['model']}; expected {self._configuration()}")
+            self._write_parameters(copies)
 
         _files.load(path, _files.MODEL, take)
         return self

@@ -6,8 +6,9 @@ from typing import Any
 
 from .._arrays import expect_shape, is_on_device, take
 from .._backends import is_integer
+from ..info import Report
 from ._host import seeds
-from ._model import PartStream, State, given
+from ._model import PartStream, State, given, joined_reports
 from ._states import (
     Bridge,
     check_backward,
@@ -150,7 +151,10 @@ class EncoderDecoder(_Decoder):
         return started
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
-        """Back-propagate through the last call; returns dx and dstate, both of the encoder."""
+        """Back-propagate through the last call; returns dx and dstate, both of the encoder.
+
+        The gradient in `inputs` is not returned.
+        """
         check_backward(self.encoder, None, None)
         _, dstate = self.decoder.backward(do, dstate_n)
         if self.bridge is not None:
@@ -158,6 +162,13 @@ class EncoderDecoder(_Decoder):
             dstate = state_of_flat(dflat, self._encoded)
         dx, dfirst = self.encoder.backward(None, dstate)
         return dx, dfirst
+
+    def explain(self, x: Any, *, inputs: Any = None) -> Report:
+        """Tell what runs encoder and decoder in a call with these; computes nothing."""
+        x = self._check_x(x)
+        if not is_on_device(inputs):
+            inputs, _ = self._check_inputs(inputs, x.shape[1], None)
+        return joined_reports(encoder=self.encoder.explain(x), decoder=self.decoder.explain(inputs))
 
     def start(self, x: Any, state: State = None, *, lengths: Any = None) -> PartStream:
         """Return a stream of B rows that has read x, and takes the decoder's inputs; needs eval mode."""

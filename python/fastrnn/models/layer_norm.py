@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._backends import Array
-from ..layouts import Spec
+from ..layouts import LARGEST_SIZE, Spec, integer
 from ..reference import sigmoid
 from ..training import Linear
 from ._host import Recursion, seeds
@@ -17,12 +17,13 @@ class LayerNorm:
     """Sums of a layer to mean 0 and variance 1, then scaled and shifted: ``y = g (a - mean) / std + b``.
 
     Ba, Kiros & Hinton, "Layer normalization", arXiv:1607.06450, 2016, equations 3 and 4, with 1e-5 added
-    to the variance.  Each block of the last axis is normalised for itself.
+    to the variance.  Each block of the last axis is normalised for itself.  A part for cells of one's own,
+    and no `Model`: a call returns what its `backward` is then given.
 
     Parameters
     ----------
     blocks
-        Their sizes.
+        Their sizes, each at least 1.
     dtype
         float32 or float64.
 
@@ -40,7 +41,9 @@ class LayerNorm:
     device = "cpu"
 
     def __init__(self, *blocks: int, dtype: Any = "float32") -> None:
-        size = sum(blocks)
+        size = sum(integer("blocks", block, 1, LARGEST_SIZE) for block in blocks)
+        if not blocks:
+            raise ValueError("blocks is empty; expected the size of at least one block")
         self.dtype = np.dtype(dtype)
         self.parameters = {"weight": np.ones(size, dtype), "bias": np.zeros(size, dtype)}
         self.gradients = {name: np.zeros_like(array) for name, array in self.parameters.items()}

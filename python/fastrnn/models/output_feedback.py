@@ -8,10 +8,11 @@ import numpy as np
 
 from .._arrays import expect_shape
 from .._backends import Array, is_integer
+from ..info import Report
 from ..layouts import Nonlinearity, Spec, one_of
 from ..reference import nonlinearity, nonlinearity_slope
 from ..training import Linear, softmax
-from ._host import Recursion, seeds, token_vectors
+from ._host import HostModel, Recursion, seeds, token_vectors
 from ._model import State
 
 
@@ -73,7 +74,7 @@ class OutputFeedback(Recursion):
         self.input = Linear(spec.input_size, hidden_size, dtype=spec.dtype, seed=first)
         self.feedback = Linear(spec.hidden_size, hidden_size, False, dtype=spec.dtype, seed=second)
         self.readout = Linear(hidden_size, spec.hidden_size, dtype=spec.dtype, seed=third)
-        self.output_size = self.readout.out_features
+        self.output_size, self.nonlinearity = self.readout.out_features, spec.nonlinearity
         self._forced = False  # whether the last call was fed targets
         super().__init__(spec, input=self.input, feedback=self.feedback, readout=self.readout)
 
@@ -155,6 +156,10 @@ class OutputFeedback(Recursion):
         if call.lengths is not None:  # the final state of a row without steps is its initial one
             dfirst = dfirst + np.where(call.lengths[:, None] == 0, dlast, 0)
         return None if call.tokens else call.give(dx), call.give(dfirst)
+
+    def explain(self, x: Any, *, targets: Any = None) -> Report:
+        """Say that no kernel runs, and why: for teacher forcing with targets, else for the closed loop."""
+        return super().explain(x) if targets is None else HostModel.explain(self, x)
 
     # The closed loop, step by step; a stream runs it as well.
 

@@ -13,7 +13,7 @@ from ..info import Report
 from ..layouts import Spec, integer, one_of
 from ..training import Linear, valid_steps
 from ._host import one_hot, seeds
-from ._model import Model, PartStream, State, given, on_host_or_device
+from ._model import Model, PartStream, State, given, joined_reports, on_host_or_device
 from ._states import Bridge, check_backward, check_one_direction, state_shapes
 
 
@@ -331,7 +331,10 @@ class OneToMany(_Decoder):
         return o[1:], state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
-        """Back-propagate through the last call; returns dx (B, X) and dstate (None with mode="state")."""
+        """Back-propagate through the last call; returns dx (B, X) and dstate (None with mode="state").
+
+        The gradient in `inputs` is not returned.
+        """
         if self.mode == "state":
             _, dstate = self.decoder.backward(do, dstate_n)
             dx, _ = self.first.backward(None, dstate)
@@ -341,6 +344,14 @@ class OneToMany(_Decoder):
             do = np.concatenate([np.zeros_like(do[:1]), do])
         dinputs, dstate = self.decoder.backward(do, dstate_n)
         return self.first.backward(np.ascontiguousarray(dinputs[0])), dstate
+
+    def explain(self, x: Any, *, inputs: Any = None) -> Report:
+        """Tell what runs the layer in a call with these; computes nothing."""
+        x = self._check_x(x, None)
+        inputs, _ = self._check_inputs(inputs, len(x), None)
+        if self.mode == "input":
+            inputs = np.empty((len(inputs) + 1, len(x), self.decoder.input_size), x.dtype)
+        return Report({"first": "one product"} | joined_reports(decoder=self.decoder.explain(inputs)))
 
     def start(self, x: Any, state: State = None) -> PartStream:
         """Return a stream of B rows that has taken x (B, X) and goes on with `inputs`; needs eval mode."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from .._arrays import expect_shape, take
 from .._backends import Array, is_integer
-from ._model import Model, State
+from ..info import Report
+from ._model import Model, State, joined_reports
 from ._states import check_backward
 
 
@@ -88,13 +89,26 @@ class Sweep2D(Model):
         """
         if state is not None:
             raise ValueError("state is given; expected None: every sweep starts from zeros")
-        x = take("x", x)
-        axes = {"R": None, "C": None, "B": None}
-        expect_shape("x", x, axes if is_integer(x) else axes | {"I": self.input_size})
+        x = self._check_x(x)
         along_rows, _ = self.rows(_turned(x))
         down, _ = self.columns(_merged(_turned_back(along_rows, x.shape)))
         self._saved = x.shape if self.training else None
         return down.reshape(*x.shape[:3], self.output_size), None
+
+    def _check_x(self, x: Any) -> Array:
+        x = take("x", x)
+        axes = {"R": None, "C": None, "B": None}
+        expect_shape("x", x, axes if is_integer(x) else axes | {"I": self.input_size})
+        return x
+
+    def explain(self, x: Any) -> Report:
+        """Tell what runs each layer; computes nothing."""
+        x = self._check_x(x)
+        R, C, B = x.shape[:3]
+        down = np.empty(
+            (R, C * B, self.columns.input_size), "float32" if self.dtype == "bfloat16" else self.dtype
+        )
+        return joined_reports(rows=self.rows.explain(_turned(x)), columns=self.columns.explain(down))
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, None]:
         """Back-propagate through the last call; returns ``(dx, None)``, dx None for tokens.

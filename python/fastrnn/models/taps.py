@@ -57,6 +57,7 @@ class MultiTap(Recursion):
         count = integer("taps", taps, 1, LARGEST_SIZE)
         spec = Spec("rnn", input_size, hidden_size, num_layers=count, nonlinearity=nonlinearity, dtype=dtype)
         self.hidden_size = self.output_size = H = spec.hidden_size
+        self.nonlinearity = spec.nonlinearity
         first, second = seeds(seed, 2)
         self.input = Linear(spec.input_size, H, dtype=spec.dtype, seed=first)
         self.taps = Linear(count * H, H, False, dtype=spec.dtype, seed=second)
@@ -134,7 +135,7 @@ class TimeDelay(HostModel):
         first, second = seeds(seed, 2)
         self.input = Linear((self.delays + 1) * spec.input_size, hidden_size, dtype=spec.dtype, seed=first)
         self.readout = Linear(hidden_size, output_size, dtype=spec.dtype, seed=second)
-        self.output_size = self.readout.out_features
+        self.output_size, self.nonlinearity = self.readout.out_features, spec.nonlinearity
         super().__init__(spec, input=self.input, readout=self.readout)
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None) -> tuple[Any, State]:
