@@ -165,8 +165,7 @@ def test_what_cannot_be_written(make: Any, options: Any, error: Any, message: st
 # ------------------------------------------------------------------------------------ from_onnx
 
 
-# With free axes the new exporter writes no recurrent nodes but the products of each step.
-@pytest.mark.parametrize(("legacy", "dynamic"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize(("legacy", "dynamic"), [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(
     ("cell", "options"),
@@ -207,12 +206,15 @@ def test_models_of_torchs_exporter(
             shapes: Any = {"x": dict(enumerate(axes))} if dynamic else None
             torch.onnx.export(network, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=shapes)
         else:
-            torch.onnx.export(network, (x,), file, dynamo=True, verbose=False)
+            # torch.export fixes the number of steps.
+            free = ({axes.index("batch"): torch.export.Dim.DYNAMIC},) if dynamic else None
+            torch.onnx.export(network, (x,), file, dynamo=True, verbose=False, dynamic_shapes=free)
     stack = from_onnx(onnx.load_from_string(file.getvalue()))
     if legacy or cell != "RNN":  # of which the new exporter makes products too
         assert set(stack.explain().values()) == {"fused"}
     if dynamic:
-        x = torch.randn(2, 9, 4)
+        sizes = {"batch": 7, "time": 9 if legacy else x.shape[axes.index("time")]}
+        x = torch.randn(*(sizes[axis] for axis in axes), 4)
     with torch.no_grad():
         out, state_n = network(x)
     states = state_n if isinstance(state_n, tuple) else (state_n,)
@@ -263,6 +265,7 @@ OPERATORS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     ),
     ("Gemm", 17, {"b": np.linspace(-1, 1, 6, dtype="f").reshape(3, 2)}, {}),
     ("Add", 17, {"b": np.ones((3, 1), "f")}, {}),
+    ("Mul", 17, {"b": np.full((3, 1), 0.7, "f")}, {}),
     ("Softmax", 17, {}, {}),
     ("Softmax", 17, {}, {"axis": 1}),
     ("Softmax", 11, {}, {}),

@@ -149,6 +149,7 @@ _OPERATORS: dict[str, _Operator] = {
     "Expand": _Operator(_expand),
     "Gather": _Operator(lambda v, a, opset: np.take(v[0], v[1], axis=a.get("axis", 0)), ("axis",)),
     "Identity": _Operator(lambda values, attributes, opset: values[0]),
+    "Mul": _Operator(lambda values, attributes, opset: np.multiply(*values)),
     "Shape": _Operator(_shape, ("start", "end")),
 }
 
@@ -358,7 +359,7 @@ def from_onnx(path: Any) -> Stack:
         It is no ONNX model, or a node is malformed or of an operator other than RNN, GRU, LSTM, Transpose,
         Squeeze, Unsqueeze, Reshape, Concat, Slice, MatMul, Gemm, Add, Softmax, Relu, Sigmoid, Tanh, and
         those that exporters make shapes and zero states with: Constant, ConstantOfShape, Shape, Gather,
-        Expand, Cast, Identity.  The message names the node.
+        Expand, Cast, Identity, Mul.  The message names the node.
 
     Examples
     --------
