@@ -141,7 +141,7 @@ class ManyToOne(_Readout):
         Returns
         -------
         o : array (B, O)
-            For a row of length 0 that of h = 0.
+            For a row of length 0 that of h = 0, whatever `state` is: the row has no last step.
         state_n : as the layer's
 
         Raises
