@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +110,28 @@ def test_torch_state_dicts_and_files(
     safetensors.numpy.save_file(saved, tmp_path / "model.safetensors")
     for path in tmp_path / "model.safetensors", str(tmp_path / "model.safetensors"):
         same_parameters(layer, from_torch(path, prefix="decoder.", **seen))
+    with pytest.raises(
+        ValueError, match=r"no name in .*model\.safetensors begins with 'x'; there are decoder"
+    ):
+        from_torch(path, prefix="x")
 
 
-def test_torch_half_needs_a_dtype() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_torch_half_is_widened(dtype: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    module = torch.nn.GRU(I, H, dtype=torch.bfloat16)
-    with pytest.raises(TypeError, match="bfloat16"):
-        from_torch(module)
-    layer = from_torch(module, dtype="float32")
-    assert layer.parameters["weight_ih_l0"].tolist() == module.weight_ih_l0.float().tolist()
+    from safetensors.torch import save_file
+
+    module = torch.nn.GRU(I, H, dtype=getattr(torch, dtype))
+    save_file({f"rnn.{name}": tensor for name, tensor in module.state_dict().items()}, tmp_path / "half")
+    for layer in (
+        from_torch(module),
+        from_torch(module.state_dict()),
+        from_torch(tmp_path / "half", prefix="rnn."),
+        from_torch(module, dtype="float64"),
+    ):
+        for name, tensor in module.state_dict().items():
+            assert layer.parameters[name].tolist() == tensor.float().tolist()
+    assert from_torch(module).dtype == "float32"
 
 
 def arrays_of(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -576,6 +591,14 @@ def test_haste_errors() -> None:
         to_haste({})
     layer = fastrnn.GRU(I, H, zoneout=0.1, seed=0)
     same_parameters(layer, from_haste(to_haste(layer), zoneout=0.1))
+
+
+def test_nothing_else_is_imported() -> None:
+    code = "import sys, fastrnn.convert, fastrnn.onnx; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert "fastrnn" in loaded
+    assert not loaded & {"onnx", "torch", "keras", "flax", "jax"}
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

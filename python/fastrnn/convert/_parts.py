@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,24 +103,45 @@ def _flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def read_source(name: str, source: Any, prefix: str) -> Any:
     """Read a file of safetensors, and keep of a mapping what begins with `prefix`, without it."""
     if isinstance(source, str | bytes | os.PathLike):
-        import safetensors
-        import safetensors.numpy
-
-        path = Path(os.fsdecode(source))
-        with path.open("rb"):  # the system's own error if it cannot be read
-            pass
-        try:
-            source = safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        source = _read_file(Path(os.fsdecode(source)), prefix)
     if prefix:
         if not isinstance(source, Mapping):
             raise TypeError(f"prefix is {prefix!r} for a {type(source).__name__}; expected a mapping with it")
-        chosen = {key.removeprefix(prefix): value for key, value in source.items() if key.startswith(prefix)}
-        if not chosen:
-            raise ValueError(f"no name in {name} begins with {prefix!r}; there are {', '.join(source)}")
-        source = chosen
+        chosen = _beginning_with(prefix, name, source)
+        source = {key.removeprefix(prefix): source[key] for key in chosen}
     return source
+
+
+def _beginning_with(prefix: str, where: str, names: Iterable[str]) -> list[str]:
+    chosen = [name for name in names if name.startswith(prefix)]
+    if prefix and not chosen:
+        raise ValueError(f"no name in {where} begins with {prefix!r}; there are {', '.join(names)}")
+    return chosen
+
+
+def _read_file(path: Path, prefix: str) -> dict[str, Array]:
+    """Read the tensors whose names begin with `prefix`; bfloat16, which NumPy does not have, as float32."""
+    import safetensors
+
+    with path.open("rb"):  # the system's own error if it cannot be read
+        pass
+    tensors, narrow = {}, []
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            for name in _beginning_with(prefix, str(path), file.keys()):
+                if file.get_slice(name).get_dtype() == "BF16":
+                    narrow.append(name)
+                else:
+                    tensors[name] = file.get_tensor(name)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    if narrow:
+        deserialize: Any = safetensors.deserialize
+        entries = dict(deserialize(path.read_bytes()))
+        for name in narrow:  # the upper half of a float32
+            bits = np.frombuffer(entries[name]["data"], "<u2").astype(np.uint32) << 16
+            tensors[name] = bits.view(np.float32).reshape(entries[name]["shape"])
+    return tensors
 
 
 def each_direction(name: str, source: Any, prefix: str = "") -> list[tuple[Tensors, ...]]:
@@ -156,8 +177,13 @@ def check_same_directions(name: str, counts: list[int]) -> None:
         raise ValueError(f"the layers of {name} have {counts} directions; expected as many in each")
 
 
+def dtype_of(arrays: Iterable[Any]) -> str:
+    """Return "float64" if one of some arrays of any library is, else "float32": narrower ones are widened."""
+    return "float64" if any(str(array.dtype).endswith("float64") for array in arrays) else "float32"
+
+
 def assemble(cell: Cell, layers: list[tuple[Part, ...]], *, batch_first: bool = False, **options: Any) -> Any:
-    """Make the layer; its dtype is float64 if one of the arrays is, else float32."""
+    """Make the layer."""
     G = len(GATES[cell])
     first = layers[0][0]
     arrays = [array for directions in layers for part in directions for array in part.values()]
@@ -170,7 +196,7 @@ def assemble(cell: Cell, layers: list[tuple[Part, ...]], *, batch_first: bool = 
         bias=bias,
         batch_first=batch_first,
         bidirectional=len(layers[0]) == 2,
-        dtype="float64" if any(array.dtype == np.float64 for array in arrays) else "float32",
+        dtype=dtype_of(arrays),
         seed=0,
         **options,
     )

@@ -10,7 +10,7 @@ from .. import _arrays
 from .._backends import on_host
 from ..layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from ..layouts import GATES, Spec
-from ._parts import LAYERS, Tensors, read_source
+from ._parts import LAYERS, Tensors, dtype_of, read_source
 
 _NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d+)(_reverse)?)?")
 _CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
@@ -32,7 +32,7 @@ def from_torch(
     nonlinearity, batch_first : optional
         Of a mapping or file, which cannot say; a module says it itself.
     dtype : str, optional
-        "float32" or "float64"; that of the arrays if None.
+        "float32" or "float64"; if None float64 for arrays of it, else float32.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def from_torch(
     Raises
     ------
     TypeError
-        `source` is something else, or not of a float type that is computed on the CPU.
+        `source` is something else, or holds what are no floats.
     ValueError
         A tensor is missing, unexpected or of another shape than expected: the message names it and both
         shapes.
@@ -69,7 +69,7 @@ def from_torch(
     else:
         tensors, kind, options = _of_module(source)
     if dtype is None:
-        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        dtype = dtype_of(tensors.values())
     layer = kind(**options, dtype=dtype, seed=0)
     layer.load_state_dict(tensors)
     return layer
