@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core
+from fastrnn.models import ManyToMany
 from fastrnn.training import SGD, AdaGrad, Adam, AdamW, Linear, RMSprop
-from tolerances import assert_close
+from tolerances import assert_close, assert_same_bits
 from training_modules import module
 
 FLOATS = ["float32", "float64"]
@@ -311,3 +313,38 @@ def test_assigned_learning_rate_is_checked_before_a_step():
     optimizer.learning_rate = 0.0  # where a schedule starts
     optimizer.step()
     assert trained.parameters["p0"] == [1.0]
+
+
+MADE = {
+    "layer": lambda dtype: fastrnn.LSTM(3, 4, dtype=dtype, seed=0),
+    "model": lambda dtype: ManyToMany(fastrnn.GRU(3, 4, dtype=dtype, seed=0), 2, seed=1),
+    "linear": lambda dtype: Linear(3, 2, dtype=dtype, seed=0),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_what_was_pickled_goes_on_training(rng, kind, dtype, with_optimizer):
+    """The dtypes of arrays that were pickled are equal to NumPy's own, but other objects."""
+    x = rng.standard_normal((5, 2, 3)).astype(dtype)
+
+    def step(trained, optimizer):
+        optimizer.zero_grad()
+        o = trained(x)[0] if kind != "linear" else trained(x)
+        trained.backward(np.ones_like(o))
+        optimizer.step()
+
+    trained = MADE[kind](dtype)
+    optimizer = Adam([trained], 0.1)
+    step(trained, optimizer)
+    if with_optimizer:
+        again, resumed = pickle.loads(pickle.dumps((trained, optimizer)))
+    else:
+        again = pickle.loads(pickle.dumps(trained))
+        resumed = Adam([again], 0.1)
+        resumed.load_state_dict(optimizer.state_dict())
+    for one, other in ((trained, optimizer), (again, resumed)):
+        step(one, other)
+    for name, parameter in trained.parameters.items():
+        assert_same_bits(again.parameters[name], parameter, name)

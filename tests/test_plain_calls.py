@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -88,6 +89,19 @@ def test_cells(
     was_plain(plain, x)
     assert_equal(plain, checked)
     assert_equal(layer(x, state), checked)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_that_were_pickled(dtype: str, rng: np.random.Generator) -> None:
+    """Their dtype is equal to NumPy's own, but another object."""
+    layer = fastrnn.GRU(IN, H, dtype=dtype, seed=1).eval()
+    x = pickle.loads(pickle.dumps(normal(rng, (T, B, IN), dtype)))
+    assert x.dtype is not np.dtype(dtype)
+    plain = layer._packed.run_plain(layer._axes, x, None)
+    was_plain(plain, x)
+    assert_equal(plain, layer(x.view(OtherArray)))
+    swapped = x.astype(x.dtype.newbyteorder())
+    assert layer._packed.run_plain(layer._axes, swapped, None) is None
 
 
 @pytest.mark.parametrize("cell", LAYERS)

@@ -145,7 +145,11 @@ bool is_plain(const py::handle& object) {
   const auto& numpy = py::detail::npy_api::get();
   if (Py_TYPE(object.ptr()) != numpy.PyArray_Type_) return false;
   const auto a = py::reinterpret_borrow<py::array>(object);
-  return a.dtype().is(py::dtype::of<T>()) && (a.flags() & kPlain) == kPlain;
+  const py::dtype own = py::dtype::of<T>(), dtype = a.dtype();
+  // NumPy's is one object, but that of an array that was pickled another.  The number is compared first, as
+  // it is read from the object; it is that of another order of bytes too.
+  const bool same = dtype.is(own) || (dtype.num() == own.num() && py::isinstance<py::array_t<T>>(a));
+  return same && (a.flags() & kPlain) == kPlain;
 }
 
 // A new array; a large one begins with a cache line, as those of NumPy seldom do.  A vector that straddles

@@ -1,6 +1,6 @@
-// What trains networks beside their own calls: steps of optimizers, norms of gradients.
+// What trains networks beside their own calls: steps of optimizers, norms of gradients, the loss of logits,
+// the output layer.
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "bind/arrays.h"
@@ -40,7 +40,8 @@ class Arrays {
     for (std::size_t i = 0; i < size(); ++i) {
       const py::array &a = arrays_[i], &other = like.arrays_[i];
       const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
-      if (!a.dtype().is(other.dtype())) {
+      // Not by identity: a dtype that was pickled is an object of its own.
+      if (!a.dtype().equal(other.dtype())) {
         throw py::type_error(label + " is " + py::str(a.dtype()).cast<std::string>() + "; expected " +
                              py::str(other.dtype()).cast<std::string>());
       }
