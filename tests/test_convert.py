@@ -593,6 +593,15 @@ def test_haste_errors() -> None:
     same_parameters(layer, from_haste(to_haste(layer), zoneout=0.1))
 
 
+def test_short_names() -> None:
+    for name in fastrnn.convert.__all__:
+        if name.startswith(("from_", "to_")):
+            assert getattr(fastrnn, name) is getattr(fastrnn.convert, name)
+            assert name in dir(fastrnn)
+    with pytest.raises(AttributeError, match="no attribute 'from_caffe'"):
+        _ = fastrnn.from_caffe
+
+
 def test_nothing_else_is_imported() -> None:
     code = "import sys, fastrnn.convert, fastrnn.onnx; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

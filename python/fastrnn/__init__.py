@@ -52,13 +52,18 @@ __all__ = [
     "training",
 ]
 
+# Of `convert`, for short.
+_CONVERTERS = [f"{way}_{system}" for way in ("from", "to") for system in ("flax", "haste", "keras", "torch")]
+
 
 def __getattr__(name: str) -> Any:
     # Submodules that an import of the package does not wait for.
     if name in ("convert", "diagnostics", "models", "onnx", "reference", "sampling", "torch", "training"):
         return import_module(f".{name}", __name__)
+    if name in _CONVERTERS:
+        return getattr(import_module(".convert", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_CONVERTERS})
