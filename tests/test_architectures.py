@@ -913,16 +913,13 @@ def test_lengths_of_targets_may_be_of_any_integers(rng):
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_the_final_state_is_the_callers(rng, name):
     model, x = SEQUENCES[name](), rng.standard_normal((T, B, X))
-    results = []
+    dstate_n, results = random_state(rng, model), []
     for written in False, True:
         o, state_n = model(x)
-        dstate_n = tuple(np.ones_like(a) for a in arrays(state_n))
         if written:
             for array in arrays(state_n):
                 array[...] = 0
-        results.append(
-            model.backward(np.ones_like(o), dstate_n if isinstance(state_n, tuple) else dstate_n[0])
-        )
+        results.append(model.backward(np.ones_like(o), dstate_n))
     assert_equal(*results)
 
 
