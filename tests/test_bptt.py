@@ -226,3 +226,11 @@ def test_bad_arguments(rng):
         accumulate(model, [(x, targets, 3)], softmax_cross_entropy)
     assert not any(gradient.any() for gradient in model.gradients.values())
     assert isinstance(model.readout, Linear)
+
+
+def test_truncation_needs_one_direction(rng):
+    model = ManyToMany(fastrnn.GRU(SYMBOLS, SIZE, bidirectional=True, seed=0), SYMBOLS, seed=1)
+    with pytest.raises(
+        ValueError, match=r"model is ManyToMany\(.*; expected one direction: the state of the"
+    ):
+        truncated_bptt(model, *make_data(rng, 6), softmax_cross_entropy, 3)

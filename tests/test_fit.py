@@ -179,6 +179,63 @@ def test_when_it_evaluates(every, steps):
     assert history.evaluations == [(step, 0.0) for step in steps]
 
 
+@pytest.mark.parametrize(("part", "count"), [(0.1, 11), (0.3, 4), (0.05, 11)])
+def test_no_evaluation_is_lost_to_rounding(part, count):
+    """3 / 10 over 0.1 is a little less than 3."""
+    history = train(make_model(), steps=10, evaluate=lambda model: 1.0, evaluate_every=part)
+    assert len(history.evaluations) == count
+
+
+def test_parts_of_a_training_on_data_of_unknown_length_are_whole_epochs():
+    options = {"evaluate": lambda model: 1.0, "evaluate_every": 0.25}
+    history = train(make_model(), BATCHES.__call__, **options)
+    assert [step for step, _ in history.evaluations] == [0, 4, 8]
+
+
+def test_no_evaluation_between_the_batches_of_an_update(tmp_path):
+    path = tmp_path / "log.csv"
+    history = train(
+        make_model(), epochs=3, accumulate=3, evaluate=lambda model: 1.0, evaluate_every=0.05, log=path
+    )
+    assert history.steps == 6  # 3 batches and 1, an epoch
+    assert [step for step, _ in history.evaluations] == list(range(7))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["evaluation"]] == list(range(7))
+
+
+def test_a_function_that_evaluates_may_return_any_finite_number():
+    history = train(make_model(), evaluate=lambda model: 1e9)
+    assert [value for _, value in history.evaluations] == [1e9] * 3
+    with pytest.raises(FloatingPointError, match="after step 0: the evaluation's loss is inf"):
+        train(make_model(), evaluate=lambda model: np.inf)
+
+
+@pytest.mark.parametrize("truncate", [(3, 3), (2, 5)])
+def test_windows_that_score_nothing_pass_the_state_on(truncate):
+    """The updates are those of a loss from which the other windows are left out."""
+    mask = np.zeros((STEPS, ROWS), bool)
+    mask[3:6] = True
+    data = [(X, TARGETS, {"mask": mask})]
+    model, carried = make_model(), make_model()
+    history = train(model, data, truncate=truncate, epochs=2, accumulate=2)
+    assert history.positions[-1] == 2 * mask.sum()
+    train(carried, [*data, *data], truncate=truncate, epochs=1, accumulate=2, carry_state=True)
+    assert all(np.isfinite(parameter).all() for parameter in carried.parameters.values())
+    if truncate == (3, 3):
+        other, losses = make_model(), []
+        optimizer = Adam([other], 0.01)
+        for _ in range(2):
+            _, state = other(X[:3])
+            loss, _ = full_bptt(other, X[3:6], TARGETS[3:6], softmax_cross_entropy, state=state)
+            losses.append(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        assert history.losses == losses
+        same_parameters(model, other)
+    with pytest.raises(ValueError, match="mask scores no position; expected at least one"):
+        train(make_model(), [(X, TARGETS, {"mask": np.zeros_like(mask)})], truncate=truncate)
+
+
 def test_early_stop_keeps_the_best_parameters():
     model, seen = make_model(), []
 
@@ -239,6 +296,7 @@ RESUMED = {
     "truncated": {"truncate": (4, 8), "carry_state": True},
     "early stop": {"evaluate": BATCHES, "evaluate_every": 3, "patience": 50},
     "scheduled": {"prepare": ScheduledSampling(lambda k: inverse_sigmoid_decay(k, 2.0), first=0), "seed": 5},
+    "parts": {"evaluate": BATCHES, "evaluate_every": 0.3, "limit": lambda k: k / 8},
     "rates": {"learning_rate": lambda k: 0.02 / (k + 1), "clip": 0.5},
 }
 
@@ -383,6 +441,58 @@ def test_a_training_that_ended_can_be_prolonged(tmp_path):
     assert train(model, epochs=3, checkpoint=path, resume=True).losses == train(unbroken, epochs=3).losses
     same_parameters(model, unbroken)
     assert train(model, epochs=3, checkpoint=path, resume=True).steps == 12
+
+
+def rising(*values):
+    """An evaluation that returns these values, one after another."""
+    left = list(values)
+    return lambda model: left.pop(0)
+
+
+def test_resumed_without_patience_the_last_parameters_are_kept(tmp_path):
+    path = tmp_path / "training.safetensors"
+    options = {"evaluate_every": 2, "checkpoint": path}
+    train(make_model(), epochs=1, evaluate=rising(3.0, 1.0, 2.0), patience=9, **options)
+    resumed, unbroken = make_model(), make_model()
+    train(resumed, epochs=2, evaluate=rising(4.0, 5.0), resume=True, **options)
+    train(unbroken, epochs=2)
+    same_parameters(resumed, unbroken)
+    # And with it again: what was best before is gone, so the last evaluation is the first to compare with.
+    history = train(resumed, epochs=4, evaluate=rising(6.0, 7.0), patience=2, resume=True, **options)
+    assert (history.ending, history.steps) == ("early stop", 12)
+    same_parameters(resumed, unbroken)
+
+
+@pytest.mark.parametrize("before", [{}, {"evaluate": lambda model: 1.0, "evaluate_every": 5}])
+def test_patience_added_on_resuming_compares_from_there(tmp_path, before):
+    path = tmp_path / "training.safetensors"
+    train(make_model(), epochs=2, checkpoint=path, **before)
+    options = {"evaluate": rising(5.0, 3.0, 4.0, 6.0), "evaluate_every": 2, "patience": 2}
+    resumed, unbroken = make_model(), make_model()
+    history = train(resumed, epochs=9, checkpoint=path, resume=True, **options)
+    assert history.evaluations[-4:] == [(8, 5.0), (10, 3.0), (12, 4.0), (14, 6.0)]
+    assert history.ending == "early stop"
+    train(unbroken, steps=10)
+    same_parameters(resumed, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("every", "then", "steps"),
+    [
+        (0.5, 0.5, [0, 2, 4, 8, 16]),  # of 4 steps, then of 16: half of those come at 8
+        (1, 0.25, [0, 1, 2, 3, 4, 8, 12, 16]),
+        (1, None, [0, 1, 2, 3, 4, 8, 12, 16]),
+        (None, 3, [0, 4, 6, 9, 12, 15]),
+        (0.5, 4, [0, 2, 4, 8, 12, 16]),
+    ],
+)
+def test_a_prolonged_training_goes_on_evaluating(tmp_path, every, then, steps):
+    path, evaluate = tmp_path / "training.safetensors", lambda model: 1.0
+    train(make_model(), epochs=1, checkpoint=path, evaluate=evaluate, evaluate_every=every)
+    history = train(
+        make_model(), epochs=4, checkpoint=path, resume=True, evaluate=evaluate, evaluate_every=then
+    )
+    assert [step for step, _ in history.evaluations] == steps
 
 
 def test_resume_without_a_file_begins_anew(tmp_path):
@@ -721,6 +831,21 @@ def test_bad_data():
         train(make_model(), [(X, TARGETS, {"inputs": X})], truncate=(3, 3))
     with pytest.raises(ValueError, match="batches is empty"):
         train(make_model(), evaluate=[])
+    with pytest.raises(ValueError, match="evaluate can be gone through only once; expected a list, say, or"):
+        train(make_model(), evaluate=(batch for batch in PLAIN))
+    with pytest.raises(ValueError, match="a batch has the option 'state'; expected none"):
+        train(make_model(), [(X, TARGETS, {"state": None})])
+
+
+@pytest.mark.parametrize("options", [{"carry_state": True}, {"truncate": (3, 3)}])
+def test_states_that_go_backwards_are_not_carried(options):
+    layer = fastrnn.GRU(SYMBOLS, 4, bidirectional=True, seed=0)
+    for model in (layer, ManyToMany(layer, SYMBOLS, seed=1)):
+        with pytest.raises(ValueError, match=r"model is .*; expected one direction: the state of the other"):
+            train(model, PLAIN, **options)
+    with pytest.raises(ValueError, match="expected one direction"):
+        mean_loss(model, PLAIN, softmax_cross_entropy, carry_state=True)
+    assert layer.calls == 0
 
 
 def test_history_of_nothing():

@@ -102,6 +102,8 @@ def evaluated(
 ) -> tuple[float, int, Any, Any]:
     """Forward and loss: the loss, how many positions it scores, its gradient in o, the final state."""
     options = dict(options)
+    if "state" in options:
+        raise ValueError("a batch has the option 'state'; expected none: carry_state starts it from the last")
     mask = options.pop("mask", None)
     o, state_n = model(x, state, **options)
     ends = _ends(x, o, options)
@@ -142,11 +144,14 @@ def truncated_bptt(
     Sutskever, "Training recurrent neural networks", 2013, section 2.8.6.  At t = k1, 2 k1, ... the loss of
     the steps t - k1 to t is differentiated with the state at t - k2 held constant.  Every step's loss counts
     once.  k1 = k2 is training chunk by chunk with the state carried; k1 = k2 = T is full BPTT, to the bit.
+    Where k1 does not divide T the last window ends at T: it has the loss of the steps that are left, and goes
+    back through k2 steps from there, or with k1 = k2 through those of its loss alone.
 
     Parameters
     ----------
     model
-        A layer or model in training mode whose o has the steps of x, as `models.ManyToMany`.
+        A layer or model in training mode whose o has the steps of x, as `models.ManyToMany`; of one
+        direction.
     x, targets
         NumPy's, time-major: T steps are their first axis.
     loss
@@ -227,14 +232,21 @@ def windows(
     state: Any,
     options: Mapping[str, Any],
 ) -> Iterator[tuple[Pass, Callable[[], Pass]]]:
-    """Make the pass of each window; yield what came of it, and a function that makes it again."""
+    """Make the pass of each window; yield what came of it, and a function that makes it again.
+
+    A window of which `mask` scores nothing only leads to the state after it: its loss is 0, of no positions.
+    """
     k1, k2 = check_truncation(k1, k2)
+    check_carried("model", model)
     if is_on_device(x):
         raise NotImplementedError("x is on a device; truncated BPTT takes NumPy's arrays, for any model")
     if unknown := sorted(options.keys() - {"lengths", "reset", "mask"}):
         raise TypeError(f"option {unknown[0]!r} cannot be cut into windows; expected lengths, reset or mask")
     steps = len(x)
     longest = np.max(options["lengths"], initial=0) if "lengths" in options else steps
+    mask = np.asarray(options["mask"]) if "mask" in options else None
+    if mask is not None and not mask[:longest].any():
+        raise ValueError("mask scores no position; expected at least one to take the mean over")
     start = first = 0  # `state` is that at step `start`; losses before `first` have been counted
     for end in [*range(k1, steps, k1), steps]:
         if first and first >= longest:
@@ -244,14 +256,36 @@ def windows(
             _, state = model(x[start:begin], state, **_cut(options, start, begin))
             start = begin
         own = _cut(options, begin, end)
-        if "mask" in options:
-            own["mask"] = np.asarray(options["mask"])[first:end]
-        run = partial(gradients, model, x[begin:end], targets[first:end], loss, state, own, first - begin)
+        if mask is not None:
+            own["mask"] = mask[first:end]
+        pass_over = gradients if mask is None or own["mask"].any() else _unscored
+        run = partial(pass_over, model, x[begin:end], targets[first:end], loss, state, own, first - begin)
         made = run()
         yield made, run
         first = end
         if k1 == k2:
             start, state = end, made[2]
+
+
+def _unscored(
+    model: Any,
+    x: Any,
+    targets: Any,
+    loss: LossFunction,
+    state: Any,
+    options: Mapping[str, Any],
+    skip: int = 0,
+) -> Pass:
+    """Do what `gradients` does where nothing is scored: go on to the final state."""
+    _, state_n = model(x, state, **{name: value for name, value in options.items() if name != "mask"})
+    return 0.0, 0, state_n
+
+
+def check_carried(name: str, model: Any) -> None:
+    """Raise ValueError for a model whose final state is none that later steps could start from."""
+    from ..models._states import check_one_direction  # which imports this package
+
+    check_one_direction(name, model, "the state of the other one comes from the steps to come")
 
 
 def _cut(options: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .history import History
 
 Arrays = dict[str, NDArray[Any]]
 
-NUMBERS = ("epoch", "batch", "scored", "evaluated", "waited")
+NUMBERS = ("epoch", "batch", "scored", "evaluated", "waited", "compared")
 CURVES = ("losses", "learning_rates", "gradient_norms", "epochs", "positions")
 
 
@@ -66,6 +66,8 @@ class Checkpoint:
     """Evaluations that have been due."""
     waited: int = 0
     """Evaluations since the best one."""
+    compared: int = 0
+    """The evaluation, counted from 0, from which on the best one is sought."""
     best: Arrays = field(default_factory=dict)
     """Parameters of the best evaluation, where an early stop is asked for."""
     generator: dict[str, Any] | None = None

@@ -27,6 +27,7 @@ from .bptt import (
     Batch,
     LossFunction,
     Pass,
+    check_carried,
     check_truncation,
     divide_gradients,
     evaluated,
@@ -40,6 +41,9 @@ from .divergence import where_it_began
 from .history import History, Log, checked_log_path, require
 
 Data = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+
+ROUNDING = 1e-9
+"""By how much less than whole a number may come out of a division: 0.3 / 0.1 is 2.9999999999999996."""
 
 
 class Batches:
@@ -117,7 +121,7 @@ def mean_loss(
     Raises
     ------
     ValueError
-        There is no batch.
+        There is no batch, or the state of a bidirectional model is to be carried.
 
     Examples
     --------
@@ -130,6 +134,8 @@ def mean_loss(
     >>> round(mean_loss(model, [(tokens, tokens)], softmax_cross_entropy), 1)  # log(4), nearly
     1.4
     """
+    if carry_state:
+        check_carried("model", model)
     total, count, state = 0.0, 0, None
     with evaluating(model):
         for batch in batches:
@@ -202,7 +208,7 @@ def fit(
         M: one update for the average of the gradients of M batches (fewer at the end of an epoch).
     carry_state
         Each batch starts from the final state of the one before (zero at the start of an epoch).  No gradient
-        goes back.
+        goes back.  Not for bidirectional models.
     truncate
         (k1, k2) of `truncated_bptt`, with an update each window; full BPTT over a batch's steps if None.
     prepare
@@ -214,15 +220,19 @@ def fit(
         That `data` draws from, if it does: a checkpoint has its state.  Where all hangs on the epoch, as in
         `Batches`, there is no need of it.
     evaluate
-        Validation data, for `mean_loss`, or a function of the model.  None: no evaluation.
+        Validation data, for `mean_loss`, which can be iterated over each time; or a function of the model.
+        None: no evaluation.
     evaluate_every
-        Updates from one to the next; or the part of the whole training, less than 1; an epoch if None.
-        The first is before any training.
+        Updates from one to the next; or the part of the whole training, less than 1; an epoch if None.  The
+        first is before any training, none between the batches of one update.  Where `epochs` alone ends the
+        training and data has no length, parts are counted in whole epochs.
     patience
         Stop early after so many evaluations without a lower loss.  However the training ends, the parameters
-        are then those of the best evaluation; a checkpoint has the last ones too, to go on from.
+        are then those of the best evaluation; a checkpoint has the last ones too, to go on from.  A training
+        resumed with patience, but begun without, compares from there on.
     explode
-        Times the first loss, or 1 if that is less, at which a loss has exploded.
+        Times the first loss, or 1 if that is less, at which a loss has exploded; what a function that
+        evaluates returns has only to be finite.
     checkpoint
         A .safetensors file, written at the end, except after divergence, and on the way.
     checkpoint_every
@@ -296,6 +306,13 @@ def fit(
         raise TypeError(f"generator is {generator!r}; expected one of np.random.default_rng")
     if patience is not None and evaluate is None:
         raise ValueError(f"patience is {patience} without evaluate; expected validation data")
+    if isinstance(evaluate, Iterator):
+        raise ValueError(
+            "evaluate can be gone through only once; expected a list, say, or a function of the model, but "
+            "no generator, which one evaluation uses up"
+        )
+    if carry_state or truncate is not None:
+        check_carried("model", model)
     training = _Training(
         model=model,
         data=data,
@@ -409,6 +426,24 @@ class _Training:
             self.generator.bit_generator.state = self.at.generator
         if not self.at.pending:
             self.model.zero_grad()
+        self._resume_evaluations()
+
+    def _resume_evaluations(self) -> None:
+        """Fit what the checkpoint says of evaluations to what is asked for now, which may differ."""
+        at, evaluations = self.at, self.history.evaluations
+        here = bool(evaluations) and evaluations[-1][0] == self.history.steps
+        due = self._due(self.evaluate_every, self._part_done(self._limit()))
+        # In another unit fewer may be due by now: none would be until their number is that of the checkpoint.
+        at.evaluated = due if here else min(at.evaluated, due)
+        if self.patience is None:
+            at.best = {}
+        elif not at.best:
+            # The best parameters so far are gone: these are the first to compare with.
+            at.waited, at.compared = 0, len(evaluations) - here
+            if here:
+                at.best = copies(self.model.parameters)
+            else:
+                at.evaluated = due - 1
 
     def run(self, log_path: AnyPath | None, progress: bool | Callable[[History], str]) -> None:
         """Train to the end."""
@@ -418,7 +453,7 @@ class _Training:
             bar = stack.enter_context(_Bar(progress)) if progress else None
             self.saved = self._due(self.checkpoint_every, 0.0)
             while True:
-                limit = 0.0 if self.limit is None else self.limit(self.history.steps)
+                limit = self._limit()
                 part = self._part_done(limit)
                 if bar is not None:
                     bar.show(part, self.history)
@@ -438,6 +473,9 @@ class _Training:
         self.history.ending = ending
 
     # -------------------------------------------------------------------------------- how far it is
+
+    def _limit(self) -> float:
+        return 0.0 if self.limit is None else self.limit(self.history.steps)
 
     def _part_done(self, limit: float) -> float:
         """Return the done part of the training, 0 to 1; `limit` is what the function of that name says."""
@@ -465,21 +503,26 @@ class _Training:
         """Return how many times something has been due that is due at the start, then every so often."""
         if every is None:
             return self.at.epoch + 1
-        return (self.history.steps // every if isinstance(every, int) else int(part / every)) + 1
+        if isinstance(every, int):
+            return self.history.steps // every + 1
+        return int(part / every + ROUNDING) + 1
 
     def _evaluate_if_due(self, part: float) -> None:
         due = self._due(self.evaluate_every, part)
-        if self.evaluate is None or due <= self.at.evaluated:
+        # Between the batches of an update the parameters are those of the last one.
+        if self.evaluate is None or due <= self.at.evaluated or self.at.pending:
             return
         self.at.evaluated = due
         if isinstance(self.evaluate, Iterable):
             value = mean_loss(self.model, self.evaluate, self.loss, carry_state=self.carry_state)
+            bad = self._is_bad(value)
         else:
             with evaluating(self.model):
                 value = float(self.evaluate(self.model))
-        if self._is_bad(value):
+            bad = not math.isfinite(value)  # it need not be of the size of the training's losses
+        if bad:
             raise FloatingPointError(f"after step {self.history.steps}: the evaluation's loss is {value:.3g}")
-        best = not self.history.evaluations or value < self.history.best[1]
+        best = all(value < before for _, before in self.history.evaluations[self.at.compared :])
         self.history.evaluations.append((self.history.steps, value))
         self.at.waited = 0 if best else self.at.waited + 1
         if best and self.patience is not None:
@@ -513,11 +556,14 @@ class _Training:
             rng = np.random.default_rng([self.seed, at.epoch, at.batch])
             batch = self.prepare(self.model, batch, self.history.steps, rng)
         x, _, _ = parts_of(batch)
-        for (value, positions, state_n), again in self._passes(batch):
+        for (value, positions, state_n), run in self._passes(batch):
+            at.state = state_n if self.carry_state else None
+            if positions == 0:
+                continue
+            again = run
             self._check(value, x, again)
             at.pending.append(value)
             at.scored += positions
-            at.state = state_n if self.carry_state else None
             if len(at.pending) == self.accumulate:
                 self._update(x, again)
         at.batch += 1
