@@ -280,6 +280,19 @@ def test_compiled_by_inductor() -> None:
     assert torch.allclose(compiled(x, state, lengths), model(x, state, lengths), atol=1e-6)
 
 
+def test_compiled_around_a_packed_call() -> None:
+    """Its sizes are data, so that the graph breaks there, and goes on."""
+    torch.compiler.reset()
+    layer = ours.GRU(3, 4)
+    packed = torch.nn.utils.rnn.pack_sequence([torch.randn(5, 3), torch.randn(3, 3)])
+
+    def run(packed: Any) -> Any:
+        return layer(packed)[0].data.sin()
+
+    with torch.no_grad():  # resuming with a graph, dynamo warns of itself
+        assert torch.equal(torch.compile(run, backend="aot_eager")(packed), run(packed))
+
+
 @pytest.mark.parametrize("strict", [False, True], ids=["as is", "strict"])
 @pytest.mark.parametrize("kind", ["lstm, everything", "gru", "rnn", "lstm cell"])
 def test_exported(kind: str, strict: bool) -> None:

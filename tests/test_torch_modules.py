@@ -863,6 +863,19 @@ def test_autocast(variant: str, cell: bool, dtype: Any) -> None:
         assert flat(mine(x))[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("variant", KINDS)
+def test_dtypes_under_autocast(variant: str, options: dict[str, Any]) -> None:
+    """Of output and each state, packed and not: torch.nn's."""
+    theirs, mine = pair(variant, **options)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(STEPS, BATCH, INPUT, dtype=dtype)
+        packed = pack_padded_sequence(x, torch.tensor([3, 6, 1, 6, 2]), enforce_sorted=False)
+        for given in (x, packed):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert [r.dtype for r in flat(mine(given))] == [e.dtype for e in flat(theirs(given))]
+
+
 def test_hooks_and_a_state_carried() -> None:
     """Truncated back-propagation: the state detached between calls."""
     theirs, mine = pair("lstm")

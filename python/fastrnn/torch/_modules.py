@@ -39,24 +39,33 @@ def _check_device(x: Tensor, other: Tensor, what: str) -> None:
 class _Casts:
     """What torch.autocast makes of a call: inputs in the dtype of the weights, results in torch.nn's."""
 
-    def __init__(self, x: Tensor, state: Sequence[Tensor], weight: Tensor, promote: bool) -> None:
+    def __init__(
+        self, x: Tensor, state: Sequence[Tensor], weight: Tensor, promote: bool, promote_c: bool
+    ) -> None:
         self.results: Any = None
+        self.c: Any = None
         self.x, self.state = x, list(state)
         device = x.device.type
         if not torch.is_autocast_enabled(device) or weight.dtype not in _HALVES:
             return
         if x.dtype not in _HALVES or any(s.dtype not in _HALVES for s in state):
             return
-        self.results = torch.get_autocast_dtype(device)
-        if promote:  # the last formula of these cells is computed in the wider dtype of gates and state
-            for value in state or (x,):
-                self.results = torch.promote_types(self.results, value.dtype)
+        # Where the last formula of a step is torch's own, it has the wider dtype of gates and state.
+        narrow = wide = torch.get_autocast_dtype(device)
+        for value in state or (x,):
+            wide = torch.promote_types(wide, value.dtype)
+        self.results = wide if promote else narrow
+        self.c = wide if promote_c else narrow
         self.x = x.to(weight.dtype)
         self.state = [s.to(weight.dtype) for s in state]
 
     def cast(self, value: Tensor) -> Tensor:
         """Return a result in the dtype that torch.nn's has."""
-        return value if self.results is None or value is None else value.to(self.results)
+        return value if self.results is None else value.to(self.results)
+
+    def cast_c(self, value: Tensor | None) -> Tensor | None:
+        """Return c, if there is one, in the dtype that torch.nn's has."""
+        return value if self.c is None or value is None else value.to(self.c)
 
 
 def _tensors(module: Any, names: Sequence[str]) -> list[Tensor]:
@@ -189,7 +198,10 @@ class _Layer(torch.nn.RNNBase):
             For weights of a dtype that there are no kernels for; for lengths and resets of another dtype.
         """
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            run = self._forward_packed
+            if torch.compiler.is_compiling():  # sizes that are data break the graph
+                run = torch.compiler.disable(run)
+            return run(input, hx, lengths, resets)
         rank = input.dim()
         if rank not in (2, 3):
             noun = " tensor" if self._cell == "rnn" else ""
@@ -203,7 +215,7 @@ class _Layer(torch.nn.RNNBase):
             self._check_ranks(state, batched)
         casts, x = None, input
         if torch._C._is_any_autocast_enabled():
-            casts = _Casts(input, state, weights[0], self._promote)
+            casts = _Casts(input, state, weights[0], self._promote, self.proj_size > 0)
             x, state = casts.x, casts.state
         self._check_input(input, weights, casts)
         time = 1 if self.batch_first and batched else 0
@@ -221,7 +233,7 @@ class _Layer(torch.nn.RNNBase):
         options = self._options("T" if not batched else "BT" if time else "TB", dropout)
         y, h_n, c_n = recurrence(x, h, c, weights, lengths, resets, seed, options, not self.training)
         if casts is not None:
-            y, h_n, c_n = casts.cast(y), casts.cast(h_n), casts.cast(c_n)
+            y, h_n, c_n = casts.cast(y), casts.cast(h_n), casts.cast_c(c_n)
         return y, (h_n, c_n) if self._cell == "lstm" else h_n
 
     def _forward_packed(self, packed: Any, hx: Any, lengths: Any, resets: Any) -> tuple[Any, Any]:
@@ -242,7 +254,9 @@ class _Layer(torch.nn.RNNBase):
             ]
         casts, x = None, data
         if torch._C._is_any_autocast_enabled():
-            casts = _Casts(data, state, weights[0], self._promote)
+            # The LSTM of oneDNN, which rounds everything, takes no packed sequences and no projections.
+            promote = self._promote or (self._cell == "lstm" and not self.proj_size)
+            casts = _Casts(data, state, weights[0], promote, True)
             x, state = casts.x, casts.state
         self._check_input(data, weights, casts)
         if state:
@@ -251,14 +265,15 @@ class _Layer(torch.nn.RNNBase):
         dropout, seed = self._seed()
         h, c = (*state, None, None)[:2]
         options = self._options("TB", dropout)
-        y, *state_n = recurrence(x, h, c, weights, ends.to(x.device), None, seed, options, not self.training)
+        y, h_n, c_n = recurrence(x, h, c, weights, ends.to(x.device), None, seed, options, not self.training)
         y = torch._VF._pack_padded_sequence(y, ends, False)[0]
         if casts is not None:
-            y, state_n = casts.cast(y), [casts.cast(part) for part in state_n]
+            y, h_n, c_n = casts.cast(y), casts.cast(h_n), casts.cast_c(c_n)
+        lstm = self._cell == "lstm"
         if unsorted_indices is not None:
-            state_n = [part if part is None else part.index_select(1, unsorted_indices) for part in state_n]
-        output = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
-        return output, (state_n[0], state_n[1]) if self._cell == "lstm" else state_n[0]
+            h_n = h_n.index_select(1, unsorted_indices)
+            c_n = c_n.index_select(1, unsorted_indices) if lstm else None
+        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), (h_n, c_n) if lstm else h_n
 
 
 def _lengths(lengths: Any, batch: int, batched: bool, x: Tensor) -> Tensor:
@@ -438,8 +453,7 @@ class _Cell(torch.nn.RNNCellBase):
         weights = _tensors(self, names)
         casts, x = None, input
         if torch._C._is_any_autocast_enabled():
-            # The dtype of the sums is that of c, or of h where there is no c.
-            casts = _Casts(input, state, weights[0], self._promote)
+            casts = _Casts(input, state, weights[0], self._promote, True)
             x, state = casts.x, casts.state
         dtype, batched = weights[0].dtype, input.dim() == 2
         if x.shape[-1] != self.input_size:
@@ -481,7 +495,7 @@ class _Cell(torch.nn.RNNCellBase):
         h, c = (*state, None, None)[:2]
         _, h_n, c_n = recurrence(x, h, c, weights, None, None, None, options, not self.training)
         if casts is not None:
-            h_n, c_n = casts.cast(h_n), casts.cast(c_n)
+            h_n, c_n = casts.cast(h_n), casts.cast_c(c_n)
         return h_n, c_n
 
     def _check_rank(self, input: Tensor) -> None:
