@@ -273,6 +273,22 @@ def test_zoneout_draws_anew_at_every_step():
     assert (np.abs(found - expected) < 5 * deviation).all()
 
 
+def test_recurrent_dropout_has_one_mask_for_all_steps():
+    options = {"nonlinearity": "identity", "recurrent_dropout": 0.5, "dtype": "float64", "seed": 0}
+    layer = fastrnn.RNN(1, 32, bias=False, **options)
+    layer.parameters["weight_hh_l0"][...] = np.eye(32)
+    found = np.square(gradient_reach(layer, np.zeros((8, 1, 1))).total)
+    kept = found[-1] / 4  # a unit that is kept is doubled at every step, the others reach nothing
+    assert 4 < kept < 28
+    np.testing.assert_allclose(found, kept * 4.0 ** np.arange(8, 0, -1), rtol=1e-12)
+
+
+def test_a_spectrum_says_that_zoneout_is_beside_it():
+    plain, zoned = (fastrnn.RNN(1, 2, nonlinearity="identity", zoneout=p, seed=0) for p in (0.0, 0.9))
+    assert str(recurrent_spectrum(plain)).endswith("which is what the layer does.")
+    assert "zoneout keeps a part of h" in str(recurrent_spectrum(zoned))
+
+
 def test_reach_leaves_the_layer_as_it_was(rng):
     layer = fastrnn.LSTM(3, 4, 2, dropout=0.5, seed=0)
     x = rng.normal(size=(5, 2, 3)).astype("float32")

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..layouts import integer
 from ..models._model import State, map_state
+from ..training._modes import leaves
 from ..training._numbers import FINITE, number
 from ._figures import figure_of
-from ._measuring import Numbers, check_time_major, name_states, step_by_step, undisturbed, walk
+from ._measuring import Numbers, check_time_major, name_states, spec_of, step_by_step, undisturbed, walk
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,8 +203,9 @@ def gradient_reach(
     States are named by layer and direction, after the layer too in a model that has several; array i of a
     state that a model makes itself is ``state[i][k]``.  The norm is over the batch and the units.  The
     sequence is run as T calls of one step, whose backward calls hand dstate on: 4T forward and T backward
-    steps.  Dropout and zoneout draw their masks anew at every step, recurrent dropout too.  Gradients and
-    modes are afterwards what they were.
+    steps.  Dropout and zoneout draw their masks anew at every step; where there is recurrent dropout, all
+    steps have the masks of one, as its own mask is the same for all steps of a call.  Gradients and modes are
+    afterwards what they were.
 
     Examples
     --------
@@ -222,7 +224,13 @@ def gradient_reach(
         raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
     x = np.asarray(x)
     _, every_step = step_by_step(model, x, state)
-    with undisturbed(model, training=True) as masks:
+    specs = (spec_of(module) for _, module in leaves(model))
+    one_mask = any(spec.recurrent_dropout > 0 for spec in specs if spec is not None)
+    with undisturbed(model, training=True) as choose:
+
+        def masks(t: int) -> None:
+            choose(0 if one_mask else t)
+
         entering, outputs = [state], []
         for o, leaving in walk(model, x, state, masks):
             outputs.append(o)

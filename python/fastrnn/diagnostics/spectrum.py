@@ -111,8 +111,8 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     Of a nonlinear cell this says what the linear recursion alone would do.  tanh has a slope of at most 1 and
     sigmoid of at most 1/4, so saturated units shrink what W would let grow; below a largest singular value
     of 1, or 4, an RNN's gradient vanishes for certain.  In an LSTM or GRU the matrix of a gate stands
-    inside a nonlinearity, beside a path through c or z that it does not see: there `gradient_reach`
-    measures what matters.
+    inside a nonlinearity, beside a path through c or z that it does not see, and zoneout adds one to any
+    cell: there `gradient_reach` measures what matters.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
         matrix = model.astype(np.float64)
         eps = float(np.finfo(model.dtype if model.dtype.kind == "f" else np.float64).eps)
         return RecurrentSpectrum({"W": _spectrum("W", matrix, eps)}, "Said of h_t = W h_(t-1).")
-    matrices, cells = {}, []
+    matrices, cells, zoned = {}, [], False
     for leaf, module in leaves(model):
         spec = spec_of(module)
         if spec is not None:
@@ -139,12 +139,15 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
             for name, matrix, eps in _matrices(spec, module):
                 matrices[prefix + name] = _spectrum(prefix + name, matrix, eps)
             cells.append(spec.nonlinearity if spec.cell == "rnn" else spec.cell.upper())
+            zoned |= spec.zoneout_of[0] > 0
     if not matrices:
         raise TypeError(f"model is {model!r}; expected an LSTM, GRU or RNN, or a model with some")
     others = sorted({cell for cell in cells if cell != "identity"})
+    reasons = [f"{' and '.join(others)} are not linear"] if others else []
+    reasons += ["zoneout keeps a part of h as it is"] if zoned else []
     scope = "Said of h_t = W h_(t-1)" + (
-        f" alone: {' and '.join(others)} are not linear, see the notes of recurrent_spectrum."
-        if others
+        f" alone: {', '.join(reasons)}, see the notes of recurrent_spectrum."
+        if reasons
         else ", which is what the layer does."
     )
     return RecurrentSpectrum(matrices, scope)
