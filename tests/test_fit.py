@@ -236,6 +236,17 @@ def test_windows_that_score_nothing_pass_the_state_on(truncate):
         train(make_model(), [(X, TARGETS, {"mask": np.zeros_like(mask)})], truncate=truncate)
 
 
+@pytest.mark.parametrize("part", ["layer", "readout"])
+def test_a_model_half_in_eval_mode_is_measured_in_eval_mode_and_left_as_it_was(part):
+    model = make_model(dropout=0.5)
+    expected = mean_loss(make_model(dropout=0.5).eval(), PLAIN, softmax_cross_entropy)
+    model.parts[part].eval()
+    assert mean_loss(model, PLAIN, softmax_cross_entropy) == expected
+    assert {name: module.training for name, module in model.parts.items() if not module.training} == {
+        part: False
+    }
+
+
 def test_early_stop_keeps_the_best_parameters():
     model, seen = make_model(), []
 

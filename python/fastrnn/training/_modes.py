@@ -35,8 +35,8 @@ def _mode(module: Any) -> tuple[bool, str | None, int | None]:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Hold a model that is in training mode in eval mode for a while."""
+    """Hold a model in eval mode for a while, also one of which only some modules are in training mode."""
     with modes_kept(model):
-        if model.training:
+        if any(getattr(module, "training", False) for _, module in leaves(model)):
             model.eval()
         yield
