@@ -57,6 +57,24 @@ def test_top_k_and_top_p_leave_the_likeliest():
 
 
 @pytest.mark.parametrize(
+    ("symbols", "top_p", "left"), [(10, 0.7, 7), (10, 0.1, 1), (10, 0.9, 9), (1000, 0.3, 300), (7, 3 / 7, 3)]
+)
+def test_top_p_leaves_no_token_more_for_rounding(symbols, top_p, left):
+    """Of equally likely tokens; summed up, nine tenths are a little less than 0.9."""
+    assert np.count_nonzero(distribution(np.zeros(symbols), top_p=top_p)) == left
+
+
+def test_logits_of_any_size_are_drawn_from():
+    model, most = make_model(dtype="float64"), np.finfo(np.float64).max
+    assert distribution([most, -most, most]).tolist() == [0.5, 0, 0.5]
+    assert distribution([most, -most], temperature=0).tolist() == [1, 0]
+    model.readout.parameters["weight"][...] = 0
+    model.readout.parameters["bias"][...] = [-most, most, -most, -most, most]
+    assert set(generate(model, [0], 20, seed=0)) == {1, 4}
+    assert {tuple(found.tokens) for found in beam_search(model, [0], 1, 2)} == {(1,), (4,)}
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"temperature": -1}, ValueError, "temperature is -1; expected a finite number of at least 0"),
@@ -195,6 +213,7 @@ def test_shapes_of_results():
         (([0], 3), {"batch": 0}, ValueError, "batch is 0; expected an integer of at least 1"),
         (([[0, 1]], 3), {"batch": 3}, ValueError, "batch is 3; expected 2, from prompt"),
         (([0], 3), {"stop": -1}, ValueError, "a token in stop is -1"),
+        (([0], 3), {"stop": [0, 5]}, ValueError, "a token in stop is 5; expected less than 5"),
         (([0], 3), {"seed": -1}, ValueError, "seed is -1"),
     ],
 )
@@ -281,6 +300,14 @@ def test_beams_of_an_encoder_decoder(rng):
             best, highest = [t for t in tokens if t != 2], total
     assert found[0].tokens.tolist() == best
     assert found[0].log_probability == pytest.approx(highest, rel=1e-9)
+
+
+def test_a_stop_token_given_twice_ends_a_sequence_once():
+    found = beam_search(make_model(), [1, 2], 3, 6, stop=[0, 0, 3])
+    expected = beam_search(make_model(), [1, 2], 3, 6, stop=[0, 3])
+    assert [(h.tokens.tolist(), h.score) for h in found] == [(h.tokens.tolist(), h.score) for h in expected]
+    with pytest.raises(ValueError, match="a token in stop is 5; expected less than 5"):
+        beam_search(make_model(), [1, 2], 3, 6, stop=5)
 
 
 def test_excluded_tokens_are_not_searched():

@@ -116,7 +116,9 @@ class _Draw:
             falling = np.take_along_axis(weights, order, axis=-1)
             falling /= falling.sum(axis=-1, keepdims=True)
             before = np.cumsum(falling, axis=-1) - falling
-            np.put_along_axis(weights, order, np.where(before < self._top_p, falling, 0.0), axis=-1)
+            # What is less than top_p by the rounding of the sum alone is enough.
+            least = self._top_p * (1 - falling.shape[-1] * np.finfo(np.float64).eps)
+            np.put_along_axis(weights, order, np.where(before < least, falling, 0.0), axis=-1)
         return weights
 
     def tokens(self, logits: Any, uniform: Floats) -> Tokens:
@@ -128,7 +130,22 @@ class _Draw:
 
 
 def _excluded(exclude: Collection[int]) -> list[int]:
-    return sorted({integer("a token in exclude", token, 0) for token in exclude})
+    return _token_set("exclude", exclude)
+
+
+def _stop_tokens(stop: int | Collection[int]) -> list[int]:
+    return _token_set("stop", stop if np.iterable(stop) else [stop])
+
+
+def _token_set(name: str, tokens: Any) -> list[int]:
+    """Return tokens in order, each once."""
+    return sorted({integer(f"a token in {name}", token, 0) for token in tokens})
+
+
+def _check_known(name: str, tokens: list[int], size: int) -> None:
+    """Raise ValueError unless all of these ordered tokens are less than V."""
+    if tokens and tokens[-1] >= size:
+        raise ValueError(f"a token in {name} is {tokens[-1]}; expected less than {size}")
 
 
 def _below_largest(logits: Any, excluded: list[int]) -> Floats:
@@ -136,15 +153,15 @@ def _below_largest(logits: Any, excluded: list[int]) -> Floats:
     shifted: Floats = np.array(logits, np.float64)
     if excluded:
         size = shifted.shape[-1]
-        if excluded[-1] >= size:
-            raise ValueError(f"a token in exclude is {excluded[-1]}; expected less than {size}")
+        _check_known("exclude", excluded, size)
         if len(excluded) == size:
             raise ValueError(f"exclude has all {size} tokens; expected one to be left")
         shifted[..., excluded] = -np.inf
     largest = shifted.max(axis=-1, keepdims=True)
     if not np.isfinite(largest).all():
         raise FloatingPointError("the largest logit of a row is NaN or infinite: it has no softmax")
-    shifted -= largest
+    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite
+        shifted -= largest
     return shifted
 
 
@@ -204,6 +221,7 @@ def _steps(
     rows = np.flatnonzero(live)  # that the stream has
     for tokens in prompt:
         o = stream.step(tokens)
+    _check_known("stop", stops, np.shape(o)[-1])
     for t in range(length):
         if t % BLOCK == 0:
             uniform = np.array([generator.random(BLOCK) for generator in generators])
@@ -290,9 +308,10 @@ def generate(
     >>> len(samples), all(len(sample) <= 4 and 0 not in sample for sample in samples)
     (3, True)
     """
+    read = _prompt(prompt, batch, source)
     steps = generate_steps(
         source,
-        prompt,
+        read,
         length,
         temperature=temperature,
         top_k=top_k,
@@ -300,9 +319,8 @@ def generate(
         stop=stop,
         exclude=exclude,
         seed=seed,
-        batch=batch,
     )
-    rows = _prompt(prompt, batch, source).shape[1]
+    rows = read.shape[1]
     table = np.array([*steps, np.full(rows, -1)]).T
     samples = [row[: np.argmin(row)] for row in table]
     return samples[0] if np.ndim(prompt) == 1 and batch is None and rows == 1 else samples
@@ -324,10 +342,6 @@ def _prompt(prompt: Any, batch: int | None, source: Any) -> Tokens:
     elif batch is not None and batch != tokens.shape[1]:
         raise ValueError(f"batch is {batch}; expected {tokens.shape[1]}, from prompt")
     return tokens.astype(np.int64, copy=False)
-
-
-def _stop_tokens(stop: int | Collection[int]) -> list[int]:
-    return [integer("a token in stop", token, 0) for token in (stop if np.iterable(stop) else [stop])]
 
 
 def _key(seed: int | None) -> int:
@@ -421,6 +435,7 @@ def beam_search(
     stream = as_stream(source, beams)
     for tokens in read:
         o = np.asarray(stream.step(tokens))
+    _check_known("stop", stops, o.shape[-1])
 
     def score(log_probability: float, count: int) -> float:
         return float(log_probability / ((5 + count) / 6) ** alpha)
@@ -447,10 +462,6 @@ def beam_search(
         ):
             return ended
         parents, tokens = np.divmod(best, o.shape[-1])
-        if len(best) < beams:  # fewer tokens than beams: the other rows count for nothing
-            lacking = beams - len(best)
-            totals = np.concatenate([totals, np.full(lacking, -np.inf)])
-            parents, tokens = np.resize(parents, beams), np.resize(tokens, beams)
         written = np.column_stack([written[parents], tokens])
         if count < length:
             stream.state = _rows_of(stream.state, parents)
