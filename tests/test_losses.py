@@ -80,6 +80,13 @@ def test_the_farthest_logits_do_not_overflow():
     assert math.isclose(loss, 2 * float(most), rel_tol=1e-6)
     np.testing.assert_array_equal(dlogits, [[1, -1]])
     np.testing.assert_array_equal(softmax(logits), [[1, 0]])
+    most = np.finfo(np.float64).max  # the difference itself is infinite
+    logits = np.array([[[most, -most], [-most, most]]])
+    np.testing.assert_array_equal(log_likelihood(logits, [[0, 0]]), [0, -math.inf])
+    np.testing.assert_array_equal(softmax(logits), [np.eye(2)])
+    loss, do = mean_squared_error(logits[0], -logits[0])
+    assert loss == math.inf
+    np.testing.assert_array_equal(do, math.inf * np.sign(logits[0]))
 
 
 def test_log_likelihood_is_minus_the_summed_cross_entropy_of_each_row(rng):

@@ -185,6 +185,14 @@ def test_schedules_are_those_of_the_paper():
             "epsilon is -0.1; expected a number from 0 to 1",
         ),
         (
+            lambda: teacher_forced(np.zeros((0, 2), int), 0),
+            r"targets have shape \(0, 2\); expected \(T, B\) or \(T, B, O\), T at least 1",
+        ),
+        (
+            lambda: scheduled_inputs(make_model(), np.zeros((0, 2), int), 0, 0.5, np.random.default_rng()),
+            r"targets have shape \(0, 2\)",
+        ),
+        (
             lambda: free_running(make_model(), [0], 0, np.random.default_rng()),
             "steps is 0; expected an integer of at least 1",
         ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core
+from fastrnn.models import ManyToMany
 from fastrnn.training import (
     SGD,
     AdaGrad,
@@ -318,6 +320,11 @@ def test_clip_refuses_what_is_not_finite(bad):
     np.testing.assert_array_equal(sick.gradients["p1"], [7.0])
 
 
+def test_clip_tells_of_gradients_that_are_too_large():
+    with pytest.raises(FloatingPointError, match="is inf: one of them holds NaN or infinity, or too large a"):
+        clip_by_global_norm([module([1e200])], 1.0)
+
+
 def test_clip_by_infinity_only_measures():
     assert clip_by_global_norm([module([3.0, 4.0])], math.inf) == 5.0
 
@@ -340,6 +347,7 @@ def test_clip_by_value_refuses_what_is_not_finite(bad):
 
 
 LAYER = Linear(1, 1)
+MODEL = ManyToMany(fastrnn.GRU(1, 1, seed=0), 1, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +365,11 @@ LAYER = Linear(1, 1)
             r"modules\[0\] is namespace.*; expected a layer, with a dictionary gradients",
         ),
         ([LAYER, Linear(1, 1), LAYER], ValueError, r"modules\[2\] is modules\[0\] again, .* each layer once"),
+        (
+            [MODEL, LAYER, MODEL.layer],
+            ValueError,
+            r"modules\[2\] has weight_ih_l0 of modules\[0\]; expected each",
+        ),
     ],
 )
 def test_what_is_no_list_of_layers(call, modules, error, message):

@@ -33,7 +33,7 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     Raises
     ------
     FloatingPointError
-        A gradient holds NaN or infinity; nothing is scaled.
+        A gradient holds NaN, infinity, or a number whose square is infinite in float64; nothing is scaled.
     TypeError, ValueError
         modules is no list of layers, each once, or max_norm not greater than 0.
 
@@ -55,7 +55,9 @@ def clip_by_global_norm(modules: Sequence[Module], max_norm: float) -> float:
     squares = _core.sum_of_squares(here)
     norm = math.sqrt(squares + sum(_device.cuda_of_array(g).sum_of_squares(g) for g in there))
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the norm of the gradients is {norm}: one of them holds NaN or infinity")
+        raise FloatingPointError(
+            f"the norm of the gradients is {norm}: one of them holds NaN or infinity, or too large a number"
+        )
     if norm > max_norm:
         _core.scale(here, max_norm / norm)
         for gradient in there:

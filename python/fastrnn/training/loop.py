@@ -331,11 +331,13 @@ def fit(
         seed=integer("seed", seed, 0),
         generator=generator,
         evaluate=evaluate,
-        evaluate_every=_interval("evaluate_every", evaluate_every, fractions=True),
+        evaluate_every=_interval(evaluate_every),
         patience=None if patience is None else integer("patience", patience, 1),
         explode=number("explode", explode, POSITIVE_OR_INFINITE),
         checkpoint=checkpoint,
-        checkpoint_every=_interval("checkpoint_every", checkpoint_every),
+        checkpoint_every=None
+        if checkpoint_every is None
+        else integer("checkpoint_every", checkpoint_every, 1),
         callbacks=tuple(callbacks),
     )
     if not model.training:
@@ -360,10 +362,11 @@ def _truncation(truncate: Any) -> tuple[int, int] | None:
     return check_truncation(k1, k2)
 
 
-def _interval(name: str, every: Any, *, fractions: bool = False) -> int | float | None:
-    if every is None or (fractions and isinstance(every, float) and 0 < every < 1):
+def _interval(every: Any) -> int | float | None:
+    """Return what `fit` was given as `evaluate_every`."""
+    if every is None or (isinstance(every, float) and 0 < every < 1):
         return every
-    return integer(name, every, 1)
+    return integer("evaluate_every", every, 1)
 
 
 @dataclass(kw_only=True)
@@ -391,7 +394,7 @@ class _Training:
     patience: int | None
     explode: float
     checkpoint: AnyPath | None
-    checkpoint_every: int | float | None
+    checkpoint_every: int | None
     callbacks: Sequence[Callable[[int, Any], object]]
 
     at: Checkpoint = field(default_factory=Checkpoint)

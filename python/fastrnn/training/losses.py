@@ -171,7 +171,8 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
         raise ValueError(f"logits have shape {logits.shape}; expected (T, ..., V)")
     target, scored, _ = _checked_targets(logits.shape, targets, mask, least=0)
     exact = np.where(scored[..., None], logits, 0).astype(np.float64)
-    exact -= exact.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite
+        exact -= exact.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(exact, np.where(scored, target, 0)[..., None], axis=-1)[..., 0]
     with np.errstate(under="ignore"):
         terms = chosen - np.log(np.exp(exact).sum(axis=-1))
@@ -234,10 +235,11 @@ def mean_squared_error(
     if count == 0:
         raise ValueError("no position is scored: the mean over none is undefined")
     error = np.zeros_like(outputs)
-    np.subtract(outputs, target, out=error, where=scored[..., None], casting="same_kind")
     weight = 1 / count if reduction == "mean" else 1.0
-    loss = float(np.sum(np.square(error, dtype=np.float64))) * weight
-    error *= 2 * weight
+    with np.errstate(over="ignore"):  # an infinite loss tells by itself
+        np.subtract(outputs, target, out=error, where=scored[..., None], casting="same_kind")
+        loss = float(np.sum(np.square(error, dtype=np.float64))) * weight
+        error *= 2 * weight
     return loss, error
 
 

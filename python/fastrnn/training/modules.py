@@ -29,7 +29,7 @@ class Module(Protocol):
 
 
 def module_list(modules: Any) -> list[Module]:
-    """Return what was given as a list of modules, each once."""
+    """Return what was given as a list of modules, each once, and each of their arrays in one of them."""
     try:
         checked = list(modules)
     except TypeError:
@@ -41,6 +41,12 @@ def module_list(modules: Any) -> list[Module]:
         for j, other in enumerate(checked[:i]):
             if module is other:
                 raise ValueError(f"modules[{i}] is modules[{j}] again, {module!r}; expected each layer once")
+    owners: dict[int, tuple[int, Array]] = {}  # the arrays too: a number is an array's as long as it lives
+    for i, module in enumerate(checked):
+        for name, array in module.parameters.items():
+            owner, _ = owners.setdefault(id(array), (i, array))
+            if owner != i:
+                raise ValueError(f"modules[{i}] has {name} of modules[{owner}]; expected each parameter once")
     return checked
 
 

@@ -104,7 +104,8 @@ class Newton:
         RuntimeError
             A layer is in eval mode.
         ValueError
-            H + damping I is singular.
+            H + damping I is exactly singular.  Where it is nearly so, as with damping 0 along a direction in
+            which the loss is flat, the step is long and of little meaning.
 
         In all these cases the parameters are as they were.
         """

@@ -32,7 +32,7 @@ def teacher_forced(targets: Any, first: Any) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        first has a shape that does not fit.
+        targets have no step, or first has a shape that does not fit.
 
     Examples
     --------
@@ -42,6 +42,8 @@ def teacher_forced(targets: Any, first: Any) -> NDArray[Any]:
     [[0, 0], [5, 6], [7, 8]]
     """
     inputs: NDArray[Any] = np.empty_like(targets)
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError(f"targets have shape {inputs.shape}; expected (T, B) or (T, B, O), T at least 1")
     try:
         inputs[0] = first
     except ValueError:
@@ -90,7 +92,7 @@ def scheduled_inputs(
     Raises
     ------
     TypeError, ValueError
-        epsilon, temperature or first is not what is said above.
+        epsilon, temperature or first is not what is said above, or targets have no step.
 
     Notes
     -----
