@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from fastrnn.charmodel import CELLS, UNKNOWN, CharacterModel, Vocabulary, chunks, streams
-from fastrnn.training import Adam
+from fastrnn.training import Adam, full_bptt, softmax_cross_entropy
 
 TEXT = "Ångström, 東京 and \N{SNOWMAN}: the rain in Spain stays mainly in the plain.\n" * 8
 
@@ -102,7 +102,7 @@ def test_training_lowers_the_loss(cell):
         state = None
         for x, targets in chunks(model.vocabulary.encode(TEXT), batch=4, steps=20):
             optimizer.zero_grad()
-            loss, state = model.loss_and_gradients(x, targets, state)
+            loss, state = full_bptt(model.model, x, targets, softmax_cross_entropy, state=state)
             optimizer.step()
             losses.append(loss)
     assert abs(losses[0] - math.log(len(model.vocabulary))) < 0.3
@@ -113,7 +113,7 @@ def test_gradients_are_those_of_the_loss():
     model = make_model()
     tokens = model.vocabulary.encode(TEXT[:41])
     ((x, targets),) = chunks(tokens, batch=2, steps=20)
-    model.loss_and_gradients(x, targets)
+    full_bptt(model.model, x, targets, softmax_cross_entropy)
     rng = np.random.default_rng(0)
     for module in (model.layer, model.output):
         for name, parameter in module.parameters.items():
@@ -133,14 +133,14 @@ def make_loss(model, x, targets):
     other.layer.load_state_dict(model.layer.state_dict())
     for name, parameter in model.output.parameters.items():
         other.output.parameters[name][...] = parameter
-    return other.loss_and_gradients(x, targets)[0]
+    return full_bptt(other.model, x, targets, softmax_cross_entropy)[0]
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_bits_per_character_is_the_mean_over_the_text(cell):
     model = make_model(cell)
     x, targets = next(chunks(model.vocabulary.encode(TEXT), 1, len(TEXT)))
-    loss, _ = model.loss_and_gradients(x, targets)
+    loss, _ = full_bptt(model.model, x, targets, softmax_cross_entropy)
     model.layer.eval()
     bits = model.bits_per_character(model.vocabulary.encode(TEXT), batch=1, steps=7)
     assert math.isclose(bits, loss / math.log(2), rel_tol=1e-6)

@@ -25,7 +25,7 @@ from .layers import GRU, LSTM, RNN
 from .layouts import Spec, integer
 from .models import ManyToMany
 from .sampling import generate_steps
-from .training import full_bptt, mean_loss, softmax_cross_entropy
+from .training import mean_loss, softmax_cross_entropy
 
 __all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
 
@@ -210,25 +210,6 @@ class CharacterModel:
         output_seed = None if seed is None else seed + 1
         self.model = ManyToMany(layer, len(vocabulary), output="softmax", seed=output_seed)
         self.layer, self.output = self.model.layer, self.model.readout
-
-    def loss_and_gradients(self, x: Tokens, targets: Tokens, state: Any = None) -> tuple[float, Any]:
-        """One training pass over a chunk; adds the gradients to those of the modules.
-
-        Parameters
-        ----------
-        x, targets
-            (T, B), as `chunks` yields them.
-        state
-            What the call for the chunk before returned; None is zero.
-
-        Returns
-        -------
-        loss
-            Mean cross entropy in nats per character.
-        state
-            For the next chunk.  No gradient flows back through it.
-        """
-        return full_bptt(self.model, x, targets, softmax_cross_entropy, state=state)
 
     def bits_per_character(self, tokens: NDArray[Any], batch: int = 32, steps: int = 256) -> float:
         """Mean cross entropy over a token sequence, at least 2, in at most `batch` streams from a zero state.

@@ -75,9 +75,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    missing = [
-        name for name in ("tqdm", "matplotlib", "threadpoolctl") if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in ("tqdm", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"train needs {' and '.join(missing)}: pip install 'fastrnn[cli]'")
     text = corpus.standard_library() if options.path is None else corpus.read(options.path)

@@ -76,29 +76,21 @@ def run(corpus: Corpus, model: CharacterModel, options: Options) -> None:
     FloatingPointError
         The training diverged; nothing is saved.
     """
-    from threadpoolctl import threadpool_limits
-
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=options.out):  # fails before the training, not after it
         pass
     path = options.out / "model.safetensors"
-    # NumPy's matrix products get one thread: they are a tenth of the work, and the idle threads of their
-    # library busy-wait, on the cores that the kernels' threads need.
-    with threadpool_limits(1, user_api="blas"):
-        finished = train_and_save(corpus, model, options, path)
-        if finished:
-            model = CharacterModel.load(path)
-            model.layer.eval()
-            tokens = model.vocabulary.encode(corpus.held_out[: 10 * QUICK_CHARACTERS])
-            bits = model.bits_per_character(tokens)
-            print(
-                f"\nread again, it has {bits:.3f} bits per character on {len(tokens):,} held-out characters,"
-            )
-            print("and writes, through stream.step:\n")
-            rate = write(model, options.prompt, 600, options.temperature, options.seed)
-            print(f"\n({rate:,.0f} characters per second, one at a time)\n")
-    if finished:
-        print(throughput(model, min(options.batch, 64), min(options.chunk, 64)))
+    if not train_and_save(corpus, model, options, path):
+        return
+    model = CharacterModel.load(path)
+    model.layer.eval()
+    tokens = model.vocabulary.encode(corpus.held_out[: 10 * QUICK_CHARACTERS])
+    bits = model.bits_per_character(tokens)
+    print(f"\nread again, it has {bits:.3f} bits per character on {len(tokens):,} held-out characters,")
+    print("and writes, through stream.step:\n")
+    rate = write(model, options.prompt, 600, options.temperature, options.seed)
+    print(f"\n({rate:,.0f} characters per second, one at a time)\n")
+    print(throughput(model, min(options.batch, 64), min(options.chunk, 64)))
 
 
 def train_and_save(corpus: Corpus, model: CharacterModel, options: Options, path: Path) -> bool:
@@ -163,10 +155,14 @@ def train(model: CharacterModel, tokens: Tokens, held_out: Tokens, options: Opti
     def evaluate(_: Any) -> float:
         nonlocal evaluations
         bits = model.bits_per_character(held_out)
+        loss = bits * math.log(2)
+        # An untrained model has some log(V); of what a function returns fit knows no bound.
+        if steps and loss > EXPLODED * math.log(len(model.vocabulary)):
+            raise FloatingPointError(f"after step {steps}: the evaluation's loss is {loss:.3g}")
         if evaluations % SAMPLE_EVERY == 0 and 0 < evaluations < EVALUATIONS:
             tqdm.write(f"\nafter {steps:,} steps, held out {bits:.3f} bits/char:\n{sample(model, options)}\n")
         evaluations += 1
-        return bits * math.log(2)
+        return loss
 
     def rate(step: int) -> float:
         peak = options.learning_rate
