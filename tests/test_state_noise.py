@@ -268,6 +268,96 @@ def test_another_call_has_other_masks(rng: np.random.Generator) -> None:
         assert_equal(one(x, state), one(x, state))
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_zoneout_gives_up_leaves_no_trace(
+    dtype: str, value: float, isa: str, rng: np.random.Generator
+) -> None:
+    """Even where it is not finite, be it a new value or the gradient of one; nor in inference with p = 1."""
+    width = 2 * LANES[isa, dtype] + 3
+    spec = Spec("rnn", 1, width, bias=False, nonlinearity="identity", dtype=dtype, zoneout=0.5)
+    keep = reference.zoneout_keep(spec, 0, 1, 2, KEY)[0][0, :, 0] == 1
+    assert keep.any()
+    assert not keep.all()
+    x, state = np.ones((1, 2, 1), dtype), rng.standard_normal((1, 2, width)).astype(dtype)
+    parameters = {
+        "weight_ih_l0": np.full((width, 1), value, dtype),
+        "weight_hh_l0": np.eye(width, dtype=dtype),
+    }
+    y, _, reserve = functional.forward_train(spec, parameters, x, state, seed=SEED, call=CALL)
+    np.testing.assert_array_equal(y[0], np.where(keep, state[0], value))
+    np.testing.assert_array_equal(reference.forward(spec, parameters, x, state, dropout_key=KEY)[0], y)
+    dy = np.where(keep, value, 1).astype(dtype)[None]
+    _, dstate, _ = functional.backward(spec, parameters, reserve, dy)
+    np.testing.assert_array_equal(dstate, dy)
+    always = dataclasses.replace(spec, zoneout=1.0)
+    np.testing.assert_array_equal(functional.forward(always, parameters, x, state)[0], state)
+    np.testing.assert_array_equal(reference.forward(always, parameters, x, state)[0], state)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_recurrent_dropout_drops_leaves_no_trace(dtype: str, value: float, isa: str) -> None:
+    width = 2 * LANES[isa, dtype] + 3
+    spec = Spec("rnn", 1, width, bias=False, nonlinearity="identity", dtype=dtype, recurrent_dropout=0.5)
+    mask = reference.recurrent_dropout_scale(spec, 0, 2, KEY)[0]
+    x, state = np.zeros((1, 2, 1), dtype), np.where(mask == 0, value, 1).astype(dtype)[None]
+    parameters = {"weight_ih_l0": np.zeros((width, 1), dtype), "weight_hh_l0": np.eye(width, dtype=dtype)}
+    y, _, _ = functional.forward_train(spec, parameters, x, state, seed=SEED, call=CALL)
+    np.testing.assert_array_equal(y[0], mask)
+    np.testing.assert_array_equal(reference.forward(spec, parameters, x, state, dropout_key=KEY)[0], y)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_dropout_drops_between_layers_leaves_no_trace(
+    dtype: str, directions: int, value: float, isa: str
+) -> None:
+    """On the way up, nor what is dropped of a gradient on the way down."""
+    width = LANES[isa, dtype] + 3
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": directions == 2, "dropout": 0.5}
+    spec = make_spec("rnn-identity", 1, width, bias=False, dtype=dtype, **options)
+    scale = reference.dropout_scale(spec, 0, 1, 1, KEY)
+    parameters = {name: np.zeros(shape, dtype) for name, shape in spec.parameter_shapes().items()}
+    for d in range(directions):
+        own, suffix = slice(d * width, (d + 1) * width), "_reverse" * d
+        parameters["weight_ih_l0" + suffix][:, 0] = np.where(scale[0, 0, own] == 0, value, 1)
+        parameters["weight_ih_l1" + suffix][:] = np.eye(directions * width)[own]
+    x = np.ones((1, 1, 1), dtype)
+    y, _, reserve = functional.forward_train(spec, parameters, x, seed=SEED, call=CALL)
+    np.testing.assert_array_equal(y, scale)
+    np.testing.assert_array_equal(reference.forward(spec, parameters, x, dropout_key=KEY)[0], y)
+    _, _, gradients = functional.backward(spec, parameters, reserve, np.full_like(y, value))
+    for d in range(directions):
+        gradient = gradients["weight_ih_l0" + "_reverse" * d][:, 0]
+        np.testing.assert_array_equal(gradient == 0, scale[0, 0, d * width : (d + 1) * width] == 0)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid"])
+def test_a_kept_unit_has_no_part_in_a_step_of_an_elman_layer(
+    nonlinearity: str, isa: str, rng: np.random.Generator
+) -> None:
+    """Its value, which is none of the nonlinearity, has an infinite slope there."""
+    spec = Spec("rnn", 3, 2 * LANES[isa, "float32"] + 3, zoneout=0.5, nonlinearity=nonlinearity)
+    problem = make_problem(rng, spec, steps=1, batch=4)
+    keep = reference.zoneout_keep(spec, 0, 1, 4, KEY)[0][0, :, 0] == 1
+    assert keep.any()
+    weights = {name: 0 * a if "weight_hh" in name else a for name, a in problem.parameters.items()}
+    problem = dataclasses.replace(problem, parameters=weights)
+    (_, _), (dx, dstate, gradients) = run(problem)
+    problem = dataclasses.replace(problem, state=np.where(keep, np.float32(1e20), problem.state))
+    (y, _), (dx_large, dstate_large, gradients_large) = run(problem)
+    assert (y[0][keep] == np.float32(1e20)).all()
+    assert_same_bits(dx_large, dx)
+    assert_same_bits(dstate_large, dstate)
+    assert_same_bits(gradients_large["weight_ih_l0"], gradients["weight_ih_l0"])
+
+
 # ---------------------------------------------------------------------------------------------- promises
 
 
@@ -410,6 +500,14 @@ def test_copies_and_files_keep_the_options(
         assert_equal(other(x), expected)
 
 
+def test_a_number_and_a_pair_are_the_same_zoneout() -> None:
+    """A number is that of h."""
+    assert Spec("lstm", 3, 5, zoneout=0.25) == Spec("lstm", 3, 5, zoneout=(0.25, 0))
+    assert Spec("lstm", 3, 5) == Spec("lstm", 3, 5, zoneout=(0, 0))
+    assert fastrnn.LSTM(3, 5, zoneout=0.25).zoneout == (0.25, 0.0)
+    assert fastrnn.GRU(3, 5, zoneout=0.25).zoneout == 0.25
+
+
 def test_a_layer_agrees_with_the_functional_form(rng: np.random.Generator) -> None:
     layer = fastrnn.LSTM(3, 5, recurrent_dropout=0.5, zoneout=(0.3, 0.2), seed=7)
     spec = Spec("lstm", 3, 5, recurrent_dropout=0.5, zoneout=(0.3, 0.2))
@@ -426,12 +524,13 @@ def test_explain_tells() -> None:
     x = np.zeros((5, 2, 3), "float32")
     layer = fastrnn.LSTM(3, 4, recurrent_dropout=0.25, zoneout=(0.1, 0.05))
     report = layer.explain(x)
-    assert report["recurrent_dropout"] == "0.25: one mask on h for each sequence, before W_hh"
+    assert report["recurrent_dropout"] == "0.25: one mask on h for each row of a call, before W_hh"
     assert report["zoneout"] == "h 0.1, c 0.05: a mask for each step, drawn again in backward"
     report = layer.eval().explain(x)
     assert report["recurrent_dropout"] == "0.25: not in inference"
     assert report["zoneout"] == "h 0.1, c 0.05: the expectation, at each step"
-    assert fastrnn.GRU(3, 4, zoneout=1).explain(x)["zoneout"].startswith("h 1.0: a mask")
+    assert fastrnn.GRU(3, 4, zoneout=1).explain(x)["zoneout"].startswith("h 1: a mask")
+    assert fastrnn.GRU(3, 4, zoneout=1e-9).explain(x)["zoneout"].startswith("h 1e-09: a mask")
     assert not {"zoneout", "recurrent_dropout"} & set(fastrnn.GRU(3, 4).explain(x))
 
 

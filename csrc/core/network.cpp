@@ -15,8 +15,8 @@ void Network::check() const {
              "proj_size must be smaller than hidden_size");
   FRNN_CHECK(first.cell == Cell::lstm || (first.projection == 0 && first.peephole == Peephole::none),
              "projection and peephole belong to the LSTM");
-  FRNN_CHECK(dropout >= 0 && dropout <= 1 && recurrent_dropout >= 0 && recurrent_dropout <= 1,
-             "dropout is a probability");
+  FRNN_CHECK(dropout >= 0 && dropout <= 1, "dropout is a probability");
+  FRNN_CHECK(recurrent_dropout >= 0 && recurrent_dropout <= 1, "recurrent_dropout is a probability");
   FRNN_CHECK(zoneout_h >= 0 && zoneout_h <= 1 && zoneout_c >= 0 && zoneout_c <= 1,
              "zoneout is a probability");
   FRNN_CHECK(first.cell == Cell::lstm || zoneout_c == 0, "zoneout of c belongs to the LSTM");

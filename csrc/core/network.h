@@ -13,7 +13,7 @@ struct Network {
   Index layers = 1;              // L
   Index directions = 1;          // D
   double dropout = 0;            // of the outputs of all layers but the last
-  double recurrent_dropout = 0;  // of h as the recurrent products read it, one mask for a whole sequence
+  double recurrent_dropout = 0;  // of h as the recurrent products read it, one mask for all steps of a call
   double zoneout_h = 0, zoneout_c = 0;
 
   bool has_state_noise() const { return recurrent_dropout > 0 || zoneout_h > 0 || zoneout_c > 0; }

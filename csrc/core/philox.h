@@ -77,22 +77,6 @@ struct Dropout {
              static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(t),
              static_cast<std::uint32_t>(layer * directions + d)}};
   }
-
-  // out = mask * in / (1 - p) for the row (t, b): `width` units of each direction.  May be in place.
-  template <class T>
-  void apply(const T* in, T* out, Index t, Index b, Index width) const {
-    const T factor = static_cast<T>(scale);
-    for (Index d = 0; d < directions; ++d) {
-      for (Index unit = 0; unit < width; unit += 4) {
-        const Philox4 four = draw(key, t, b, d, unit);
-        const Index n = width - unit < 4 ? width - unit : 4;
-        for (Index j = 0; j < n; ++j) {
-          const Index at = d * width + unit + j;
-          out[at] = four.word[j] < threshold ? in[at] * factor : T(0);
-        }
-      }
-    }
-  }
 };
 
 // Zoneout (Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017)

@@ -27,7 +27,7 @@ struct Lists {
   const T **dg_next, **dg_now, **dy, **extra, **dc_next, **candidate, **projected_read, **step_gates,
       **step_h_prev, **step_h_read, **step_c, **step_c_prev;
   T **dg, **dc, **new_dc, **carry, **direct, **incoming, **projected;
-  T* keep;  // of one row, for zoneout
+  T* mask;  // of one row
   const T** columns;
   T** gradient;
   Index bytes;
@@ -41,7 +41,7 @@ struct Lists {
                             &step_gates, &step_h_prev, &step_h_read, &step_c, &step_c_prev})
       *list = arena.take<const T*>(B);
     for (T*** list : {&dg, &dc, &new_dc, &carry, &direct, &incoming, &projected}) *list = arena.take<T*>(B);
-    keep = arena.take<T>(units);
+    mask = arena.take<T>(units);
     columns = arena.take<const T*>(gradient_rows);
     gradient = arena.take<T*>(gradient_rows);
     bytes = static_cast<Index>(arena.used());
@@ -51,7 +51,7 @@ struct Lists {
 template <class T>
 Lists<T> lists_of(const BackwardCall<T>& call, Arena arena) {
   return Lists<T>(arena, call.block * call.batch, call.batch, call.shape.gradient_columns(),
-                  call.noise ? call.shape.hidden : 0);
+                  std::max(call.noise ? call.shape.hidden : 0, call.dropout ? call.shape.input : 0));
 }
 
 // One thread's way through the sequence.
@@ -135,7 +135,7 @@ class Walk {
   const T* scale(Index j) const { return call_.scale ? call_.scale + j * R_ : nullptr; }
   void draw_scales() {
     for (Index j = share_.tid; j < schedule_.batch(); j += share_.threads)
-      draw_scale<T>(kernels_, call_.noise->recurrent, schedule_.row(j), call_.direction(), {0, R_},
+      draw_scale<T>(kernels_, call_.noise->recurrent, 0, schedule_.row(j), call_.direction(), {0, R_},
                     call_.scale + j * R_);
     share_.wait_all();
   }
@@ -143,8 +143,8 @@ class Walk {
   // What zoneout keeps of row j at a step, in the units given.
   const T* keep(const Zoneout& zoneout, Index step, Index j, Range units) const {
     draw_keep<T>(kernels_, zoneout, schedule_.time(step, j, call_.reverse), schedule_.row(j),
-                 call_.direction(), units, list_.keep);
-    return list_.keep;
+                 call_.direction(), units, list_.mask);
+    return list_.mask;
   }
 
   // The segment that the step before `last` is in.
@@ -260,8 +260,7 @@ class Walk {
       list_.tokens[row] = call_.tokens[t * call_.batch + b];
     } else if (call_.dropout) {
       T* dropped = call_.dropped + place * shape_.input;
-      if (mine)
-        call_.dropout->apply(call_.x.at(t, b), dropped, t, b, shape_.input / call_.dropout->directions);
+      if (mine) drop<T>(kernels_, *call_.dropout, t, b, shape_.input, call_.x.at(t, b), dropped, dropped);
       list_.x[row] = dropped;
     } else {
       list_.x[row] = call_.x.at(t, b);
@@ -287,7 +286,8 @@ class Walk {
         const bool mine = rows_ % share_.threads == share_.tid;
         list_input(rows_, t, b, rows_, mine);
         list_hidden(rows_, step, j, rows_, mine);
-        // The Elman layer's only gate is its output.
+        // The Elman layer's only gate is its output: after zoneout, which is not what its nonlinearity gave
+        // where a unit was kept (see step_backward).
         list_.gates[rows_] = call_.gates ? gates(step, t, b) : call_.y.at(t, b);
         if (shape_.cell == Cell::lstm) {
           list_.c_prev[rows_] = previous_cell(step, j);
@@ -405,8 +405,7 @@ class Walk {
           kernels_.lstm_backward(args);
         }
         if (zones_c_) {
-          for (Index i = 0; i < active; ++i)
-            accumulate<T>(call_.kept_dc + share_.nth_row(i) * H_, nullptr, own_, list_.dc[i]);
+          for (Index i = 0; i < active; ++i) add(call_.kept_dc + share_.nth_row(i) * H_, own_, list_.dc[i]);
         }
         break;
       case Cell::gru:
@@ -417,7 +416,11 @@ class Walk {
           kernels_.gru_backward(args);
         } else {
           kernels_.gru_backward_candidate(args);
-          if (apart_) add_direct(active, false);
+          if (apart_) {
+            add_direct(active, false);
+            for (Index i = 0; i < active; ++i)  // to which the next kernel adds
+              std::fill(list_.direct[i] + own_h_.first, list_.direct[i] + own_h_.last, T(0));
+          }
           share_.wait_units();
           for (Index i = 0; i < active; ++i) list_.dg_now[i] += 2 * H_;
           args.recurrent = {list_.dg_now, 1, weights_.candidate, H_};
@@ -429,6 +432,10 @@ class Walk {
       case Cell::rnn:
         args.nonlinearity = shape_.nonlinearity;
         kernels_.elman_backward(args);
+        // A kept unit has no part in the step.  Its y is not the nonlinearity's, and the slope there, which
+        // may be infinite, means nothing.
+        for (Index i = 0; i < active && zones_h_; ++i)
+          clear_where_zero<T>(list_.incoming[i], own_h_, list_.dg[i]);
         break;
     }
     share_.wait_units();
@@ -448,8 +455,8 @@ class Walk {
       const Index j = share_.nth_row(i);
       T* dh = list_.incoming[i];
       if (drops_h_) multiply(scale(j), dh, own_h_, dh);
-      accumulate<T>(list_.dy[i], nullptr, own_h_, dh);
-      accumulate<T>(list_.extra[i], nullptr, own_h_, dh);
+      add(list_.dy[i], own_h_, dh);
+      add(list_.extra[i], own_h_, dh);
       if (zones_h_) {
         zone_out_backward(keep(call_.noise->h, step, j, own_h_), dh, own_h_, list_.carry[i], dh);
       } else if (carries_) {
@@ -465,9 +472,13 @@ class Walk {
   void add_direct(Index active, bool masked) {
     for (Index i = 0; i < active; ++i) {
       T* direct = list_.direct[i];
-      accumulate(direct, masked ? scale(share_.nth_row(i)) : nullptr, own_h_, list_.carry[i]);
-      std::fill(direct + own_h_.first, direct + own_h_.last, T(0));
+      if (masked && drops_h_) multiply(scale(share_.nth_row(i)), direct, own_h_, direct);
+      add(direct, own_h_, list_.carry[i]);
     }
+  }
+
+  void add(const T* from, Range units, T* to) const {
+    kernels_.add(to + units.first, from + units.first, units.last - units.first);
   }
 
   // The same for c: `args` then has the gradient of the new c by way of c alone; kept_dc what the c before it
@@ -622,8 +633,8 @@ class Walk {
     for (Index step = last; step-- > first;) {
       for (Index j = 0; j < schedule_.active(step); ++j, ++row) {
         if (row < mine.first || row >= mine.last) continue;
-        call_.dropout->apply(list_.dx[row], list_.dx[row], schedule_.time(step, j, call_.reverse),
-                             schedule_.row(j), shape_.input / call_.dropout->directions);
+        drop<T>(kernels_, *call_.dropout, schedule_.time(step, j, call_.reverse), schedule_.row(j),
+                shape_.input, list_.dx[row], list_.mask, list_.dx[row]);
       }
     }
   }
@@ -670,7 +681,7 @@ class Walk {
     kernels_.product(product);
     for (Index i = 0; i < n && drops_h_; ++i) {
       multiply(list_.dy[i], list_.projected[i], {0, R_}, list_.projected[i]);
-      if (carries_) accumulate<T>(list_.extra[i], nullptr, {0, R_}, list_.projected[i]);
+      if (carries_) add(list_.extra[i], {0, R_}, list_.projected[i]);
     }
     if (full_) {
       product.operand = {list_.dg_next, 1, weights_.peephole_cell, 2 * H_};
@@ -742,7 +753,7 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
   scale = drops_h ? arena.take<T>(B * R) : nullptr;
   h_read = drops_h ? arena.take<T>(rows * R) : nullptr;
   incoming = apart ? arena.take<T>(B * R) : nullptr;
-  direct = gru && apart ? arena.take_zeroed<T>(B * H) : nullptr;
+  direct = gru && apart ? arena.take<T>(B * H) : nullptr;
   new_cells = zones_c ? arena.take<T>(rows * H) : nullptr;
   new_dc = zones_c ? arena.take<T>(B * H) : nullptr;
   kept_dc = zones_c ? arena.take<T>(B * H) : nullptr;

@@ -120,7 +120,7 @@ template <class W>
   const Index R = call.shape.recurrent();
   for (Index j = share.tid; j < call.schedule->batch(); j += share.threads) {
     const Index b = call.schedule->row(j);
-    draw_scale(*call.kernels, call.noise->recurrent, b, call.direction(), {0, R}, call.scale + j * R);
+    draw_scale(*call.kernels, call.noise->recurrent, 0, b, call.direction(), {0, R}, call.scale + j * R);
     if (call.h0) multiply(call.scale + j * R, call.h0 + b * R, {0, R}, masked_h(call, 0, j));
   }
   share.wait_units();
@@ -193,6 +193,8 @@ void ForwardCall<W>::layout(Arena& arena, const Split& split) {
   cell_pair = two_cells ? arena.take<T>(2 * B * s.hidden) : nullptr;
   if (this->noise) {
     keep = arena.take<T>(split.threads * s.hidden);
+  }
+  if (this->noise && this->noise->drops_h) {
     scale = arena.take<T>(B * s.recurrent());
     h_read = arena.take<T>(2 * B * s.recurrent());
     h_read_lists = arena.take<const T*>(split.threads * B);
@@ -249,7 +251,7 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
         } else if (call.dropout) {
           T* dropped = call.dropped + (slab + rows) * shape.input;
           if (!share.by_units || rows % share.threads == share.tid) {
-            call.dropout->apply(call.x.at(t, b), dropped, t, b, shape.input / call.dropout->directions);
+            drop(kernels, *call.dropout, t, b, shape.input, call.x.at(t, b), dropped, dropped);
           }
           list.x[rows] = dropped;
         } else {

@@ -7,16 +7,10 @@
 namespace fastrnn::cpu {
 
 template <class T>
-void multiply(const T* a, const T* b, Range units, T* out) {
-  for (Index u = units.first; u < units.last; ++u) out[u] = a[u] * b[u];
-}
-
-template <class T>
-void accumulate(const T* a, const T* scale, Range units, T* total) {
-  if (scale) {
-    for (Index u = units.first; u < units.last; ++u) total[u] += a[u] * scale[u];
-  } else {
-    for (Index u = units.first; u < units.last; ++u) total[u] += a[u];
+void multiply(const T* scale, const T* values, Range units, T* out) {
+  for (Index u = units.first; u < units.last; ++u) {
+    const T product = scale[u] * values[u];
+    out[u] = scale[u] != 0 ? product : T(0);
   }
 }
 
@@ -31,11 +25,16 @@ void zone_out_backward(const T* keep, const T* d, Range units, T* d_before, T* d
     cells::zoneout_backward(keep[u], d[u], d_before[u], d_after[u]);
 }
 
-#define FRNN_INSTANTIATE(T)                                \
-  template void multiply(const T*, const T*, Range, T*);   \
-  template void accumulate(const T*, const T*, Range, T*); \
-  template void zone_out(const T*, const T*, Range, T*);   \
-  template void zone_out_backward(const T*, const T*, Range, T*, T*);
+template <class T>
+void clear_where_zero(const T* d, Range units, T* out) {
+  for (Index u = units.first; u < units.last; ++u) out[u] = d[u] != 0 ? out[u] : T(0);
+}
+
+#define FRNN_INSTANTIATE(T)                                           \
+  template void multiply(const T*, const T*, Range, T*);              \
+  template void zone_out(const T*, const T*, Range, T*);              \
+  template void zone_out_backward(const T*, const T*, Range, T*, T*); \
+  template void clear_where_zero(const T*, Range, T*);
 FRNN_INSTANTIATE(float)
 FRNN_INSTANTIATE(double)
 

@@ -140,7 +140,7 @@ struct ForwardCall : Sequence<Compute<W>> {
   T* cell_pair = nullptr;
   // Recurrent dropout and zoneout.
   T* keep = nullptr;                 // [threads][H]: of one row
-  T* scale = nullptr;                // [B,R]: recurrent dropout's factors
+  T* scale = nullptr;                // recurrent dropout, [B,R]: its factors,
   T* h_read = nullptr;               // h times these, [2][B,R]: of the step before, and of this one
   const T** h_read_lists = nullptr;  // [threads][B]
   const T* zeros = nullptr;
@@ -154,7 +154,8 @@ struct ForwardCall : Sequence<Compute<W>> {
 template <class W>
 void forward(const ForwardCall<W>& call, Range steps, const Share& share);
 
-// Gradients of a layer's parameters, out, +=.
+// Gradients of a layer's parameters, out: they start at 0 and each block adds to them; bias_hh is copied from
+// bias_ih, where the two are the same.
 template <class T>
 struct LayerGradients : LayerArrays<T> {
   T* weight_ih_transposed = nullptr;  // (I, G*H), instead of weight_ih with tokens

@@ -1,11 +1,13 @@
 // A stack's forward and backward: memory laid out, layers and directions run on the threads there are, and
 // what explain() says of it.
 #include <algorithm>
+#include <cstdio>
 #include <new>
 #include <optional>
 
 #include "core/check.h"
 #include "cpu/isa.h"
+#include "cpu/noise.h"
 #include "cpu/parallel.h"
 #include "ops/network.h"
 
@@ -85,18 +87,17 @@ void add_transposed(const T* from, const LayerShape& shape, T* weight_ih, const 
 
 // The gradient of a layer's input: the second direction's is added, then dropped where its mask dropped x.
 template <class T>
-void finish_dx(const Rows<T>& dx, const Rows<T>& second_dx, const Dropout* mask,
-               const cpu::Schedule& schedule, const LayerShape& shape, const Share& share) {
+void finish_dx(const cpu::Kernels<T>& kernels, const Rows<T>& dx, const Rows<T>& second_dx,
+               const Dropout* mask, const cpu::Schedule& schedule, const LayerShape& shape,
+               const Share& share) {
   for (Index j = 0; j < schedule.batch(); ++j) {
     const Index b = schedule.row(j);
     const cpu::Range mine = share.slice(schedule.length(j));
     for (Index t = mine.first; t < mine.last; ++t) {
       T* row = dx.at(t, b);
-      if (second_dx) {
-        const T* more = second_dx.at(t, b);
-        for (Index i = 0; i < shape.input; ++i) row[i] += more[i];
-      }
-      if (mask) mask->apply(row, row, t, b, shape.input / mask->directions);
+      T* more = second_dx.at(t, b);  // once added, memory for the mask
+      kernels.add(row, more, shape.input);
+      if (mask) cpu::drop<T>(kernels, *mask, t, b, shape.input, row, more, row);
     }
   }
 }
@@ -426,8 +427,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
           add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
       }
       if (last.second_dx)
-        finish_dx(last.dx, last.second_dx, last.calls[0].dropout, scratch.schedule, last.calls[0].shape,
-                  share);
+        finish_dx(kernels, last.dx, last.second_dx, last.calls[0].dropout, scratch.schedule,
+                  last.calls[0].shape, share);
     });
   });
 }
@@ -447,16 +448,16 @@ std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index 
 }
 
 std::string number(double value) {
-  std::string text = std::to_string(value);
-  text.erase(text.find_last_not_of('0') + 1);
-  return text.back() == '.' ? text + "0" : text;
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
 }
 
 // Passes between the kernels of a step; empty where there is none.
 std::string recurrent_dropout_text(const Network& network, bool training) {
   if (network.recurrent_dropout == 0) return "";
   return number(network.recurrent_dropout) +
-         (training ? ": one mask on h for each sequence, before W_hh" : ": not in inference");
+         (training ? ": one mask on h for each row of a call, before W_hh" : ": not in inference");
 }
 std::string zoneout_text(const Network& network, bool training) {
   if (network.zoneout_h == 0 && network.zoneout_c == 0) return "";

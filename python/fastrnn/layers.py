@@ -665,7 +665,7 @@ class _Layer(_Recurrent):
 
     @property
     def recurrent_dropout(self) -> float:
-        """Probability that W_hh does not see a unit of h, for a whole sequence, in training."""
+        """Probability that W_hh does not see a unit of h, at all steps of a call, in training."""
         return self._spec.recurrent_dropout
 
     @property
@@ -816,7 +816,8 @@ class LSTM(_Layer):
     peephole : False, "diagonal" or "full", optional
         One weight per unit and gate, or a matrix per gate; parameters weight_ch, gates i, f, o.
     recurrent_dropout : float, optional
-        Probability of dropping a unit of h where W_hh reads it, in training: one mask for a whole sequence.
+        Probability of dropping a unit of h where W_hh reads it, in training: one mask for all steps of a
+        call.
     zoneout : float or (float, float), optional
         Probability that a unit of h, or of h and of c, keeps its previous value at a step, in training; in
         eval mode it takes the mean of both values with these weights.

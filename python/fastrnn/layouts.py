@@ -168,6 +168,8 @@ class Spec:
             )
         if isinstance(self.zoneout, tuple) and self.cell != "lstm":
             raise ValueError(f"zoneout is {self.zoneout} for cell {self.cell!r}; expected one number, for h")
+        if self.cell == "lstm":  # one spelling of each, so that equal layers have equal Specs
+            self._set("zoneout", self.zoneout_of if any(self.zoneout_of) else 0.0)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -34,6 +34,7 @@ In training, recurrent dropout [9]_ puts m * h in place of h in every product wi
 is the same at all steps of a sequence; the h in z * h stays whole.  Zoneout [10]_ then lets units keep their
 previous value, h'' = k * h + (1 - k) * h' and the same for c, where k is 1 with its probability, drawn for
 every step and unit, and in inference k is that probability.  h' still follows from the c' of the equations.
+In all of these 0 times anything is 0: what is dropped or not kept leaves no trace, even if it is infinite.
 
 The gradients are back-propagation through time [7]_: the same steps walked in the opposite order, each
 turning the gradient of the state that left it into that of the state that entered it.
@@ -137,6 +138,11 @@ def peephole_backward(p: Parameters, grad: Gradients, spec: Spec, gate: int, c: 
 # those of x and of the state that entered, and adds to `grad`.
 
 
+def masked(m: Array, a: Array) -> Array:
+    """Return m * a, but 0 where m is 0, whatever a is."""
+    return np.multiply(m, a, where=m != 0, out=np.zeros(a.shape))
+
+
 def nonlinearity(name: str, a: Array) -> Array:
     """Apply the nonlinearity of an Elman network."""
     if name == "tanh":
@@ -158,7 +164,8 @@ def nonlinearity_slope(name: str, h: Array) -> Array:
 def rnn_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the Elman network; state (h,), each (B, H)."""
     (h,) = state
-    h_new = nonlinearity(spec.nonlinearity, product(p, "ih", EVERY, x) + product(p, "hh", EVERY, m * h))
+    a = product(p, "ih", EVERY, x) + product(p, "hh", EVERY, masked(m, h))
+    h_new = nonlinearity(spec.nonlinearity, a)
     return (h_new,), (x, h, h_new, m)
 
 
@@ -169,13 +176,14 @@ def rnn_step_backward(
     x, h, h_new, m = saved
     da = dstate[0] * nonlinearity_slope(spec.nonlinearity, h_new)
     dx = product_backward(p, grad, "ih", EVERY, x, da)
-    return dx, (m * product_backward(p, grad, "hh", EVERY, m * h, da),)
+    return dx, (masked(m, product_backward(p, grad, "hh", EVERY, masked(m, h), da)),)
 
 
 def lstm_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the LSTM; state (h, c), h (B, R) and c (B, H)."""
     h, c = state
-    a_i, a_f, a_g, a_o = np.split(product(p, "ih", EVERY, x) + product(p, "hh", EVERY, m * h), 4, axis=1)
+    a = product(p, "ih", EVERY, x) + product(p, "hh", EVERY, masked(m, h))
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
     i = sigmoid(a_i + peephole(p, spec, 0, c))
     f = sigmoid(a_f + peephole(p, spec, 1, c))
     g = np.tanh(a_g)
@@ -205,19 +213,19 @@ def lstm_step_backward(
     dc = dc + peephole_backward(p, grad, spec, 0, c, da_i) + peephole_backward(p, grad, spec, 1, c, da_f)
     da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
     dx = product_backward(p, grad, "ih", EVERY, x, da)
-    return dx, (m * product_backward(p, grad, "hh", EVERY, m * h, da), dc)
+    return dx, (masked(m, product_backward(p, grad, "hh", EVERY, masked(m, h), da)), dc)
 
 
 def gru_step(spec: Spec, p: Parameters, x: Array, state: State, m: Array) -> tuple[State, Saved]:
     """Do one step of the GRU; state (h,), each (B, H)."""
     (h,) = state
     rz, candidate = slice(0, 2 * spec.hidden_size), slice(2 * spec.hidden_size, None)
-    r, z = np.split(sigmoid(product(p, "ih", rz, x) + product(p, "hh", rz, m * h)), 2, axis=1)
+    r, z = np.split(sigmoid(product(p, "ih", rz, x) + product(p, "hh", rz, masked(m, h))), 2, axis=1)
     if spec.reset_after:
-        q = product(p, "hh", candidate, m * h)
+        q = product(p, "hh", candidate, masked(m, h))
         n = np.tanh(product(p, "ih", candidate, x) + r * q)
     else:
-        q = product(p, "hh", candidate, r * (m * h))
+        q = product(p, "hh", candidate, r * masked(m, h))
         n = np.tanh(product(p, "ih", candidate, x) + q)
     return ((1.0 - z) * n + z * h,), (x, h, r, z, n, q, m)
 
@@ -233,15 +241,15 @@ def gru_step_backward(
     da_z = dh_new * (h - n) * z * (1.0 - z)
     if spec.reset_after:
         dr = da_n * q
-        dmh = product_backward(p, grad, "hh", candidate, m * h, da_n * r)
+        dmh = product_backward(p, grad, "hh", candidate, masked(m, h), da_n * r)
     else:
-        drmh = product_backward(p, grad, "hh", candidate, r * (m * h), da_n)
-        dr = drmh * (m * h)
+        drmh = product_backward(p, grad, "hh", candidate, r * masked(m, h), da_n)
+        dr = drmh * masked(m, h)
         dmh = drmh * r
     da_rz = np.concatenate([dr * r * (1.0 - r), da_z], axis=1)
-    dmh = dmh + product_backward(p, grad, "hh", rz, m * h, da_rz)
+    dmh = dmh + product_backward(p, grad, "hh", rz, masked(m, h), da_rz)
     dx = product_backward(p, grad, "ih", EVERY, x, np.concatenate([da_rz, da_n], axis=1))
-    return dx, (dh_new * z + m * dmh,)
+    return dx, (dh_new * z + masked(m, dmh),)
 
 
 Step = Callable[[Spec, Parameters, Array, State, Array], tuple[State, Saved]]
@@ -557,7 +565,8 @@ def forward(
                 leaving, saved[index][t] = step(spec, layer_p, layer_x[t], entering, scale_h[direction])
                 keep = [k[t, :, direction] for k in keeps[layer]]
                 leaving = tuple(
-                    k * old + (1.0 - k) * new for k, old, new in zip(keep, entering, leaving, strict=True)
+                    masked(k, old) + masked(1.0 - k, new)
+                    for k, old, new in zip(keep, entering, leaving, strict=True)
                 )
                 now = select(active[t], leaving, now)  # a row past its length keeps its state
                 y[t, :, direction] = np.where(active[t, :, None], now[0], 0.0)
@@ -568,7 +577,7 @@ def forward(
         if dropout_key is not None and spec.dropout > 0.0 and layer < spec.num_layers - 1:
             scale = dropout_scale(spec, layer, steps, batch, dropout_key)
             scales[layer] = scale
-            layer_x = layer_x * scale
+            layer_x = masked(scale, layer_x)
     cache = Cache(x.dtype.kind in "iu", active, reset, saved, scales, keeps)
     return layer_x, states if spec.cell == "lstm" else states[0], cache
 
@@ -632,7 +641,7 @@ def backward(
     step_backward = CELLS[spec.cell][1]
     for layer in range(spec.num_layers - 1, -1, -1):
         scale = cache.scales[layer]
-        dout = dlayer if scale is None else dlayer * scale
+        dout = dlayer if scale is None else masked(scale, dlayer)
         dout = np.where(active[:, :, None], dout, 0.0).reshape(steps, batch, directions, spec.recurrent_size)
         dlayer = np.zeros((steps, batch, spec.layer_input_size(layer)))
         for direction in range(directions):
@@ -645,9 +654,9 @@ def backward(
                 dleaving = (dnow[0] + dout[t, :, direction], *dnow[1:])
                 dleaving = select(active[t], dleaving, zeros_like(dnow))
                 keep = [k[t, :, direction] for k in cache.keeps[layer]]
-                dnew = tuple((1.0 - k) * d for k, d in zip(keep, dleaving, strict=True))
+                dnew = tuple(masked(1.0 - k, d) for k, d in zip(keep, dleaving, strict=True))
                 dx, dentering = step_backward(spec, layer_p, grad, cache.saved[index][t], dnew)
-                dentering = tuple(k * d + e for k, d, e in zip(keep, dleaving, dentering, strict=True))
+                dentering = tuple(masked(k, d) + e for k, d, e in zip(keep, dleaving, dentering, strict=True))
                 dlayer[t] += dx
                 dentering = select(boundary[t], zeros_like(dnow), dentering)
                 dnow = select(active[t], dentering, dnow)

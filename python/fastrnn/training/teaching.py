@@ -96,7 +96,8 @@ def scheduled_inputs(
 
     Notes
     -----
-    The steps are taken in eval mode, so without dropout; a model in training mode is put back into it.
+    The steps are taken in eval mode, so without dropout and with the expectation of zoneout; a model in
+    training mode is put back into it.
 
     Examples
     --------
