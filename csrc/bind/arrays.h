@@ -139,17 +139,20 @@ struct ArrayList {
   }
 };
 
+// NumPy's dtype of T is one object, but that of an array that was pickled another.  The number is compared
+// first, as it is read from the object; it is that of another order of bytes too.
+template <class T>
+[[gnu::noinline, gnu::cold]] bool is_equal_dtype(const py::array& a) {
+  return a.dtype().num() == py::dtype::of<T>().num() && py::isinstance<py::array_t<T>>(a);
+}
+
 // Is it what most arrays are: NumPy's own of T, no subclass's, C-contiguous and aligned?
 template <class T>
 bool is_plain(const py::handle& object) {
   const auto& numpy = py::detail::npy_api::get();
   if (Py_TYPE(object.ptr()) != numpy.PyArray_Type_) return false;
   const auto a = py::reinterpret_borrow<py::array>(object);
-  const py::dtype own = py::dtype::of<T>(), dtype = a.dtype();
-  // NumPy's is one object, but that of an array that was pickled another.  The number is compared first, as
-  // it is read from the object; it is that of another order of bytes too.
-  const bool same = dtype.is(own) || (dtype.num() == own.num() && py::isinstance<py::array_t<T>>(a));
-  return same && (a.flags() & kPlain) == kPlain;
+  return (a.dtype().is(py::dtype::of<T>()) || is_equal_dtype<T>(a)) && (a.flags() & kPlain) == kPlain;
 }
 
 // A new array; a large one begins with a cache line, as those of NumPy seldom do.  A vector that straddles
