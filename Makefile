@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find cmake csrc python tests/emulator -type f -not -name '*.pyc')
 CPP := $(shell find csrc scripts tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format wheel wheel-cuda bench clean
+.PHONY: demo test lint format docs wheel wheel-cuda bench clean
 
 # Two minutes of training on the source of Python's standard library; writes the folder demo.
 demo: $(VENV)/.package
@@ -50,6 +50,11 @@ format: $(VENV)/.lint
 	ruff format
 	clang-format -i $(CPP)
 
+# The documentation site, in build/site, with warnings as errors; it reads the package and does not need it built.
+docs: $(VENV)/.docs
+	$(PYTHON) scripts/notebooks.py
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 # A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment; for the CPU alone, or in
 # dist/cuda with kernels for every architecture of a release.
 wheel: dist/cpu/.checked
@@ -78,6 +83,10 @@ $(VENV)/.package: $(VENV)/.build $(SOURCES)
 
 $(VENV)/.lint: $(VENV)/.build
 	$(PIP) install --group lint
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.build
+	$(PIP) install --group docs
 	touch $@
 
 dist/cpu/.checked: WHEEL := FASTRNN_CUDA=OFF
