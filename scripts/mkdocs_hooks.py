@@ -44,9 +44,10 @@ def on_page_content(content: str, **_: Any) -> str:
     """Make MathML of the formulas: browsers draw it, without a script."""
 
     def formula(match: re.Match[str]) -> str:
-        latex = html.unescape(match["latex"]).strip()
+        latex = html.unescape(match["latex"]).strip()[2:-2]  # without its delimiters
+        latex = latex.replace("{aligned}", "{split}")  # the name that the converter knows
         display = "block" if match["tag"] == "div" else "inline"
-        return f"<{match['tag']}>{convert(latex[2:-2].strip(), display=display)}</{match['tag']}>"
+        return f"<{match['tag']}>{convert(latex.strip(), display=display)}</{match['tag']}>"
 
     wrapped = r'<(?P<tag>div|span) class="arithmatex">(?P<latex>.*?)</(?P=tag)>'
     return re.sub(wrapped, formula, content, flags=re.S)
