@@ -23,9 +23,10 @@ EXAMPLES = [
 NOTEBOOKS = sorted(ROOT.glob("docs/*.ipynb"))
 
 
-def needs_torch(code: str) -> None:
-    if "import torch" in code or "fastrnn.torch" in code:
-        pytest.importorskip("torch")
+def needs_libraries(code: str) -> None:
+    for library in ("jax", "torch"):
+        if f"import {library}" in code or f"fastrnn.{library}" in code:
+            pytest.importorskip(library)
 
 
 def test_there_are_examples() -> None:
@@ -41,7 +42,7 @@ def test_no_code_escapes(path: Path) -> None:
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_examples_run(code: str) -> None:
-    needs_torch(code)
+    needs_libraries(code)
     exec(compile(code, "example", "exec"), {})
 
 
@@ -73,7 +74,7 @@ def test_notebooks_are_what_their_pages_say(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-    needs_torch("\n".join(cells))
+    needs_libraries("\n".join(cells))
     if all(importlib.util.find_spec(name) for name in ("nbclient", "nbformat", "ipykernel")):
         import fastrnn
         import nbclient
@@ -99,7 +100,7 @@ def test_the_reference_names_what_exists(path: Path) -> None:
     names = re.findall(r"^::: (\S+)$", path.read_text(), re.M)
     assert names
     for name in names:
-        needs_torch(name)
+        needs_libraries(name)
         module, _, attribute = name.rpartition(".")
         entry = getattr(importlib.import_module(module), attribute)
         assert entry.__doc__, name

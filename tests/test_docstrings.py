@@ -16,7 +16,10 @@ MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.")
     if module.name not in {"fastrnn._core", "fastrnn._cuda", "fastrnn.__main__"}
-    and not (module.name.startswith("fastrnn.torch") and importlib.util.find_spec("torch") is None)
+    and not any(
+        module.name.startswith(f"fastrnn.{library}") and importlib.util.find_spec(library) is None
+        for library in ("jax", "torch")
+    )
 ]
 
 

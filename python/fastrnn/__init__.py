@@ -52,13 +52,15 @@ __all__ = [
     "training",
 ]
 
+# Submodules that an import of the package does not wait for.
+_LATER = ("convert", "diagnostics", "jax", "models", "onnx", "reference", "sampling", "torch", "training")
+
 # Of `convert`, for short.
 _CONVERTERS = [f"{way}_{system}" for way in ("from", "to") for system in ("flax", "haste", "keras", "torch")]
 
 
 def __getattr__(name: str) -> Any:
-    # Submodules that an import of the package does not wait for.
-    if name in ("convert", "diagnostics", "models", "onnx", "reference", "sampling", "torch", "training"):
+    if name in _LATER:
         return import_module(f".{name}", __name__)
     if name in _CONVERTERS:
         return getattr(import_module(".convert", __name__), name)
