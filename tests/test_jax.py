@@ -6,6 +6,7 @@ And are JAX's arrays taken by the layers themselves?
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fastrnn
@@ -320,6 +321,16 @@ def test_gradients_per_sample(rng: np.random.Generator) -> None:
             assert_same_bits(np.asarray(per_sample[name][index]), np.asarray(gradient), name)
 
 
+def test_lengths_alone_are_mapped(rng: np.random.Generator) -> None:
+    given = in_jax(make_problem(rng, Spec("gru", IN, H), T, B))
+    function = lambda n: fastrnn.jax.gru(given["parameters"], given["x"], given["state"], lengths=n)  # noqa: E731
+    lengths = jnp.array([[5, 2, 0], [1, 4, 3]])
+    y, h_n = jax.vmap(function)(lengths)
+    for index, each in enumerate(lengths):
+        for ours, right in zip((y, h_n), function(each), strict=True):
+            assert_same_bits(np.asarray(ours[index]), np.asarray(right))
+
+
 # Being called back.
 
 
@@ -334,6 +345,49 @@ def test_large_arrays_in_several_calls_of_one_program() -> None:
 
     assert np.isfinite(program(jnp.ones((100, 200, 64))))  # 5 MB each
     assert np.isfinite(jax.grad(program)(jnp.ones((100, 200, 64)))).all()
+
+
+def test_inside_a_scan_computed_again_in_backward(rng: np.random.Generator) -> None:
+    problem = make_problem(rng, Spec("lstm", IN, H), 2 * T, B)
+    given = in_jax(problem)
+
+    @jax.checkpoint
+    def chunk(state: Any, x: Any) -> Any:
+        y, state = fastrnn.jax.lstm(given["parameters"], x, state)
+        return state, y
+
+    @jax.jit
+    def both(x: Any) -> Any:
+        (state_n, y), pull = jax.vjp(lambda x: jax.lax.scan(chunk, given["state"], x.reshape(2, T, B, IN)), x)
+        return y, state_n, pull((problem.dstate_n, problem.dy.reshape(2, T, B, H)))[0]
+
+    y, state_n, dx = jax.tree.map(np.asarray, both(given["x"]))
+    spec, parameters = problem.spec, problem.parameters
+    y_1, state_1, first = functional.forward_train(spec, parameters, problem.x[:T], problem.state)
+    y_2, state_2, second = functional.forward_train(spec, parameters, problem.x[T:], state_1)
+    dx_2, dstate, _ = functional.backward(spec, parameters, second, problem.dy[T:], problem.dstate_n)
+    dx_1, _, _ = functional.backward(spec, parameters, first, problem.dy[:T], dstate)
+    for ours, right in zip((*y, *state_n), (y_1, y_2, *state_2), strict=True):
+        assert_same_bits(ours, right)
+    assert_same_bits(dx, np.concatenate((dx_1, dx_2)))
+
+
+def test_threads_run_a_program_side_by_side(rng: np.random.Generator) -> None:
+    given = in_jax(make_problem(rng, Spec("gru", IN, H), 50, 40, state=False))
+    program = jax.jit(jax.grad(lambda x: (fastrnn.jax.gru(given["parameters"], x)[0] ** 2).sum()))
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = (np.asarray(dx) for dx in pool.map(program, [given["x"]] * 12))
+    for other in others:
+        assert_same_bits(other, first)
+
+
+def test_nobody_in_the_batch() -> None:
+    parameters = fastrnn.jax.init(jax.random.key(0), Spec("gru", IN, H))
+    gradients, dx = jax.grad(lambda p, x: fastrnn.jax.gru(p, x)[0].sum(), (0, 1))(
+        parameters, jnp.ones((T, 0, IN))
+    )
+    assert dx.shape == (T, 0, IN)
+    assert not any(gradient.any() for gradient in gradients.values())
 
 
 def test_a_call_is_compiled_once(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
