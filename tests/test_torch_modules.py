@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import gc
 import io
 import itertools
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -657,18 +659,41 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "a new parameter": lambda m: setattr(m, "weight_hh_l0", torch.nn.Parameter(m.weight_hh_l0 * 0.5)),
     "new data": lambda m: setattr(m.weight_hh_l0, "data", m.weight_hh_l0.data * 0.5),
     "a checkpoint": lambda m: m.load_state_dict({k: v * 0.5 for k, v in m.state_dict().items()}),
-    "an optimizer": lambda m: one_step(m),
+    "an optimizer": lambda m: one_step(m, torch.optim.SGD),
+    "fused Adam": lambda m: one_step(m, torch.optim.Adam, fused=True),
+    "fused AdamW": lambda m: one_step(m, torch.optim.AdamW, fused=True),
+    "fused SGD": lambda m: one_step(m, torch.optim.SGD, fused=True),
+    "fused Adagrad": lambda m: one_step(m, torch.optim.Adagrad, fused=True),
+    "fused, gradients of before": lambda m: step_of_gradients(m),
+    "turned data": lambda m: setattr(m.weight_hh_l0, "data", turned(m.weight_hh_l0.data)),
+    "turned in place": lambda m: m.weight_hh_l0.set_(turned(m.weight_hh_l0.data)),
+    "a parameter of the same memory": lambda m: setattr(
+        m, "weight_hh_l0", torch.nn.Parameter(m.weight_hh_l0.data.mul_(0.5))
+    ),
     "through .data, told": lambda m: (m.weight_hh_l0.data.mul_(0.5), m.flatten_parameters()),
     "through .data, modes": lambda m: (m.weight_hh_l0.data.mul_(0.5), m.eval()),
     "dtypes": lambda m: (m.double(), m.weight_hh_l0.data.mul_(0.5), m.float()),
 }
 
 
-def one_step(module: Any) -> None:
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+def one_step(module: Any, kind: Any, **options: Any) -> None:
+    optimizer = kind(module.parameters(), lr=0.5, **options)
     with torch.enable_grad():
         module(torch.ones(STEPS, BATCH, INPUT))[0].sum().backward()
     optimizer.step()
+
+
+def step_of_gradients(module: Any) -> None:
+    """A step without a call with a graph before it."""
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.Adam(module.parameters(), lr=0.5, fused=True).step()
+
+
+def turned(matrix: Any) -> Any:
+    """Other numbers at the same address, of the same shape."""
+    rows, columns = matrix.shape
+    return matrix.as_strided((rows, columns), (1, rows))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
@@ -726,6 +751,134 @@ def test_weights_are_packed_once_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -
         layer.flatten_parameters()
         layer(x)
         assert len(packed) == 5
+
+
+def test_weights_that_other_processes_write_are_packed_every_time() -> None:
+    """No version counts such writes; a NumPy view of the shared memory stands for the other process."""
+    theirs, mine = pair("gru")
+    theirs.share_memory()
+    mine.share_memory().eval()
+    x = torch.randn(STEPS, BATCH, INPUT)
+    with torch.no_grad():
+        mine(x)
+        for module in (theirs, mine):
+            module.weight_hh_l0.numpy()[:] *= 0.5
+        expected, found = theirs(x)[0], mine(x)[0]
+    assert_close(found.numpy(), expected.numpy(), n_products=2 * products("gru", 1, False))
+
+
+def test_memory_given_back_and_taken_again_is_no_copy_of_before() -> None:
+    """What was packed goes as soon as another call has seen other weights."""
+    theirs, mine = pair("rnn-tanh")
+    mine.eval()
+    x = torch.randn(STEPS, BATCH, INPUT)
+    n = 2 * products("rnn-tanh", 1, False)
+    for _ in range(20):
+        with torch.no_grad():
+            mine(x)
+        address = mine.weight_hh_l0.data_ptr()
+        mine.weight_hh_l0.data = torch.randn(HIDDEN, HIDDEN)
+        mine(x)[0].sum().backward()
+        for _ in range(10):
+            mine.weight_hh_l0.data = torch.randn(HIDDEN, HIDDEN)
+            if mine.weight_hh_l0.data_ptr() == address:
+                break
+        theirs.load_state_dict(mine.state_dict())
+        with torch.no_grad():
+            assert_close(mine(x)[0].numpy(), theirs(x)[0].numpy(), n_products=n)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("cell", [False, True], ids=["layer", "cell"])
+@pytest.mark.parametrize("variant", CELLS)
+def test_another_dtype_after_a_call(variant: str, cell: bool, training: bool) -> None:
+    theirs, mine = pair(variant, cell=cell)
+    x = torch.randn(BATCH, INPUT)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        found, expected = (flat(m.to(dtype).train(training)(x.to(dtype)))[0] for m in (mine, theirs))
+        assert found.dtype is dtype
+        n = 2 * BATCH * products(variant, 1, False)
+        assert_close(found.detach().numpy(), expected.detach().numpy(), n_products=n)
+
+
+@pytest.mark.parametrize("cell", [False, True], ids=["layer", "cell"])
+def test_parameters_may_be_swapped(cell: bool) -> None:
+    """torch's other way to convert and load takes no tensor with weak references."""
+    _, mine = pair("gru", cell=cell)
+    x = torch.randn(BATCH, INPUT)
+    mine.eval()
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with torch.no_grad():
+            mine(x)
+            mine.double()
+            assert flat(mine(x.double()))[0].dtype is torch.float64
+            if cell:  # torch.nn's layers have weak references of their own then
+                mine.load_state_dict({k: v * 0.5 for k, v in mine.state_dict().items()})
+                mine(x.double())
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+def test_arrays_of_the_caller_may_change_after_the_call() -> None:
+    _, mine = pair("gru")
+    x = torch.randn(STEPS, BATCH, INPUT)
+    lengths, resets = np.full(BATCH, STEPS), np.zeros((STEPS, BATCH), bool)
+    gradients = []
+    for changed in (False, True):
+        y = mine(x, lengths=lengths, resets=resets)[0]
+        if changed:
+            lengths[:] = 1
+            resets[:] = True
+        gradients.append(torch.autograd.grad(y.sum(), list(mine.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_threads_with_a_weight_in_common() -> None:
+    """Two layers that share their first weight share what is kept; neither sees the other's weights."""
+    first, second = (ours.RNN(8, 8).eval() for _ in range(2))
+    second.weight_ih_l0 = first.weight_ih_l0
+    x = torch.randn(2, 1, 8)
+    with torch.no_grad():
+        expected = {module: module(x)[0] for module in (first, second)}
+    wrong = []
+
+    def run(module: Any) -> None:
+        with torch.no_grad():
+            for _ in range(500):
+                if not torch.equal(module(x)[0], expected[module]):
+                    wrong.append(module)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(run, [first, second] * 2))
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+def test_a_weight_of_another_shape_is_named() -> None:
+    mine = ours.GRU(INPUT, HIDDEN).eval()
+    x = torch.randn(STEPS, BATCH, INPUT)
+    mine(x)
+    mine.weight_ih_l0.data = mine.weight_ih_l0.data.view(INPUT, 3 * HIDDEN)
+    with pytest.raises(ValueError, match=r"weight_ih_l0 has shape \(7, 27\); expected \(27, 7\)"):
+        mine(x)
+
+
+def test_little_is_kept_of_a_long_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernels, "_KEPT_BYTES", 0)
+    cell = ours.GRUCell(3, 4)
+    h = None
+    for _ in range(5):
+        h = cell(torch.zeros(2, 3), h)
+    h.sum().backward()
+    del h
+    assert len(_kernels.memory_of(cell.weight_ih).reserves) == 1
 
 
 def test_memory_goes_with_the_weights() -> None:

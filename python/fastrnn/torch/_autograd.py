@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from . import _kernels
 from ._formula import network
@@ -121,11 +122,10 @@ def _second(
         return found
 
     values = [incoming[n] for n in given] + [primals[n] for n in there]
-    _, pull = torch.func.vjp(first, *values)
-    wanted = [gradients[n] for n in there]
-    sums = pull(
-        tuple(torch.zeros_like(primals[n]) if g is None else g for n, g in zip(there, wanted, strict=True))
-    )
+    wanted = [torch.zeros_like(primals[n]) if gradients[n] is None else gradients[n] for n in there]
+    with torch.autocast(primals[0].device.type, enabled=False):  # the kernels round to no half either
+        _, pull = torch.func.vjp(first, *values)
+        sums = pull(tuple(wanted))
     to_incoming: list[Tensor | None] = [None] * len(incoming)
     to_primals: list[Tensor | None] = [None] * len(primals)
     for n, total in zip(given, sums, strict=False):
@@ -271,6 +271,8 @@ def _one_by_one(
     function: Any, size: int, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     """Apply a function to one sample after the other: each has weights, or gradients in them, of its own."""
+    if size == 0:
+        raise ValueError("vmap goes over 0 samples; expected at least 1")
     results = [
         function.apply(
             *(
@@ -285,6 +287,23 @@ def _one_by_one(
     if function is _Recurrence:
         stacked[3] = _kernels.stack_tokens(columns[3])
     return tuple(stacked), tuple(None if value is None else 0 for value in stacked)
+
+
+def _have_tangents(tensors: Sequence[Tensor | None]) -> bool:
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def _forward_mode(
+    x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, resets: Any, seed: Any, options: str
+) -> tuple[Any, ...]:
+    """Return y, h_n and c_n with tangents: the kernels have none, the formula has."""
+    plan = _kernels.plan_of(options, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        results = network(
+            plan.spec, plan.layout, x, h, c, weights, lengths, resets, None if seed is None else int(seed)
+        )
+    y, h_n, *rest = results if plan.steps else (None, *results)
+    return y, h_n, rest[0] if plan.lstm else None
 
 
 def recurrence(
@@ -302,13 +321,20 @@ def recurrence(
 
     `cached` allows packed weights of an earlier call if they have not changed since.
     """
+    if forward_ad._current_level >= 0 and _have_tangents((x, h, c, *weights)):
+        return _forward_mode(x, h, c, weights, lengths, resets, seed, options)
     graph = torch.is_grad_enabled() and (
         x.requires_grad
         or any(w.requires_grad for w in weights)
         or (h is not None and h.requires_grad)
         or (c is not None and c.requires_grad)
     )
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or x.is_meta:
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or x.is_meta
+        or torch._C._get_tracing_state() is not None
+    ):
         plain = False
     elif torch._C._are_functorch_transforms_active():
         y, h_n, c_n, _ = _Recurrence.apply(options, cached, x, h, c, lengths, resets, seed, *weights)

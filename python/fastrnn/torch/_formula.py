@@ -74,6 +74,8 @@ def network(
         resets = to_time_major(layout, resets)
         if active is not None:
             resets = resets & active
+    if active is not None:  # 0 times the derivative at a NaN is no 0
+        x = torch.where(active[..., None], x, torch.zeros_like(x))
     parameters = dict(zip(spec.parameter_shapes(), weights, strict=True))
     finals: list[State] = []
     for number, suffix in enumerate(spec.suffixes()):
@@ -116,11 +118,13 @@ def _one_direction(
         entered = state
         if resets is not None and boundary < steps:
             entered = tuple(torch.where(resets[boundary][:, None], torch.zeros_like(s), s) for s in state)
-        left = step(spec, p, from_input[t], entered)
         if active is None:
-            state, outputs[t] = left, left[0]
+            state = step(spec, p, from_input[t], entered)
+            outputs[t] = state[0]
         else:
             real = active[t][:, None]
+            entered = tuple(torch.where(real, s, torch.zeros_like(s)) for s in entered)
+            left = step(spec, p, from_input[t], entered)
             state = tuple(torch.where(real, new, old) for new, old in zip(left, state, strict=True))
             outputs[t] = torch.where(real, left[0], torch.zeros_like(left[0]))
     return torch.stack(outputs), state

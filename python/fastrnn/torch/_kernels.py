@@ -5,6 +5,7 @@ Everything here takes tensors as they are, below autograd, and trusts their shap
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import _core, functional
 from .._backends import CPU
@@ -76,52 +78,60 @@ def plan_of(options: str, dtype: Any) -> Plan:
 # ------------------------------------------------------------------------------ memory of a layer
 
 
+_KEPT_BYTES = 64 << 20
+"""How much memory of reserves is kept for the next calls, beside the first reserve."""
+
+
 class Memory:
     """What is kept for one set of weights as long as the first of them lives.
 
+    Threads may share it: `seen` and `packed` are each written whole, and read once a call.
+
     Attributes
     ----------
-    key
-        Options, addresses and versions of what `packed` is a copy of.  The arrays keep their memory from
-        being used again, so that an address stands for the same memory.
+    seen
+        Plan and weights (address, shape, strides, dtype) of the last call, their arrays, and whether changes
+        of them are counted.
     packed
-        Weights packed for inference.
+        The weights packed for inference, and what they are a copy of: plan, arrays, identities, versions.
+        The arrays keep their memory from being used again, so that the same list is the same memory.
     repacked
-        Memory for the packed weights of training calls that are over.
+        Memory for the packed weights of calls that pack their own.
     reserves
         Memory for what training calls save, of calls that nothing can go back through any more.
     """
 
-    __slots__ = ("__weakref__", "addresses", "arrays", "key", "owner", "packed", "repacked", "reserves")
+    __slots__ = ("__weakref__", "owner", "packed", "repacked", "reserves", "seen")
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
-        self.addresses: tuple[int, ...] | None = None
-        self.arrays: list[Any] = []
-        self.drop()
-
-    def drop(self) -> None:
-        """Forget the packed weights and give back the memory."""
-        self.key: Any = None
-        self.packed: Any = None
-        self.repacked: list[tuple[str, Any]] = []
+        self.seen: tuple[Plan, Any, list[Any], bool] | None = None
+        self.packed: tuple[Any, ...] | None = None
+        self.repacked: list[tuple[Plan, Any]] = []
         self.reserves: list[Any] = []
 
-    def views(self, weights: Sequence[Tensor]) -> list[Any]:
-        """Return the weights as NumPy's arrays of the same memory."""
-        addresses = tuple([w.data_ptr() for w in weights])
-        if addresses != self.addresses:
-            for w in weights:
-                if w.dtype is not weights[0].dtype:
-                    raise RuntimeError(
-                        f"weights are {weights[0].dtype} and {w.dtype}; expected one dtype for all of them"
-                    )
-            # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
-            self.arrays = [w.data.contiguous().numpy() for w in weights]
-            # Only what is no copy stays what the weights are.
-            own = all(a.ctypes.data == p for a, p in zip(self.arrays, addresses, strict=True))
-            self.addresses = addresses if own else None
-        return self.arrays
+    def views(self, plan: Plan, weights: Sequence[Tensor]) -> tuple[list[Any], bool]:
+        """Return the weights as NumPy's arrays of the same memory, and whether a copy of them may be kept."""
+        found = [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
+        seen = self.seen
+        if seen is not None and seen[0] is plan and seen[1] == found:
+            return seen[2], seen[3]
+        for (name, expected), w in zip(plan.spec.parameter_shapes().items(), weights, strict=True):
+            if tuple(w.shape) != expected:
+                raise ValueError(f"{name} has shape {tuple(w.shape)}; expected {expected}")
+            if w.dtype is not weights[0].dtype:
+                raise RuntimeError(
+                    f"weights are {weights[0].dtype} and {w.dtype}; expected one dtype for all of them"
+                )
+        # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
+        arrays = [w.data.contiguous().numpy() for w in weights]
+        # Only what is no copy stays what the weights are.
+        own = all(a.ctypes.data == one[0] for a, one in zip(arrays, found, strict=True))
+        # No version counts what another process writes.
+        counted = own and not any(w.is_shared() for w in weights)
+        self.packed = None
+        self.seen = (plan, found, arrays, counted) if own else None
+        return arrays, counted
 
 
 _memories: dict[int, Memory] = {}
@@ -138,37 +148,60 @@ def memory_of(first: Tensor) -> Memory:
 
 
 def drop_memory(first: Tensor) -> None:
-    """Forget what is kept for the weights that begin with this one."""
-    memory = _memories.get(id(first))
-    if memory is not None:
-        memory.drop()
+    """Forget what is kept for the weights that begin with this one, and the reference to it."""
+    _memories.pop(id(first), None)
 
 
-def _packed(plan: Plan, options: str, memory: Memory, weights: Sequence[Tensor], cached: bool) -> Any:
-    """Return packed weights: those of an earlier call only if nothing has changed since."""
-    arrays = memory.views(weights)
-    key = None
-    if cached and memory.addresses is not None:
-        try:
-            key = (options, memory.addresses, [w._version for w in weights])
-        except RuntimeError:  # inference tensors count no versions
-            key = None
-        if key is not None and key == memory.key:
-            return memory.packed
+def _after_optimizer(*_: Any) -> None:
+    """Forget all packed weights: the fused optimizers of torch write weights and count no version."""
+    if not torch.compiler.is_compiling():  # compiled, they do count
+        for memory in list(_memories.values()):
+            memory.packed = None
+
+
+register_optimizer_step_post_hook(_after_optimizer)
+
+
+def _packed(
+    plan: Plan, memory: Memory, weights: Sequence[Tensor], cached: bool
+) -> tuple[Any, tuple[Plan, Any] | None]:
+    """Return packed weights: those of an earlier call only if nothing has changed since.
+
+    The second result is None if they are kept, else what goes to `memory.repacked` after the call.
+    """
+    arrays, counted = memory.views(plan, weights)
+    state = None
+    if cached and counted:
+        # Inference tensors count no versions.
+        with contextlib.suppress(RuntimeError):
+            state = [(id(w), w._version) for w in weights]
+    if state is None:
+        memory.packed = None
+    else:
+        kept = memory.packed
+        if kept is not None and kept[0] is plan and kept[1] is arrays and kept[2] == state:
+            return kept[3], None
     packed = None
-    if key is None and memory.repacked:
+    if state is None and memory.repacked:
         made_for, packed = memory.repacked.pop()
-        if made_for != options:
+        if made_for is not plan:
             packed = None
     if packed is None:
         packed = _core.Weights(plan.network)
     packed.pack(arrays)
-    if key is not None:
-        memory.key, memory.packed = key, packed
-    return packed
+    if state is None:
+        return packed, (plan, packed)
+    memory.packed = (plan, arrays, state, packed)
+    return packed, None
 
 
 # ------------------------------------------------------------------- what backward finds again
+
+
+def _keep(home: list[Any], reserve: Any) -> None:
+    """Keep the memory of a reserve for the next call, but not of all steps of a long graph of cells."""
+    if not home or (len(home) + 1) * reserve.nbytes <= _KEPT_BYTES:
+        home.append(reserve)
 
 
 class _Held:
@@ -181,7 +214,7 @@ class _Held:
         self.home = home
 
     def __del__(self) -> None:
-        self.home.append(self.reserve)
+        _keep(self.home, self.reserve)
 
 
 class _Slots(np.ndarray[Any, Any]):
@@ -285,7 +318,8 @@ def run_forward(
     follow_threads()
     layout = plan.layout
     memory = memory_of(weights[0])
-    packed = _packed(plan, options, memory, weights, cached)
+    # Where a graph is wanted the weights are about to change.
+    packed, again = _packed(plan, memory, weights, cached and not save)
     x_array = _array(x)
     if not save and seed is None and lengths is None and resets is None:
         state = _array(h) if h is not None else None
@@ -294,8 +328,8 @@ def run_forward(
             state = (state, _array(c))
         done: Any = packed.run_plain((layout.axes,), x_array, state)
         if done is not None:
-            if not cached:
-                memory.repacked.append((options, packed))
+            if again is not None:
+                memory.repacked.append(again)
             y, state_n = done if plan.steps else (None, done)
             h_n, c_n = state_n if plan.lstm else (state_n, None)
             return (
@@ -331,13 +365,13 @@ def run_forward(
         0 if seed is None else int(seed),
         0,
     )
-    if not cached:
-        memory.repacked.append((options, packed))
+    if again is not None:
+        memory.repacked.append(again)
     token = None
     if save:
         token = token_of([_Held(reserve, memory.reserves)])
     elif reserve is not None:
-        memory.reserves.append(reserve)
+        _keep(memory.reserves, reserve)
     return (
         None if y is None else torch.from_numpy(y),
         torch.from_numpy(made[0]),
@@ -377,7 +411,7 @@ def run_backward(
         return _device_backward(plan, dy, dh_n, dc_n, x, weights, held.reserve, need_dx)
     follow_threads()
     layout = plan.layout
-    arrays = memory_of(weights[0]).views(weights)
+    arrays, _ = memory_of(weights[0]).views(plan, weights)
     # Of the shape of x, without its strides: an expanded x has a dx of its own memory.
     dx = _core.empty(x.shape, plan.dtype) if need_dx else None
     dstate = [_core.empty(shape, plan.dtype) for shape in plan.state_shapes(x)]

@@ -76,7 +76,31 @@ def _tensors(module: Any, names: Sequence[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
-class _Layer(torch.nn.RNNBase):
+class _Packs(torch.nn.Module):
+    """What drops the packed weights of a module."""
+
+    def _drop(self) -> None:
+        for name in ("weight_ih_l0", "weight_ih"):
+            weight = self._parameters.get(name)
+            if weight is not None:
+                _kernels.drop_memory(weight)
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, as torch.nn's, and forget the packed weights."""
+        self._drop()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        # torch.utils.swap_tensors takes no tensor that there are weak references to.
+        self._drop()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._drop()
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class _Layer(_Packs, torch.nn.RNNBase):
     """What LSTM, GRU and RNN have in common."""
 
     peephole: Any = False  # of the class, so that a torch.nn module can become one of these
@@ -89,14 +113,7 @@ class _Layer(torch.nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """Forget the packed weights; the next call packs them again.  Nothing else depends on it."""
-        for name in self._flat_weights_names[:1]:
-            if name in self._parameters and self._parameters[name] is not None:
-                _kernels.drop_memory(self._parameters[name])
-
-    def train(self, mode: bool = True) -> Any:
-        """Set the mode, as torch.nn's, and forget the packed weights."""
-        self.flatten_parameters()
-        return super().train(mode)
+        self._drop()
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
@@ -276,9 +293,16 @@ class _Layer(torch.nn.RNNBase):
         return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), (h_n, c_n) if lstm else h_n
 
 
+def _tensor(given: Any, x: Tensor) -> Tensor:
+    """Return a tensor where x is, a copy of what is none: nobody counts the writes to a NumPy array."""
+    if isinstance(given, torch.Tensor):
+        return given.to(x.device)
+    return torch.tensor(given, device=x.device)
+
+
 def _lengths(lengths: Any, batch: int, batched: bool, x: Tensor) -> Tensor:
-    found = torch.as_tensor(lengths, device=x.device)
-    if found.is_floating_point() or found.dtype is torch.bool:
+    found = _tensor(lengths, x)
+    if found.is_floating_point() or found.is_complex() or found.dtype is torch.bool:
         raise TypeError(f"lengths is {found.dtype}; expected integers")
     if not batched and found.dim() == 0:
         found = found[None]
@@ -288,7 +312,7 @@ def _lengths(lengths: Any, batch: int, batched: bool, x: Tensor) -> Tensor:
 
 
 def _resets(resets: Any, x: Tensor) -> Tensor:
-    found = torch.as_tensor(resets, device=x.device)
+    found = _tensor(resets, x)
     if found.dtype is not torch.bool:
         raise TypeError(f"resets is {found.dtype}; expected torch.bool")
     if found.shape != x.shape[:-1]:
@@ -421,20 +445,13 @@ class RNN(_Layer):
 # ------------------------------------------------------------------------------------------- cells
 
 
-class _Cell(torch.nn.RNNCellBase):
+class _Cell(_Packs, torch.nn.RNNCellBase):
     """What LSTMCell, GRUCell and RNNCell have in common."""
 
     peephole: Any = False
     reset_after: bool = True
     _cell: str
     _promote = False
-
-    def train(self, mode: bool = True) -> Any:
-        """Set the mode, as torch.nn's, and forget the packed weights."""
-        weight = self._parameters.get("weight_ih")
-        if weight is not None:
-            _kernels.drop_memory(weight)
-        return super().train(mode)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
