@@ -63,3 +63,6 @@ class Markdown(griffe.Extension):
             text = re.sub(r"(?<=[\w)])::$", ":", text, flags=re.M)
             text = re.sub(r"\[(\d+)\]_", r"[\1]", text)
             obj.docstring.value = re.sub(r"^\.\. (\[\d+\] )", r"- \1", text, flags=re.M)
+            if obj.path.startswith("fastrnn.torch."):  # torch.nn's arguments are its *args
+                options = {"warn_unknown_params": False}
+                obj.docstring.parser_options = {**obj.docstring.parser_options, **options}
