@@ -1,7 +1,8 @@
 """Runs a trained layer over a data set larger than memory, on several machines: Dask's distributed scheduler.
 
     python examples/dask_inference.py                        a cluster of two processes on this machine
-    python examples/dask_inference.py --scheduler HOST:8786  workers elsewhere, which see the same files
+    python examples/dask_inference.py --scheduler HOST:8786 --folder SHARED
+                                                             workers elsewhere, which see the same folder
 
 The data set is a folder of .npy files, each a piece of the sequences (T, B, I). A worker maps one file at a
 time, runs the layer over some rows after the other, and writes the last hidden states beside it: neither the
@@ -58,6 +59,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--folder", type=Path, help="where to put the data, which all workers have to see")
     parser.add_argument("--pieces", type=int, default=6)
     args = parser.parse_args(arguments)
+    if args.scheduler and not args.folder:
+        parser.error(
+            "--scheduler requires --folder: workers elsewhere see no temporary folder of this machine"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         files = write_data(folder, args.pieces)

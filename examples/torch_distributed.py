@@ -35,6 +35,8 @@ class Sign(torch.nn.Module):
 
 def train(steps: int, batch: int, rank: int, world: int) -> dict[str, Any]:
     """Return the loss of each step, over all processes, and the parameters in the end."""
+    if batch % world:  # the mean over processes would weigh their rows differently
+        raise ValueError(f"batch is {batch}; expected a multiple of the {world} processes")
     torch.manual_seed(0)
     model = Sign()
     run: Any = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model

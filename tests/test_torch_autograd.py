@@ -11,6 +11,7 @@ from tolerances import assert_close, chain, size
 torch = pytest.importorskip("torch")
 import fastrnn.torch as ours  # noqa: E402
 from fastrnn.torch import _kernels  # noqa: E402
+from torch.autograd import forward_ad  # noqa: E402
 
 # Of torch itself, on its way to compile anything.
 pytestmark = [
@@ -99,6 +100,74 @@ def test_second_derivatives_see_the_mask_of_dropout() -> None:
 
     assert torch.autograd.gradcheck(fixed, arguments)
     assert torch.autograd.gradgradcheck(fixed, arguments)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_second_derivatives_past_nan_in_what_is_no_step(kind: str) -> None:
+    """Padding, and the state of a row without steps, are where they are 0."""
+    module = getattr(ours, kind.upper())(3, 4, dtype=torch.float64)
+    lengths = torch.tensor([6, 2, 0])
+    filled = []
+    for filler in (0.0, torch.nan):
+        x = torch.linspace(-1, 1, 6 * 3 * 3, dtype=torch.float64).reshape(6, 3, 3)
+        x[2:, 1] = filler
+        x[:, 2] = filler
+        x.requires_grad_()
+        y = module(x, lengths=lengths)[0]
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        filled.append(torch.autograd.grad(dx.square().sum(), [x, *module.parameters()]))
+    for zero, nan in zip(*filled, strict=True):
+        assert torch.equal(zero, nan)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_second_derivatives_are_not_rounded_by_autocast(kind: str) -> None:
+    module = getattr(ours, kind.upper())(3, 4)
+    x = torch.randn(5, 2, 3)
+    found = []
+    for enabled in (False, True):
+        own = x.clone().requires_grad_()
+        y = module(own)[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            (dx,) = torch.autograd.grad(y.sum(), own, create_graph=True)
+            found.append(torch.autograd.grad(dx.square().sum(), list(module.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("given", [{}, {"lengths": torch.tensor([5, 2])}], ids=["all", "lengths"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_forward_mode(kind: str, given: dict[str, Any]) -> None:
+    """Tangents are Jacobians times vectors, with and without a graph, and of torch.func as well."""
+    module = getattr(ours, kind.upper())(3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    v = torch.randn_like(x)
+
+    def run(x: Any) -> Any:
+        return module(x, **given)[0]
+
+    expected = torch.einsum("...ijk,ijk->...", torch.autograd.functional.jacobian(run, x), v)
+    for graph in (False, True):
+        with torch.set_grad_enabled(graph), forward_ad.dual_level():
+            found = forward_ad.unpack_dual(run(forward_ad.make_dual(x, v))).tangent
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.func.jvp(run, (x,), (v,))[1], expected)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_is_a_function_of_its_input(kind: str) -> None:
+    module = getattr(ours, kind.upper())(3, 4).eval()
+    x = torch.randn(5, 2, 3)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, torch.zeros(5, 2, 3))
+        assert torch.equal(traced(x)[0], module(x)[0])
+
+
+def test_vmap_over_nothing() -> None:
+    module = ours.GRU(3, 4)
+    with pytest.raises(ValueError, match="vmap goes over 0 samples; expected at least 1"):
+        torch.func.vmap(lambda x: module(x)[0])(torch.zeros(0, 5, 2, 3))
 
 
 def test_a_third_derivative() -> None:

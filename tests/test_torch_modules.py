@@ -870,6 +870,42 @@ def test_a_weight_of_another_shape_is_named() -> None:
         mine(x)
 
 
+@pytest.mark.parametrize(
+    ("name", "hx"),
+    [
+        ("LSTM", torch.zeros(2, 1, BATCH, HIDDEN)),
+        ("LSTM", ()),
+        ("LSTM", (torch.zeros(1, BATCH, HIDDEN),)),
+        ("LSTM", (torch.zeros(1, BATCH, HIDDEN),) * 3),
+        ("LSTMCell", torch.zeros(2, BATCH, HIDDEN)),
+        ("LSTMCell", torch.zeros(BATCH, HIDDEN)),
+        ("LSTMCell", ()),
+        ("LSTMCell", (torch.zeros(BATCH, HIDDEN),)),
+        ("LSTMCell", (torch.zeros(BATCH, HIDDEN),) * 3),
+    ],
+)
+def test_states_that_are_no_pair_are_refused_as_torchs(name: str, hx: Any) -> None:
+    x = torch.zeros(STEPS, BATCH, INPUT) if name == "LSTM" else torch.zeros(BATCH, INPUT)
+    theirs, mine = (getattr(library, name)(INPUT, HIDDEN) for library in (torch.nn, ours))
+    assert type(refusal(lambda: mine(x, hx))) is type(refusal(lambda: theirs(x, hx)))
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float32, torch.bool], ids=str)
+def test_lengths_are_integers(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"lengths is .*; expected integers"):
+        ours.GRU(INPUT, HIDDEN)(torch.zeros(STEPS, BATCH, INPUT), lengths=torch.ones(BATCH, dtype=kind))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_input_at_an_address_of_no_float(training: bool) -> None:
+    mine = ours.LSTM(INPUT, HIDDEN).train(training)
+    x = torch.randn(STEPS, BATCH, INPUT)
+    memory = bytearray(2) + bytearray(x.numpy().tobytes())
+    odd = torch.frombuffer(memory, dtype=torch.float32, offset=2).reshape(x.shape)
+    assert odd.data_ptr() % 4
+    assert torch.equal(mine(odd)[0], mine(x)[0])
+
+
 def test_little_is_kept_of_a_long_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kernels, "_KEPT_BYTES", 0)
     cell = ours.GRUCell(3, 4)

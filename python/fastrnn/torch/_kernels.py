@@ -285,6 +285,8 @@ def _whole(tensor: Tensor | None) -> Any:
 def _array(tensor: Tensor) -> Any:
     if tensor.requires_grad:
         tensor = tensor.detach()
+    if tensor.data_ptr() % tensor.element_size():  # a view of a file's bytes, say
+        tensor = tensor.clone()
     try:
         return tensor.numpy()
     except RuntimeError:  # the imaginary part of a conjugate, say, is a view with its sign still to change

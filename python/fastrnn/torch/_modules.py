@@ -183,7 +183,13 @@ class _Layer(_Packs, torch.nn.RNNBase):
             raise RuntimeError(f"For {kind} input, hx should also be {rank}-D but got {ranks[0]}-D tensor")
 
     def _parts(self, hx: Any) -> tuple[Tensor, ...]:
-        return (hx[0], hx[1]) if self._cell == "lstm" else (hx,)
+        if self._cell != "lstm":
+            return (hx,)
+        if isinstance(hx, torch.Tensor):
+            raise TypeError(f"hx is one tensor, of shape {tuple(hx.shape)}; expected the pair (h, c)")
+        if len(hx) > 2:
+            raise RuntimeError(f"lstm expects two hidden states, got {len(hx)}")
+        return (hx[0], hx[1])
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None
@@ -583,6 +589,10 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
             As torch.nn.LSTMCell, for wrong ranks, sizes, dtypes and devices.
         """
         self._check_rank(input)
+        if isinstance(hx, torch.Tensor):
+            raise TypeError(f"hx is one tensor, of shape {tuple(hx.shape)}; expected the pair (h, c)")
+        if hx is not None and len(hx) != 2:
+            raise RuntimeError(f"lstm_cell expects two hidden states, got {len(hx)}")
         for number, part in enumerate(hx or ()):
             if part.dim() not in (1, 2):
                 raise ValueError(f"LSTMCell: Expected hx[{number}] to be 1D or 2D, got {part.dim()}D instead")
