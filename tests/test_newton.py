@@ -90,8 +90,9 @@ def test_hessian_of_a_recurrent_model_is_that_of_second_differences():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_few_steps_train_a_recurrent_model(dtype):
     model, closure = recurrent_problem(dtype)
-    newton = Newton(model, closure, damping=0.1)
-    losses = [newton.step() for _ in range(20)]
+    # More than the Hessian's most negative eigenvalue, or a step may climb and rounding decides where to.
+    newton = Newton(model, closure, damping=1.0)
+    losses = [newton.step() for _ in range(40)]
     assert losses[0] > 0.5
     assert closure() < 0.01
 

@@ -101,10 +101,13 @@
 #endif
 
 // Before a loop that has to be unrolled, so that the arrays it indexes stay in registers.
+// FRNN_ROLLED: before one that must not be.
 #ifdef __CUDACC__
 #define FRNN_UNROLL _Pragma("unroll")
+#define FRNN_ROLLED _Pragma("unroll 1")
 #else
 #define FRNN_UNROLL
+#define FRNN_ROLLED
 #endif
 
 namespace fastrnn::cuda {

@@ -18,6 +18,7 @@ inline constexpr int kArrayThreads = 256;
 template <class X, class Body>
 FRNN_DEVICE void for_elements(X& x, Index count, Body body) {
   const Index all = Index{x.blocks()} * kArrayThreads;
+  FRNN_ROLLED  // several elements at once make an optimizer's update spill on sm_100
   for (Index i = Index{x.block()} * kArrayThreads + x.thread(); i < count; i += all) body(i);
 }
 
