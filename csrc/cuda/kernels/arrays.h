@@ -14,11 +14,12 @@ namespace fastrnn::cuda {
 
 inline constexpr int kArrayThreads = 256;
 
-// Calls body(i) for every element i < count that is this thread's.
+// Calls body(i) for every element i < count that is this thread's; one after the other, because several at
+// once make an optimizer's update spill on sm_100.
 template <class X, class Body>
 FRNN_DEVICE void for_elements(X& x, Index count, Body body) {
   const Index all = Index{x.blocks()} * kArrayThreads;
-  FRNN_ROLLED  // several elements at once make an optimizer's update spill on sm_100
+  FRNN_ROLLED
   for (Index i = Index{x.block()} * kArrayThreads + x.thread(); i < count; i += all) body(i);
 }
 
