@@ -5,7 +5,6 @@ Everything here takes tensors as they are, below autograd, and trusts their shap
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import weakref
 from collections.abc import Sequence
@@ -172,9 +171,10 @@ def _packed(
     arrays, counted = memory.views(plan, weights)
     state = None
     if cached and counted:
-        # Inference tensors count no versions.
-        with contextlib.suppress(RuntimeError):
-            state = [(id(w), w._version) for w in weights]
+        try:
+            state = (*map(id, weights), *[w._version for w in weights])
+        except RuntimeError:  # inference tensors count no versions
+            state = None
     if state is None:
         memory.packed = None
     else:
