@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 from tolerances import assert_close, chain, size
 
@@ -162,6 +163,13 @@ def test_a_trace_is_a_function_of_its_input(kind: str) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(module, torch.zeros(5, 2, 3))
         assert torch.equal(traced(x)[0], module(x)[0])
+
+
+def test_compiled_with_lengths_of_numpy() -> None:
+    module = ours.GRU(3, 4)
+    x, lengths = torch.randn(5, 2, 3), np.array([5, 2])
+    run = torch.compile(lambda x, lengths: module(x, lengths=lengths)[0], backend="aot_eager")
+    assert torch.equal(run(x, lengths), module(x, lengths=lengths)[0])
 
 
 def test_vmap_over_nothing() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
@@ -303,7 +304,7 @@ def _tensor(given: Any, x: Tensor) -> Tensor:
     """Return a tensor where x is, a copy of what is none: nobody counts the writes to a NumPy array."""
     if isinstance(given, torch.Tensor):
         return given.to(x.device)
-    return torch.tensor(given, device=x.device)
+    return torch.as_tensor(np.array(given), device=x.device)
 
 
 def _lengths(lengths: Any, batch: int, batched: bool, x: Tensor) -> Tensor:
