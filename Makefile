@@ -17,7 +17,7 @@ demo: $(VENV)/.package
 
 # The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, layers side by side and CUDA kernels in the
 # emulator also under ThreadSanitizer; every Python test with the fastest instruction set; before that, with each of
-# the others forced, the tests that do not go through all sets by themselves.
+# the others forced, the tests that do not go through all sets by themselves, and call the kernels most directly.
 test: $(VENV)/.package
 	@for preset in sanitize threads; do \
 	    cmake --preset $$preset > build/$$preset.log || { cat build/$$preset.log; exit 1; }; \
@@ -29,7 +29,7 @@ test: $(VENV)/.package
 	        continue; \
 	    elif FASTRNN_ISA=$$isa $(PYTHON) -c "from fastrnn import _core; _core.isa()" 2> build/isa.log; then \
 	        echo "FASTRNN_ISA=$$isa"; \
-	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m "not kernels and not cuda and not examples" || exit 1; \
+	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m "not (kernels or cuda or examples or frameworks)" || exit 1; \
 	    else \
 	        echo "FASTRNN_ISA=$$isa left out: $$(tail -n 1 build/isa.log)"; \
 	    fi; \

@@ -30,6 +30,8 @@ from fastrnn.convert import (
 from problems import flat
 from tolerances import assert_close, assert_same_bits, chain
 
+pytestmark = pytest.mark.frameworks
+
 I, H, B, T = 3, 5, 4, 6  # noqa: E741
 
 

@@ -10,6 +10,8 @@ import pytest
 from tolerances import assert_same_bits
 
 pytest.importorskip("distributed")
+
+pytestmark = pytest.mark.frameworks
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

@@ -24,6 +24,8 @@ import fastrnn.jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 
+pytestmark = pytest.mark.frameworks
+
 T, B, IN, H = 5, 3, 4, 6
 
 

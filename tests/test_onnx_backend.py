@@ -13,6 +13,8 @@ import pytest
 from fastrnn.onnx import Backend, to_onnx
 from onnx import helper
 
+pytestmark = pytest.mark.frameworks
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it makes the data of the tests of all operators
     SUITE = onnx.backend.test.BackendTest(Backend, __name__)

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from problems import flat
 from tolerances import assert_close, assert_same_bits, chain
 
+pytestmark = pytest.mark.frameworks
+
 LAYERS: dict[str, Any] = {
     "lstm": lambda **o: fastrnn.LSTM(5, 6, seed=1, **o),
     "peephole": lambda **o: fastrnn.LSTM(5, 6, seed=1, peephole="diagonal", **o),

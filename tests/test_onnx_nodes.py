@@ -11,6 +11,8 @@ from fastrnn.onnx import plan_node, run_node
 from onnx import helper
 from tolerances import assert_close, assert_same_bits, size
 
+pytestmark = pytest.mark.frameworks
+
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ROLES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 FUNCTIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}

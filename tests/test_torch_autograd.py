@@ -14,8 +14,9 @@ import fastrnn.torch as ours  # noqa: E402
 from fastrnn.torch import _kernels  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 
-# Of torch itself, on its way to compile anything.
 pytestmark = [
+    pytest.mark.frameworks,
+    # Of torch itself, on its way to compile anything.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]

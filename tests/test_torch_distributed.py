@@ -14,6 +14,8 @@ from fastrnn.layouts import Spec
 from tolerances import assert_close, chain, size
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.frameworks
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/torch_distributed.py"
 
 
