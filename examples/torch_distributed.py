@@ -70,6 +70,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         dist.init_process_group("gloo")
     try:
         found = train(args.steps, args.batch, rank, world)
+        if world > 1:
+            dist.barrier()  # none leaves while another still waits for its gradients
     finally:
         if world > 1:
             dist.destroy_process_group()
