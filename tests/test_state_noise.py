@@ -557,7 +557,8 @@ def test_what_is_no_probability(
 @pytest.mark.parametrize("options", [{"recurrent_dropout": 0.5}, {"zoneout": (0.5, 0.0)}, {"zoneout": 0.25}])
 def test_a_device_has_neither(options: dict[str, Any]) -> None:
     """The error says so before anything changes."""
-    ((name, value),) = options.items()
+    (name,) = options
+    value = getattr(Spec("lstm", 2, 3, **options), name)
     message = re.escape(f"{name} is {value}, which device 'cuda:0' does not have; expected 0.0")
     try:
         fastrnn.LSTM(2, 3, device="cuda")
