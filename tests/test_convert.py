@@ -136,6 +136,81 @@ def test_torch_half_is_widened(dtype: str, tmp_path: Path) -> None:
     assert from_torch(module).dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LSTM", {"peephole": "diagonal", "num_layers": 2, "bidirectional": True}),
+        ("LSTM", {"peephole": "full", "proj_size": 2, "bias": False}),
+        ("GRU", {"reset_after": False, "num_layers": 2, "batch_first": True}),
+        ("GRU", {}),
+        ("RNN", {"nonlinearity": "relu", "bidirectional": True}),
+        ("LSTMCell", {}),
+        ("GRUCell", {"reset_after": False}),
+        ("RNNCell", {"nonlinearity": "relu", "bias": False}),
+    ],
+)
+def test_modules_of_fastrnns_own(kind: str, options: dict[str, Any], rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    import fastrnn.torch
+
+    torch.manual_seed(0)
+    module = getattr(fastrnn.torch, kind)(I, H, **options).eval()
+    layer = from_torch(module).eval()
+    assert repr(layer) == repr(getattr(fastrnn, kind)(I, H, **options).eval())
+    x = fill(rng, *((B, I) if "Cell" in kind else (T, B, I)))
+    with torch.no_grad():
+        right = module(torch.from_numpy(x))
+    for ours, theirs in zip(flat_all(layer(x)), flat_all(right), strict=True):
+        assert_same_bits(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
+    told = {k: v for k, v in options.items() if k in ("batch_first", "nonlinearity", "reset_after")}
+    same_parameters(layer, from_torch(module.state_dict(), **told).eval())
+
+
+def test_torch_weights_that_are_computed(rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.utils.parametrizations.weight_norm(torch.nn.GRU(I, H), "weight_hh_l0")
+    with torch.no_grad():
+        module.parametrizations.weight_hh_l0.original0 *= 2
+    layer = from_torch(module).eval()
+    x = fill(rng, T, B, I)
+    with torch.no_grad():
+        right, _ = module(torch.from_numpy(x))
+    assert_close(layer(x)[0], right.numpy(), n_products=chain(layer._spec, T))
+
+
+def test_torch_layers_by_their_mode() -> None:
+    torch = pytest.importorskip("torch")
+    assert from_torch(torch.nn.RNNBase("RNN_RELU", I, H, 2)).nonlinearity == "relu"
+    with pytest.raises(TypeError, match="source has type Linear; expected a recurrent module"):
+        from_torch(torch.nn.Linear(I, H))
+
+
+def test_torch_options_that_the_source_contradicts() -> None:
+    torch = pytest.importorskip("torch")
+    import fastrnn.torch
+
+    gru = torch.nn.GRU(I, H, batch_first=True)
+    assert from_torch(gru, batch_first=True, reset_after=True).batch_first
+    for module, options, message in [
+        (gru, {"batch_first": False}, "batch_first is False, but that of source is True"),
+        (gru, {"reset_after": False}, "reset_after is False, but that of source is True"),
+        (
+            torch.nn.RNN(I, H),
+            {"nonlinearity": "relu"},
+            "nonlinearity is 'relu', but that of source is 'tanh'",
+        ),
+        (gru.state_dict(), {"nonlinearity": "relu"}, "nonlinearity is 'relu', but that of source is 'tanh'"),
+        (torch.nn.LSTM(I, H).state_dict(), {"reset_after": False}, "reset_after is False, but"),
+        (
+            fastrnn.torch.LSTMCell(I, H, peephole="full"),
+            {},
+            r"source is LSTMCell\(3, 5, peephole='full'\); exp",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_torch(module, **options)
+
+
 def arrays_of(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
 
@@ -170,6 +245,15 @@ def arrays_of(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
             ValueError,
             "no name in source begins with 'b.'; there are a",
         ),
+        (
+            arrays_of(weight_ih_l0=(8, 3), weight_hh_l0=(8, 2))
+            | {"bias_ih_l0": [0.0] * 8, "bias_hh_l0": 0.0},
+            {},
+            TypeError,
+            "bias_ih_l0.* has type list; expected an array",
+        ),
+        ({5: np.zeros(2)}, {}, ValueError, "source has the tensor 5; expected weight_ih_l0"),
+        ({5: np.zeros(2)}, {"prefix": "b."}, ValueError, "no name in source begins with 'b.'; there are 5"),
         (5, {}, TypeError, "source has type int; expected a recurrent module of torch.nn, a mapping"),
         (5, {"prefix": "a"}, TypeError, "prefix is 'a' for a int; expected a mapping with it"),
     ],
@@ -286,6 +370,54 @@ def test_keras_stacks(rng: np.random.Generator) -> None:
     right = run_keras(second, run_keras(first, x, None), None)
     assert_close(layer(x)[0], right, n_products=chain(layer._spec, T))
     same_parameters(layer.train(), from_keras(to_keras(layer)))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_keras_stacks_from_the_end(kind: str, rng: np.random.Generator) -> None:
+    pytest.importorskip("keras")
+    layer = filled(getattr(fastrnn, kind)(I, H, 3, batch_first=True), rng)
+    if kind != "GRU":  # which alone has two biases in Keras
+        for name, array in layer.parameters.items():
+            if name.startswith("bias_hh"):
+                array[...] = 0
+    stack = to_keras(Backwards(layer))
+    assert [entry.go_backwards for entry in stack] == [True, False, False]
+    y = x = fill(rng, B, T, I)
+    for entry in stack:
+        y = run_keras(entry, y, None)
+    right, _ = Backwards(layer.eval())(x)
+    assert_close(y[:, ::-1], right, n_products=chain(layer._spec, T))
+    again = from_keras(stack)
+    assert isinstance(again, Backwards)
+    same_parameters(layer.train(), again.layer)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_last_output_of_keras(bidirectional: bool, rng: np.random.Generator) -> None:
+    pytest.importorskip("keras")
+    layer = filled(fastrnn.GRU(I, H, 2, batch_first=True, bidirectional=bidirectional), rng)
+    stack = to_keras(layer, return_sequences=False)
+    x = fill(rng, B, T, I)
+    right = run_keras(stack[1], run_keras(stack[0], x, None), None)
+    _, h_n = layer.eval()(x)
+    last = np.concatenate([*h_n[-2:]], axis=-1) if bidirectional else h_n[-1]
+    assert_close(last, right, n_products=chain(layer._spec, T))
+
+
+def test_keras_options_that_the_source_contradicts() -> None:
+    keras = pytest.importorskip("keras")
+    gru = keras.layers.GRU(H)
+    gru.build((None, None, I))
+    assert from_keras(gru, reset_after=True, nonlinearity="tanh").reset_after
+    arrays = keras_weights(fastrnn.LSTM(I, H))
+    for source, options, message in [
+        (gru, {"reset_after": False}, "reset_after is False, but that of source is True"),
+        ([gru], {"nonlinearity": "relu"}, "nonlinearity is 'relu', but that of source is 'tanh'"),
+        (arrays, {"reset_after": False}, "reset_after is False, but that of source is True"),
+        (arrays, {"nonlinearity": "relu"}, "nonlinearity is 'relu', but that of source is 'tanh'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_keras(source, **options)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
@@ -469,6 +601,22 @@ def test_flax_stacks(
         same_parameters(layer, from_flax(tmp_path / "flax.safetensors", prefix="rnn."))
 
 
+@pytest.mark.parametrize("joined", ["/", "."])
+def test_flat_names_of_nnx(joined: str, rng: np.random.Generator) -> None:
+    layer = filled(fastrnn.LSTM(I, H), rng)
+    layer.parameters["bias_ih_l0"][...] = 0
+    named = {
+        f"{'if_' if part == 'if' else part}{joined}{kind}": array
+        for part, arrays in to_flax(layer)["params"].items()
+        for kind, array in arrays.items()
+    }
+    assert f"if_{joined}kernel" in named
+    same_parameters(layer, from_flax(named))
+    same_parameters(
+        layer, from_flax({f"cell.{name}": array for name, array in named.items()}, prefix="cell.")
+    )
+
+
 def test_flax_errors(rng: np.random.Generator) -> None:
     cell = to_flax(fastrnn.LSTM(I, H))["params"]
 
@@ -499,6 +647,8 @@ def test_flax_errors(rng: np.random.Generator) -> None:
         from_flax([])
     with pytest.raises(TypeError, match="ii/kernel is int64; expected floats"):
         from_flax({**cell, "ii": {"kernel": np.zeros((I, H), np.int64)}})
+    with pytest.raises(ValueError, match="nonlinearity is 'relu', but that of source is 'tanh'"):
+        from_flax({"params": cell}, nonlinearity="relu")
     with pytest.raises(ValueError, match="Flax has no reset_after=False"):
         to_flax(fastrnn.GRU(I, H, reset_after=False))
     with pytest.raises(ValueError, match="bias_hh_l0 of the candidate is not 0"):

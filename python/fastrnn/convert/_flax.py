@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ._parts import (
     Part,
     Tensors,
     assemble,
+    check_agrees,
     each_direction,
     nest,
     read_layers,
@@ -22,8 +24,10 @@ from ._parts import (
 
 Array = NDArray[Any]
 
+_IF = re.compile(r"^if_(?=$|[./])")  # also in front of a flat name: if_.kernel, if_/kernel
 
-def from_flax(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> Any:
+
+def from_flax(source: Any, *, prefix: str = "", nonlinearity: str | None = None) -> Any:
     """Make a fastrnn layer of the parameters of Flax cells.
 
     Parameters
@@ -35,7 +39,7 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> A
     prefix : str, optional
         Of a mapping or file, only the names that begin with it are used, without it.
     nonlinearity : str, optional
-        activation_fn of a SimpleCell, which the parameters do not say.
+        activation_fn of a SimpleCell, which the parameters do not say; "tanh" if None.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> A
         `source` is something else.
     ValueError
         A tensor is missing, unexpected or of another shape than expected: the message names it and both
-        shapes.
+        shapes.  Or there is a `nonlinearity` other than tanh for cells that have no such choice.
 
     Notes
     -----
@@ -67,8 +71,10 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> A
     source = read_source("source", source, prefix)
     source = [_inner(entry) for entry in source] if isinstance(source, list) else _inner(source)
     cell, parts = read_layers(each_direction("source", source), _cell_of, _read)
-    options: dict[str, Any] = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
-    return assemble(cell, parts, **options)
+    if cell == "rnn":
+        return assemble(cell, parts, nonlinearity=nonlinearity or "tanh")
+    check_agrees("nonlinearity", nonlinearity, "tanh")
+    return assemble(cell, parts)
 
 
 def _inner(tensors: Any) -> Any:
@@ -80,8 +86,8 @@ def _inner(tensors: Any) -> Any:
         if not isinstance(inner, Mapping):
             break
         tensors = inner
-    if isinstance(tensors, Mapping) and "if_" in tensors:
-        tensors = {("if" if name == "if_" else name): value for name, value in tensors.items()}
+    if isinstance(tensors, Mapping):
+        tensors = {_IF.sub("if", str(name)): value for name, value in tensors.items()}
     return tensors
 
 

@@ -18,6 +18,7 @@ from ._parts import (
     Part,
     Tensors,
     assemble,
+    check_agrees,
     check_same_directions,
     each_direction,
     nest,
@@ -32,7 +33,7 @@ _KINDS: dict[str, Cell] = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 _NONLINEARITIES = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
 
 
-def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: str = "tanh") -> Any:
+def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: str | None = None) -> Any:
     """Make a fastrnn layer of a Keras layer, of a list of them, or of their weights.
 
     Parameters
@@ -43,12 +44,13 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     reset_after : bool, optional
         Of a GRU given by arrays without bias, which cannot say; True if None, as in Keras.
     nonlinearity : str, optional
-        Of a SimpleRNN given by arrays.
+        Of a SimpleRNN given by arrays, which cannot say; "tanh" if None.
 
     Returns
     -------
     LSTM, GRU or RNN, or a `Backwards` of one
-        Batch first, in training mode.  A layer with ``go_backwards=True`` gives a `Backwards`.
+        Batch first, in training mode.  A layer with ``go_backwards=True`` gives a `Backwards`, as does a list
+        whose first, and no other, is one: the others read its outputs in the order in which they are made.
 
     Raises
     ------
@@ -57,14 +59,14 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     ValueError
         A layer is not built, or computes what fastrnn does not: another activation, merge_mode or
         projection of its own; or a tensor is missing, unexpected or of another shape than expected: the
-        message names it and both shapes.
+        message names it and both shapes; or `reset_after` or `nonlinearity` is not what `source` says.
 
     Notes
     -----
     The one bias becomes bias_ih; bias_hh is 0.  `lengths_from_mask` makes `lengths` of Keras's masks; y is
     then 0 past a row's length, as with zero_output_for_mask=True.  Keras's dropout acts on the inputs of
     layers, fastrnn's between layers: it is not taken over.  With ``return_sequences=False`` Keras returns
-    ``y[:, -1]``, which is ``h_n[-1]``.
+    the final state: ``h_n[-1]``, of two directions ``h_n[-2]`` and ``h_n[-1]`` side by side.
 
     Examples
     --------
@@ -79,13 +81,18 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
         return _assemble(each_direction("source", source), nonlinearity, reset_after)
     layers = [_Layer(index, entry, len(entries)) for index, entry in enumerate(entries)]
     check_same_directions("source", [len(layer.tensors) for layer in layers])
-    for attribute in ("cell", "activation", "reset_after", "go_backwards"):
+    for attribute in ("cell", "activation", "reset_after"):
         found = [getattr(layer, attribute) for layer in layers]
         if len(set(found)) > 1:
             raise ValueError(f"the layers of source have the {attribute} {found}; expected one for all")
+    if any(layer.go_backwards for layer in layers[1:]):
+        raise ValueError(
+            "source is a list of layers with go_backwards=True; expected them one by one, or the first "
+            "alone with it, whose outputs the others read in the order in which they are made"
+        )
     first = layers[0]
-    if first.go_backwards and len(layers) > 1:
-        raise ValueError("source is a list of layers with go_backwards=True; expected them one by one")
+    check_agrees("reset_after", reset_after, first.reset_after)
+    check_agrees("nonlinearity", nonlinearity, first.activation)
     made = _assemble([layer.tensors for layer in layers], first.activation, first.reset_after, first.cell)
     return Backwards(made) if first.go_backwards else made
 
@@ -153,11 +160,12 @@ def _array(variable: Any) -> Any:
 
 def _assemble(
     layers: list[tuple[Tensors, ...]],
-    nonlinearity: str,
+    nonlinearity: str | None,
     reset_after: bool | None,
     cell: Cell | None = None,
 ) -> Any:
     """Make the layer; the cell, and whether a GRU resets after the product, may be left to the tensors."""
+    given = reset_after
 
     def read(tensors: Tensors, cell: Cell, width: int | None, H: int | None) -> Part:
         nonlocal reset_after
@@ -168,8 +176,12 @@ def _assemble(
     options: dict[str, Any] = {}
     if cell == "gru":
         options["reset_after"] = reset_after
+    else:
+        check_agrees("reset_after", given, True)
     if cell == "rnn":
-        options["nonlinearity"] = nonlinearity
+        options["nonlinearity"] = nonlinearity or "tanh"
+    else:
+        check_agrees("nonlinearity", nonlinearity, "tanh")
     return assemble(cell, parts, batch_first=True, **options)
 
 
@@ -256,9 +268,11 @@ def to_keras(layer: Any, **options: Any) -> Any:
     Parameters
     ----------
     layer : LSTM, GRU, RNN, or a `Backwards` of one
-        A `Backwards` becomes a layer with ``go_backwards=True``.
+        A `Backwards` becomes a layer with ``go_backwards=True``; of several the first alone is one, and the
+        others read its outputs in the order in which they are made.
     **options
-        Of the Keras layers, such as return_state; return_sequences is True unless given.
+        Of the Keras layers, such as return_state.  return_sequences, of the last of them, is True unless
+        given; of those below it it is True.
 
     Returns
     -------
@@ -272,7 +286,8 @@ def to_keras(layer: Any, **options: Any) -> Any:
 
     Notes
     -----
-    Dropouts are not taken over.  Where Keras has one bias it is the sum of the two.
+    Dropouts are not taken over.  Where Keras has one bias it is the sum of the two.  A stack of a
+    `Backwards` is for sequences without a mask, which Keras hands on in the order of the input.
     """
     import keras
 
@@ -285,11 +300,14 @@ def to_keras(layer: Any, **options: Any) -> Any:
         options["reset_after"] = spec.reset_after
     if spec.cell == "rnn":
         options["activation"] = next(k for k, v in _NONLINEARITIES.items() if v == spec.nonlinearity)
-    if isinstance(layer, Backwards):
-        options["go_backwards"] = True
     made = []
     for index, entry in enumerate(weights if isinstance(weights, list) else [weights]):
-        result = kind(spec.hidden_size, **options)
+        of_place: dict[str, Any] = {}
+        if isinstance(layer, Backwards) and index == 0:
+            of_place["go_backwards"] = True
+        if index < spec.num_layers - 1:
+            of_place["return_sequences"] = True
+        result = kind(spec.hidden_size, **options | of_place)
         if isinstance(entry, tuple):
             result = keras.layers.Bidirectional(result, merge_mode="concat", dtype=spec.dtype)
         result.build((None, None, spec.layer_input_size(index)))

@@ -92,6 +92,12 @@ class Tensors:
         )
 
 
+def check_agrees(name: str, given: object, found: object) -> None:
+    """Raise ValueError for an option that was given beside a source that says otherwise."""
+    if given is not None and given != found:
+        raise ValueError(f"{name} is {given!r}, but that of source is {found!r}; expected the same or none")
+
+
 def _flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in tensors.items():
         if isinstance(value, Mapping):
@@ -113,9 +119,11 @@ def read_source(name: str, source: Any, prefix: str) -> Any:
 
 
 def _beginning_with(prefix: str, where: str, names: Iterable[str]) -> list[str]:
-    chosen = [name for name in names if name.startswith(prefix)]
+    names = list(names)
+    chosen = [name for name in names if isinstance(name, str) and name.startswith(prefix)]
     if prefix and not chosen:
-        raise ValueError(f"no name in {where} begins with {prefix!r}; there are {', '.join(names)}")
+        have = ", ".join(map(str, names)) or "none"
+        raise ValueError(f"no name in {where} begins with {prefix!r}; there are {have}")
     return chosen
 
 
@@ -178,8 +186,12 @@ def check_same_directions(name: str, counts: list[int]) -> None:
 
 
 def dtype_of(arrays: Iterable[Any]) -> str:
-    """Return "float64" if one of some arrays of any library is, else "float32": narrower ones are widened."""
-    return "float64" if any(str(array.dtype).endswith("float64") for array in arrays) else "float32"
+    """Return "float64" if one of some arrays of any library is, else "float32": narrower ones are widened.
+
+    What is no array is left to those who take it.
+    """
+    kinds = [str(getattr(array, "dtype", "")) for array in arrays]
+    return "float64" if any(kind.endswith("float64") for kind in kinds) else "float32"
 
 
 def assemble(cell: Cell, layers: list[tuple[Part, ...]], *, batch_first: bool = False, **options: Any) -> Any:

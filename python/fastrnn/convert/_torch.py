@@ -1,4 +1,4 @@
-"""torch.nn's recurrent modules and their state_dicts, whose names, shapes and orders are fastrnn's own."""
+"""Recurrent modules of torch.nn and fastrnn.torch, and their state_dicts: names and orders are fastrnn's."""
 
 from __future__ import annotations
 
@@ -10,27 +10,40 @@ from .. import _arrays
 from .._backends import on_host
 from ..layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from ..layouts import GATES, Spec
-from ._parts import LAYERS, Tensors, dtype_of, read_source
+from ._parts import LAYERS, Tensors, check_agrees, dtype_of, read_source
 
-_NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d+)(_reverse)?)?")
+_NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|weight_ch|bias_ih|bias_hh)(?:_l(\d+)(_reverse)?)?")
 _CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
-_OPTIONS = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "nonlinearity")
+_OPTIONS = (
+    *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
+    *("proj_size", "nonlinearity", "peephole", "reset_after"),
+)
+_CELL_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_DEFAULTS = {"nonlinearity": "tanh", "batch_first": False, "reset_after": True}
+"""Of what names and shapes do not tell."""
 
 
 def from_torch(
-    source: Any, *, prefix: str = "", nonlinearity: str = "tanh", batch_first: bool = False, dtype: Any = None
+    source: Any,
+    *,
+    prefix: str = "",
+    nonlinearity: str | None = None,
+    batch_first: bool | None = None,
+    reset_after: bool | None = None,
+    dtype: Any = None,
 ) -> Any:
     """Make a fastrnn layer of a recurrent module of torch.nn, or of what it was saved as.
 
     Parameters
     ----------
     source : torch.nn.LSTM, GRU, RNN, LSTMCell, GRUCell or RNNCell, mapping, or path of a safetensors file
-        A mapping of names to arrays is a state_dict: cell, sizes, layers, directions, bias and projection
-        are found from names and shapes.
+        Or one of `fastrnn.torch`, with its peepholes and reset_after.  A mapping of names to arrays is a
+        state_dict: cell, sizes, layers, directions, bias, projection and peepholes are found from names and
+        shapes.
     prefix : str, optional
         Of a mapping or file, only the names that begin with it are used, without it: "encoder.rnn.".
-    nonlinearity, batch_first : optional
-        Of a mapping or file, which cannot say; a module says it itself.
+    nonlinearity, batch_first, reset_after : optional
+        Of a mapping or file, which cannot say: "tanh", False and True if None.  A module says it itself.
     dtype : str, optional
         "float32" or "float64"; if None float64 for arrays of it, else float32.
 
@@ -45,7 +58,8 @@ def from_torch(
         `source` is something else, or holds what are no floats.
     ValueError
         A tensor is missing, unexpected or of another shape than expected: the message names it and both
-        shapes.
+        shapes.  Or an argument is not what `source` says, or it is a cell with peepholes, which
+        `fastrnn.LSTMCell` does not have.
     OSError
         The file cannot be read.
 
@@ -58,16 +72,14 @@ def from_torch(
     LSTM(3, 4, num_layers=2, bidirectional=True)
     """
     source = read_source("source", source, prefix)
-    options: dict[str, Any]
-    if isinstance(source, Mapping):
-        tensors = source
-        kind, options = _described("source", source)
-        if kind in (RNN, RNNCell):
-            options["nonlinearity"] = nonlinearity
-        if kind in LAYERS.values():
-            options["batch_first"] = batch_first
-    else:
-        tensors, kind, options = _of_module(source)
+    of_module = not isinstance(source, Mapping)
+    tensors, kind, options = _of_module(source) if of_module else (source, *_described("source", source))
+    given = {"nonlinearity": nonlinearity, "batch_first": batch_first, "reset_after": reset_after}
+    for name, value in given.items():
+        if of_module or name not in kind._arguments:
+            check_agrees(name, value, options.get(name, _DEFAULTS[name]))
+        else:
+            options[name] = _DEFAULTS[name] if value is None else value
     if dtype is None:
         dtype = dtype_of(tensors.values())
     layer = kind(**options, dtype=dtype, seed=0)
@@ -78,32 +90,37 @@ def from_torch(
 def _of_module(module: Any) -> tuple[Mapping[str, Any], Any, dict[str, Any]]:
     import torch
 
-    classes: dict[str, Any] = {
-        "LSTM": LSTM,
-        "GRU": GRU,
-        "RNN": RNN,
-        "LSTMCell": LSTMCell,
-        "GRUCell": GRUCell,
-        "RNNCell": RNNCell,
-    }
-    for name, kind in classes.items():
-        if isinstance(module, getattr(torch.nn, name)):
-            options = {"input_size": module.input_size, "hidden_size": module.hidden_size}
-            options |= {key: getattr(module, key) for key in _OPTIONS if key in kind._arguments}
-            if kind in LAYERS.values() and module.num_layers == 1:
-                options["dropout"] = 0.0  # which acts between layers
-            return module.state_dict(), kind, options
-    raise TypeError(
-        f"source has type {type(module).__name__}; expected a recurrent module of torch.nn, a mapping of "
-        f"names to arrays, or a path"
-    )
+    modes: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN_TANH": RNN, "RNN_RELU": RNN}
+    cells = {getattr(torch.nn, own.__name__): own for own in _CELLS.values()}
+    if isinstance(module, torch.nn.RNNBase):  # and, of fastrnn.torch, no torch.nn.LSTM and so on
+        kind = modes.get(module.mode)
+    else:
+        kind = next((own for base, own in cells.items() if isinstance(module, base)), None)
+    if kind is None:
+        raise TypeError(
+            f"source has type {type(module).__name__}; expected a recurrent module of torch.nn, a mapping of "
+            f"names to arrays, or a path"
+        )
+    found = {key: getattr(module, key) for key in _OPTIONS if hasattr(module, key)}
+    if found.get("peephole") and "peephole" not in kind._arguments:
+        raise ValueError(
+            f"source is {module!r}; expected no peephole, which fastrnn.{kind.__name__} does not have"
+        )
+    if kind is RNN:
+        found["nonlinearity"] = module.mode.removeprefix("RNN_").lower()
+    if found.get("num_layers") == 1:
+        found["dropout"] = 0.0  # which acts between layers
+    options = {key: value for key, value in found.items() if key in kind._arguments}
+    names = module._flat_weights_names if kind in LAYERS.values() else _CELL_NAMES[: 4 if module.bias else 2]
+    # As attributes, which parametrizations compute from what a state_dict has in place of them.
+    return {name: getattr(module, name) for name in names}, kind, options
 
 
 def _described(name: str, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the class and options that a state_dict is of; `load_state_dict` then checks every shape."""
     layers, reverse, is_cell = 0, False, False
     for key in tensors:
-        match = _NAME.fullmatch(key)
+        match = _NAME.fullmatch(str(key))
         if match is None:
             raise ValueError(
                 f"{name} has the tensor {key!r}; expected weight_ih_l0, weight_hh_l0 and so on alone; "
@@ -130,6 +147,8 @@ def _described(name: str, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, An
     options |= {"num_layers": layers, "bidirectional": reverse}
     if projected:
         options["proj_size"] = R
+    if "weight_ch" + suffix in tensors:
+        options["peephole"] = "diagonal" if first.peek("weight_ch" + suffix).ndim == 1 else "full"
     return LAYERS[cell], options
 
 
@@ -170,9 +189,9 @@ def to_torch(layer: Any) -> Any:
             raise ValueError(f"layer is {layer!r}; torch.nn has no {what}")
     kind = next(kind for kind in kinds if isinstance(layer, kind))
     options = {key: getattr(layer, key) for key in _OPTIONS if key in kind._arguments}
-    module = getattr(torch.nn, kind.__name__)(
-        layer.input_size, layer.hidden_size, **options, dtype=getattr(torch, layer.dtype)
-    )
+    for own in ("peephole", "reset_after"):  # which torch.nn's constructors do not have
+        options.pop(own, None)
+    module = getattr(torch.nn, kind.__name__)(**options, dtype=getattr(torch, layer.dtype))
     state = {
         name: torch.from_numpy(_arrays.contiguous(on_host(a)).copy()) for name, a in layer.parameters.items()
     }
