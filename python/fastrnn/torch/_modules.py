@@ -335,8 +335,9 @@ class LSTM(_Layer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        Those of torch.nn.LSTM.
+    *args, **kwargs
+        Arguments of torch.nn.LSTM: input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
+        dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None.
     peephole : False, "diagonal" or "full", optional
         Let the gates see the cell state; adds the parameters ``weight_ch_l0`` and so on, (3*H,) or
         (3*H, H), gates in the order i, f, o.
@@ -387,8 +388,9 @@ class GRU(_Layer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        Those of torch.nn.GRU.
+    *args, **kwargs
+        Arguments of torch.nn.GRU: input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
+        dropout=0.0, bidirectional=False, device=None, dtype=None.
     reset_after : bool, optional
         False: the reset gate multiplies h before the recurrent product, as in the paper of Cho et al., 2014.
 
@@ -420,9 +422,9 @@ class RNN(_Layer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional
-        Those of torch.nn.RNN, as are
-    device, dtype
+    *args, **kwargs
+        Arguments of torch.nn.RNN: input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
+        batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None.
 
     Examples
     --------
@@ -654,7 +656,13 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, nonlinearity, device, dtype
+    input_size, hidden_size : int
+        I and H.
+    bias : bool, default: True
+        Whether there are bias_ih and bias_hh.
+    nonlinearity : str, default: "tanh"
+        "tanh" or "relu".
+    device, dtype : optional, default: None
         Those of torch.nn.RNNCell.
 
     Examples
