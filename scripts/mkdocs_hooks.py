@@ -45,7 +45,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Make MathML of the formulas, which browsers draw without a script, and lead from each picture to its file."""
+    """Make MathML of the formulas, which browsers draw without a script; lead from a picture to its file."""
 
     def formula(match: re.Match[str]) -> str:
         latex = html.unescape(match["latex"]).strip()[2:-2]  # without its delimiters
@@ -81,7 +81,7 @@ class Markdown(griffe.Extension):
             self.change(obj, public)
 
     def change(self, obj: griffe.Object, public: dict[str, set[str]]) -> None:
-        """Change the docstring of one object; `public` are the names that each module of the reference has."""
+        """Change the docstring of one object; `public` has the names that each module exports."""
         text = re.sub(r"^(\s*)::$", r"\1", obj.docstring.value, flags=re.M)
         text = re.sub(r"(?<=[\w)])::$", ":", text, flags=re.M)
         text = re.sub(r"\[(\d+)\]_", r"[\1]", text)

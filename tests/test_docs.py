@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -101,9 +101,7 @@ def test_the_reference_names_what_exists(path: Path) -> None:
     assert names
     for name in names:
         needs_libraries(name)
-        module, _, attribute = name.rpartition(".")
-        entry = getattr(importlib.import_module(module), attribute)
-        assert entry.__doc__, name
+        assert pkgutil.resolve_name(name).__doc__, name
 
 
 def test_the_reference_has_every_public_name() -> None:
