@@ -544,6 +544,27 @@ def test_encoder_decoder(rng, name, options):
             assert_close(a, b, n_products=(T + 7) * 3 * 2 * H)
 
 
+@pytest.mark.parametrize("make", [*ONE_TO_MANY.values(), ENCODER_DECODERS["GRU to GRU"]])
+def test_the_gradient_in_inputs_is_that_of_the_last_backward(rng, make):
+    model = make()
+    x = rng.standard_normal((B, 6) if isinstance(model, OneToMany) else (T, B, X))
+    inputs = rng.standard_normal((7, B, model.decoder.input_size))
+    assert model.dinputs is None
+    o, _ = model(x, inputs=inputs)
+    model.backward(np.ones_like(o))
+    assert model.dinputs.shape == inputs.shape
+    assert model.dinputs.any()
+    assert copy.deepcopy(model).dinputs is None  # nor has a copy the call
+    o, _ = model(x, inputs=np.zeros((7, B), int))
+    model.backward(np.ones_like(o))
+    assert model.dinputs is None
+    o, _ = model(x, inputs=inputs, target_lengths=[7, 0, 2, 6])
+    model.backward(np.ones_like(o))
+    assert not model.dinputs[2:, 2].any()
+    assert model.dinputs[:2, 2].any()
+    assert model.eval().dinputs is None
+
+
 def test_encoder_decoder_refuses():
     with pytest.raises(
         ValueError, match=r"the encoder's state has the shapes \(\(2, 1, 4\),\) a row.*or bridge=True"
@@ -585,8 +606,8 @@ def test_encoder_decoder_equals_torch(rng, dtype):
     x = rng.standard_normal((T, B, X)).astype(dtype)
     inputs = rng.standard_normal((7, B, 5)).astype(dtype)
     targets = rng.integers(0, Y, (7, B))
-    x_peer = torch.from_numpy(x).requires_grad_()
-    o_peer = peers[2](peers[1](torch.from_numpy(inputs), peers[0](x_peer)[1])[0])
+    x_peer, inputs_peer = (torch.from_numpy(array).requires_grad_() for array in (x, inputs))
+    o_peer = peers[2](peers[1](inputs_peer, peers[0](x_peer)[1])[0])
     loss_peer = torch.nn.functional.cross_entropy(
         o_peer.reshape(-1, Y), torch.from_numpy(targets).reshape(-1)
     )
@@ -598,7 +619,8 @@ def test_encoder_decoder_equals_torch(rng, dtype):
     assert_close(np.array(loss), loss_peer.detach().numpy(), n_products=n, dtype=dtype)
     assert_close(o, o_peer.detach().numpy(), n_products=n)
     gradients = [p.grad.numpy() for peer in peers for p in peer.parameters()]
-    for own, grad in zip((*model.gradients.values(), dx), (*gradients, x_peer.grad.numpy()), strict=True):
+    gradients += [peer.grad.numpy() for peer in (x_peer, inputs_peer)]
+    for own, grad in zip((*model.gradients.values(), dx, model.dinputs), gradients, strict=True):
         assert_close(own, grad, n_products=n, scale=size(*gradients))
 
 

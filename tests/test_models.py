@@ -211,9 +211,28 @@ def test_modules_of_ones_own_are_parts(rng):
     assert_equal(other.scale.parameters["factor"], np.full(4, 2.0))
 
 
+class Parts(Model):
+    """Parts that nothing is computed with."""
+
+    def __call__(self, x, state=None):
+        raise AssertionError
+
+    def backward(self, do=None, dstate_n=None):
+        raise AssertionError
+
+
+def test_a_model_has_both_passes():
+    class Forward(Model):
+        def __call__(self, x, state=None):
+            return x, state
+
+    with pytest.raises(TypeError, match=r"abstract.* '?backward"):
+        Forward(layer=fastrnn.GRU(3, 4))
+
+
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"parts have different dtypes: \{'a': 'float32', 'b': 'float64'\}"):
-        Model(a=fastrnn.GRU(3, 4), b=Linear(4, 2, dtype="float64"))
+        Parts(a=fastrnn.GRU(3, 4), b=Linear(4, 2, dtype="float64"))
     with pytest.raises(
         ValueError, match=r"layer is GRU\(3, 4, batch_first=True\); expected batch_first=False"
     ):
@@ -223,7 +242,7 @@ def test_what_does_not_fit_together_is_refused():
 def test_nothing_is_there_twice():
     layer = fastrnn.GRU(3, 3)
     with pytest.raises(ValueError, match=r"b\.layer is a, GRU\(3, 3\); expected each once"):
-        Model(a=layer, b=ManyToMany(layer, 2))
+        Parts(a=layer, b=ManyToMany(layer, 2))
 
 
 def test_models_say_what_they_are():
@@ -258,13 +277,13 @@ class Switched(Scale):
 
 
 def test_a_part_whose_train_returns_nothing(rng):
-    model = Model(scale=Switched(), layer=fastrnn.GRU(3, 4, dtype="float64", seed=0))
+    model = Parts(scale=Switched(), layer=fastrnn.GRU(3, 4, dtype="float64", seed=0))
     other = {name: array + 1 for name, array in model.state_dict().items()}
     model.load_state_dict(other)
     assert_equal(model.state_dict(), other)
 
 
 def test_nothing_has_no_dtype():
-    with pytest.raises(AttributeError, match=r"Model\(\) has no dtype: none of its parts has one"):
-        _ = Model().dtype
-    assert Model(a=Model(), b=fastrnn.GRU(3, 4)).dtype == "float32"
+    with pytest.raises(AttributeError, match=r"Parts\(\) has no dtype: none of its parts has one"):
+        _ = Parts().dtype
+    assert Parts(a=Parts(), b=fastrnn.GRU(3, 4)).dtype == "float32"

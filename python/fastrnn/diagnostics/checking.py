@@ -23,7 +23,8 @@ class GradientCheck:
     """What `gradient_check` found."""
 
     errors: Mapping[str, float]
-    """Worst relative error of each parameter, of x (no tokens) and of the state (if one was given)."""
+    """Worst relative error of each parameter, of x and a decoder's inputs if they are no tokens, and of the
+    state if one was given."""
     tolerance: float
     """What rounding explains in the model's dtype."""
 
@@ -75,8 +76,8 @@ def gradient_check(
     """Compare every gradient of ``model.backward`` with central differences of the loss.
 
     ``dL/dw = (L(w + e) - L(w - e)) / 2e + O(e^2)`` (Goodfellow, Bengio & Courville, "Deep Learning", 2016,
-    section 11.5), element by element, in every parameter, in x unless it is tokens, and in the initial
-    state if one is given.  Masks of dropout and zoneout are the same in all calls.
+    section 11.5), element by element, in every parameter, in x and a decoder's `inputs` unless they are
+    tokens, and in the initial state if one is given.  Masks of dropout and zoneout are the same in all calls.
 
     Parameters
     ----------
@@ -150,6 +151,8 @@ def gradient_check(
     seed = integer("seed", seed, 0)
     options = dict(options or {})
     x, state = np.array(x), map_state(np.array, state)  # copies, which are changed element by element
+    if "inputs" in options:
+        options["inputs"] = np.array(options["inputs"])
 
     def random_loss(o: Any, state_n: Any) -> tuple[float, Any, Any]:
         """Return the sum of all outputs and final states times random numbers, the same at every call."""
@@ -175,6 +178,8 @@ def gradient_check(
         pairs = {name: (array, model.gradients[name].copy()) for name, array in model.parameters.items()}
         if x.dtype.kind == "f" and dx is not None:
             pairs["x"] = x, dx
+        if "inputs" in options and getattr(model, "dinputs", None) is not None:
+            pairs["inputs"] = options["inputs"], model.dinputs
         given, found = state_arrays(state), state_arrays(dstate)
         for i, pair in enumerate(zip(given, found, strict=True) if given else ()):
             pairs["state" if len(given) == 1 else f"state[{i}]"] = pair

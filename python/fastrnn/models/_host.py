@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -103,23 +104,23 @@ class Recursion(HostModel):
     rest of one step (`_step`), and the gradients of both.  `lengths` and `reset` are seen to here.
     """
 
+    @abstractmethod
     def _drive(self, x: Array) -> tuple[Array, Any]:
         """Return what all steps take from x (T, B, I), the first axis T, and what `_drive_backward` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drive_backward(self, ddrive: Array, saved: Any) -> Array:
         """Add to the gradients and return dx."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _step(self, drive: Array, state: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...], Any]:
         """Return y (B, O) and the next state of one step, and what `_step_backward` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _step_backward(
         self, dy: Array, dstate_n: tuple[Array, ...], saved: Any
     ) -> tuple[Array, tuple[Array, ...]]:
         """Add to the gradients and return those in the drive and in the state."""
-        raise NotImplementedError
 
     def __call__(
         self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -56,7 +57,7 @@ def joined_reports(**reports: Report) -> Report:
     )
 
 
-class Model:
+class Model(ABC):
     """Named modules as one: what is true of a layer is true of a model.
 
     ``o, state_n = model(x, state)`` and ``dx, dstate = model.backward(do, dstate_n)`` take and give what a
@@ -190,13 +191,13 @@ class Model:
 
     # ------------------------------------------------------------------------------------- calls
 
+    @abstractmethod
     def __call__(self, x: Any, state: State = None) -> tuple[Any, State]:
         """Return outputs and final state; subclasses say of what shape."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward pass")
 
+    @abstractmethod
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last training call, once, and add to `gradients`."""
-        raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
     def predict(self, x: Any, state: State = None, **options: Any) -> Any:
         """Return what the outputs of a call mean: with ``output="softmax"`` probabilities, else o itself."""

@@ -153,10 +153,10 @@ class EncoderDecoder(_Decoder):
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns dx and dstate, both of the encoder.
 
-        The gradient in `inputs` is not returned.
+        The gradient in `inputs` is then in `dinputs`.
         """
         check_backward(self.encoder, None, None)
-        _, dstate = self.decoder.backward(do, dstate_n)
+        self.dinputs, dstate = self.decoder.backward(do, dstate_n)
         if self.bridge is not None:
             dflat, _ = self.bridge.backward(None, dstate)
             dstate = state_of_flat(dflat, self._encoded)

@@ -187,6 +187,8 @@ class _Decoder(Model):
     """What models share that end in a sequence of their own: a layer with a readout, started by something."""
 
     decoder: ManyToMany
+    dinputs: Array | None = None
+    """Gradient in `inputs` of the last `backward`; None before it, for tokens, and in a copy."""
 
     def __init__(self, decoder: ManyToMany, **parts: Any) -> None:
         self.decoder = decoder
@@ -218,6 +220,13 @@ class _Decoder(Model):
             valid = True if lengths is None else valid_steps(lengths, len(array))
             array = check_tokens(CPU.own, "inputs", Spec("rnn", self.decoder.input_size, 1), array, valid)
         return array, lengths
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.dinputs = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"dinputs": None}
 
     def stream(self, batch: int = 1) -> Any:
         """Raise ValueError: see `start`."""
@@ -321,28 +330,33 @@ class OneToMany(_Decoder):
         if self.mode == "state":
             _, state = self.first(x)
             return self.decoder(inputs, state, **given(lengths=lengths))
-        if is_integer(inputs):
+        tokens = is_integer(inputs)
+        if tokens:
             if lengths is not None:
                 inputs = np.where(valid_steps(lengths, len(inputs)), inputs, -1)
             inputs = one_hot(inputs, self.decoder.input_size, x.dtype)
         inputs = np.concatenate([self.first(x)[None], inputs])
         after_x = None if lengths is None else lengths + 1
         o, state_n = self.decoder(inputs, state, **given(lengths=after_x))
+        self._saved = tokens if self.training else None
         return o[1:], state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns dx (B, X) and dstate (None with mode="state").
 
-        The gradient in `inputs` is not returned.
+        The gradient in `inputs` is then in `dinputs`.
         """
         if self.mode == "state":
-            _, dstate = self.decoder.backward(do, dstate_n)
+            self.dinputs, dstate = self.decoder.backward(do, dstate_n)
             dx, _ = self.first.backward(None, dstate)
             return dx, None
+        tokens = self._last_call()
         if do is not None:
             do = take("do", do)
             do = np.concatenate([np.zeros_like(do[:1]), do])
         dinputs, dstate = self.decoder.backward(do, dstate_n)
+        self._saved = None
+        self.dinputs = None if tokens else dinputs[1:]
         return self.first.backward(np.ascontiguousarray(dinputs[0])), dstate
 
     def explain(self, x: Any, *, inputs: Any = None) -> Report:

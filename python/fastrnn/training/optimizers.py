@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ def _zeros_like(parameter: Array) -> Array:
     return _device.cuda_of_array(parameter).zeros(parameter.shape, "float64" if wide else "float32")
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the optimizers share: the modules, the step, and what is kept from one step to the next."""
 
     _rule: ClassVar[str]
@@ -118,9 +119,9 @@ class Optimizer:
             for (name, _, _), array in zip(self._named(), arrays, strict=True):
                 yield f"{buffer}.{name}", array
 
+    @abstractmethod
     def _numbers(self) -> dict[str, float]:
         """Return what the kernel wants beside arrays, learning rate and weight decay."""
-        raise NotImplementedError
 
     def _ready(self) -> None:
         """Check, before anything is written, that a step can be made."""
