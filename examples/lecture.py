@@ -23,11 +23,12 @@ def panels(count: int, title: str, *, rows: int = 1, height: float = 3.6) -> tup
     """A figure of `count` panels in `rows` rows, and its axes as a list."""
     columns = -(-count // rows)
     figure = Figure(figsize=(4.4 * columns if columns > 1 else 7, height * rows), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, fontweight="bold")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
     return figure, axes
 
 

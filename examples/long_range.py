@@ -76,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     gaps = (*GAPS, 1000) if options.long else GAPS
     right = {}
     figure, axes = panels(3, "A mark at the start decides the last symbol")
-    for colour, cell in zip(COLOURS, CELLS, strict=False):
+    for colour, style, cell in zip(COLOURS, ("-", "-", "--"), CELLS, strict=False):
         name = {"RNN": "Elman"}.get(cell.__name__, cell.__name__)
-        axes[0].semilogy(reach(network(cell, gaps[-1], seed=0), gaps[-1]), color=colour, label=name)
+        norms = reach(network(cell, gaps[-1], seed=0), gaps[-1])
+        axes[0].semilogy(norms, style, color=colour, label=name)
         for gap in gaps:
             answers, losses = [], []
             for seed in SEEDS:
@@ -87,17 +88,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 answers.append(accuracy(model, gap))
             right[name, gap] = answers
             print(f"{name:5} {gap:5} steps between:", *(f"{answer:6.1%}" for answer in answers), "right")
-        axes[1].plot(losses, color=colour, lw=0.9, label=name)
-        axes[2].plot(range(len(gaps)), [np.mean(right[name, gap]) for gap in gaps], color=colour, label=name)
+        axes[1].plot(losses, color=colour, lw=0.9)
+        axes[2].plot(range(len(gaps)), [np.mean(right[name, gap]) for gap in gaps], style, color=colour)
         for seed in SEEDS:
             axes[2].plot(range(len(gaps)), [right[name, gap][seed] for gap in gaps], "o", color=colour)
     axes[0].set(title="untrained: how far the gradient reaches", xlabel="steps back", ylabel="|dL/dh|")
     axes[0].set_ylim(1e-12, 10)
-    axes[1].axhline(np.log(2), color="0.6", ls="--", lw=0.8)
-    axes[1].set(title=f"training with {gaps[-1]} steps between", xlabel="update", ylabel="loss")
-    axes[2].set(title="after training", xlabel="steps between", ylabel="right answers", ylim=(0.4, 1.03))
+    axes[0].legend()
+    axes[1].axhline(np.log(2), color="0.6", ls=":", lw=1)
+    axes[1].set(title=f"training with {gaps[-1]} steps between", xlabel="update")
+    axes[1].set_ylabel("loss in nats (dotted: ln 2, a guess)")
+    axes[2].set(title="after training (dots: each seed)", xlabel="steps between", ylim=(0.4, 1.03))
+    axes[2].set_ylabel("part of right answers")
     axes[2].set_xticks(range(len(gaps)), map(str, gaps))
-    axes[2].legend()
     save(figure, options.out, __file__)
     return {"right": right}
 

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"{length:2} letters: {right[length]:6.1%} right, {text(x[:, 0])} -> {text(written[0])}")
     figure, axes = panels(2, "Strings written backwards")
     axes[0].semilogy(history.losses, color=COLOURS[0], lw=0.8)
-    axes[0].set(title="training", xlabel="update", ylabel="loss of a letter")
+    axes[0].set(title="training", xlabel="update", ylabel="loss of a letter in nats")
     inside = [length <= LONGEST for length in right]
     axes[1].bar(list(right), list(right.values()), color=[COLOURS[0] if i else COLOURS[3] for i in inside])
     axes[1].set(title="whole strings right", xlabel="letters (yellow: longer than any trained on)")

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     figure, axes = panels(2, f"Many to one: {right:.1%} right, bag of words {bag:.1%}")
     axes[0].plot(history.losses, color=COLOURS[0], lw=0.8)
-    axes[0].set(title="training", xlabel="update", ylabel="loss")
+    axes[0].set(title="training", xlabel="update", ylabel="loss in nats")
     axes[1].plot(verdict, "o-", color=COLOURS[1])
     axes[1].axhline(0.5, color="0.6", lw=0.8)
     axes[1].set(title="P(good) after each word", ylim=(-0.05, 1.05))

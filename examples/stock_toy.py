@@ -57,13 +57,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     figure, axes = panels(2, "One unit, unrolled")
     labels = [", ".join(f"{day:g}" for day in days) for days in DAYS]
-    axes[0].bar(labels, list(predictions.values()), color=COLOURS[0], width=0.5)
-    axes[0].set(title="w1 = 1.8, w2 = -0.5, w3 = 1.1", xlabel="days up to today", ylabel="tomorrow")
+    bars = axes[0].bar(labels, list(predictions.values()), color=COLOURS[0], width=0.5)
+    axes[0].bar_label(bars, fmt="%.2f")
+    axes[0].set(title="w1 = 1.8, w2 = -0.5, w3 = 1.1", xlabel="prices up to today", ylabel="price tomorrow")
+    axes[0].margins(y=0.1)
     axes[0].grid(axis="x", visible=False)
     for colour, (w2, response) in zip(COLOURS, responses.items(), strict=False):
         axes[1].semilogy(response, color=colour, lw=2, label=f"w2 = {w2:g}")
         axes[1].semilogy(gradients[w2], "o", color=colour, ms=4, markevery=5)
-    axes[1].set(title="a pulse (lines), its gradient (dots)", xlabel="steps", ylabel="size")
+    axes[1].set(title="a pulse (lines), its gradient (dots)", xlabel="steps after the pulse", ylabel="size")
     axes[1].legend()
     save(figure, options.out, __file__)
     return {"predictions": predictions, "responses": responses, "gradients": gradients}

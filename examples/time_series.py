@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         axes[0].fill_between(ahead, low[:, i], high[:, i], color=COLOURS[0], alpha=0.25, lw=0)
         axes[0].plot(ahead, path[:, i], color=COLOURS[0], lw=2, label="forecast, 90 %" if i == 20 else None)
     axes[0].axvspan(TRAINED, TESTED, color=COLOURS[3], alpha=0.15, lw=0, label="errors measured")
-    axes[0].set(title="a cycle ahead", xlabel="year", ylabel="number")
+    axes[0].set(title="a cycle ahead", xlabel="year", ylabel="sunspots")
     axes[0].legend(fontsize=8, loc="upper left")
     for colour, (name, made) in zip(COLOURS, forecasts.items(), strict=False):
         errors = [root_mean_square(error) for error in made - truth]

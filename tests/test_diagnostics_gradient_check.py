@@ -6,7 +6,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.diagnostics import gradient_check
-from fastrnn.models import ManyToMany
+from fastrnn.models import EncoderDecoder, ManyToMany
 from fastrnn.training import softmax_cross_entropy
 from tolerances import assert_same_bits
 
@@ -48,6 +48,21 @@ def test_a_model_with_a_loss_and_tokens(rng):
     assert check.worst < 1e-6, str(check)
 
 
+def test_a_decoders_inputs_are_looked_at(rng):
+    layers = (fastrnn.GRU(3, 4, dtype="float64", seed=seed) for seed in (0, 1))
+    model, x, inputs = (
+        EncoderDecoder(*layers, 2, seed=2),
+        rng.normal(size=(4, 2, 3)),
+        rng.normal(size=(3, 2, 3)),
+    )
+    check, before = gradient_check(model, x, options={"inputs": inputs}), inputs.copy()
+    assert list(check.errors) == [*model.parameters, "x", "inputs"]
+    assert check.worst < 1e-6, str(check)
+    assert_same_bits(inputs, before)
+    tokens = gradient_check(model, x, options={"inputs": [[0, 1], [2, 0]]})
+    assert list(tokens.errors) == [*model.parameters, "x"]
+
+
 def test_only_samples_are_looked_at(rng):
     layer, calls = fastrnn.RNN(3, 4, bias=False, dtype="float64", seed=0), []
 
@@ -68,6 +83,19 @@ class Broken(ManyToMany):
         bias = self.gradients["readout.bias"]
         bias[...] = before + 0.999 * (bias - before)
         return result
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.1, False)])
+def test_a_loss_that_bends_is_no_wrong_gradient(factor, passed):
+    """Over e = 5e-3 of float32 a wave of 80 radians is off by (80 e)^2 / 6 = 2.6e-2, beyond the tolerance."""
+    layer = fastrnn.RNN(1, 1, bias=False, nonlinearity="identity", seed=0)
+    layer.parameters["weight_ih_l0"][...] = 1
+
+    def loss(o, targets):
+        return float(np.sin(80 * (o - 1)).sum()), factor * 80 * np.cos(80 * (o - 1))
+
+    check = gradient_check(layer, np.ones((1, 1, 1), "float32"), loss=loss)
+    assert check.passed == passed, str(check)
 
 
 def test_a_wrong_gradient_is_named(rng):

@@ -203,6 +203,22 @@ def test_no_evaluation_between_the_batches_of_an_update(tmp_path):
     assert [int(row["step"]) for row in rows if row["evaluation"]] == list(range(7))
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_update_that_is_not_made_costs_no_evaluation(tmp_path, ahead):
+    """A limit that no update sees coming, as one in minutes, is reached within the second update."""
+    parts = iter([0.0, 0.2, 0.4, 0.6, 1.0])  # after 0, 1, 2, 3 and 4 batches, three an update
+    options = {"accumulate": 3, "evaluate": lambda model: 1.0, "evaluate_every": 0.35 + 0.3 * ahead}
+    path, log = tmp_path / "training.safetensors", tmp_path / "log.csv"
+    history = train(make_model(), PLAIN * 4, limit=lambda k: next(parts), checkpoint=path, log=log, **options)
+    assert (history.ending, history.steps) == ("limit", 1)
+    assert [step for step, _ in history.evaluations] == [0, 1]  # due at 0.7 or 0.65, within the second
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [row["evaluation"] for row in rows] == ["1.0", "1.0"]
+    # A training that goes on makes the update, and evaluates what it led to.
+    again = train(make_model(), PLAIN * 4, limit=lambda k: k / 2, checkpoint=path, resume=True, **options)
+    assert [step for step, _ in again.evaluations][-1] == 2
+
+
 def test_a_function_that_evaluates_may_return_any_finite_number():
     history = train(make_model(), evaluate=lambda model: 1e9)
     assert [value for _, value in history.evaluations] == [1e9] * 3

@@ -134,6 +134,19 @@ def test_what_is_not_finite_or_singular_moves_nothing(rng):
     np.testing.assert_array_equal(flat(model.parameters), before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_direction_without_curvature_needs_damping(rng, dtype):
+    """A softmax does not change with a number added to all logits, so the Hessian is singular."""
+    model, closure = recurrent_problem(dtype)
+    newton, before = Newton(model, closure, damping=0.0), flat(model.parameters)
+    with pytest.raises(ValueError, match=r"singular to rounding: the sizes of its eigenvalues range from "):
+        newton.step()
+    np.testing.assert_array_equal(flat(model.parameters), before)
+    newton.damping = 1.0
+    before = newton.step()
+    assert closure() < before
+
+
 def test_eval_mode_is_refused():
     model, closure = recurrent_problem()
     newton = Newton(model, closure)

@@ -18,6 +18,7 @@ from ._arrays import INTEGERS
 from ._backends import on_host
 from .layouts import integer
 from .training._numbers import NOT_NEGATIVE, PROBABILITY, number
+from .training.losses import below_largest, log_softmax
 
 __all__ = ["Forecast", "Hypothesis", "beam_search", "distribution", "forecast", "generate", "generate_steps"]
 
@@ -101,7 +102,7 @@ class _Draw:
 
     def weights(self, logits: Any) -> Floats:
         """Return what the probabilities (..., V) are proportional to."""
-        shifted = _below_largest(logits, self._excluded)
+        shifted = below_largest(_left(logits, self._excluded))
         if self._temperature > 0:
             with np.errstate(over="ignore"):
                 shifted /= self._temperature
@@ -148,21 +149,18 @@ def _check_known(name: str, tokens: list[int], size: int) -> None:
         raise ValueError(f"a token in {name} is {tokens[-1]}; expected less than {size}")
 
 
-def _below_largest(logits: Any, excluded: list[int]) -> Floats:
-    """Return logits less the largest of their row, which changes no softmax; excluded ones are -infinity."""
-    shifted: Floats = np.array(logits, np.float64)
+def _left(logits: Any, excluded: list[int]) -> Floats:
+    """Return logits, each row with a softmax, of which the excluded ones are -infinity."""
+    left: Floats = np.array(logits, np.float64)
     if excluded:
-        size = shifted.shape[-1]
+        size = left.shape[-1]
         _check_known("exclude", excluded, size)
         if len(excluded) == size:
             raise ValueError(f"exclude has all {size} tokens; expected one to be left")
-        shifted[..., excluded] = -np.inf
-    largest = shifted.max(axis=-1, keepdims=True)
-    if not np.isfinite(largest).all():
+        left[..., excluded] = -np.inf
+    if not np.isfinite(left.max(axis=-1)).all():
         raise FloatingPointError("the largest logit of a row is NaN or infinite: it has no softmax")
-    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite
-        shifted -= largest
-    return shifted
+    return left
 
 
 def draw(logits: Any, uniform: Floats, temperature: float) -> Tokens:
@@ -446,8 +444,7 @@ def beam_search(
     written = np.empty((beams, 0), np.int64)
     ended: list[Hypothesis] = []
     for count in range(1, length + 1):
-        following = _below_largest(o, excluded)
-        following += totals[:, None] - np.log(np.sum(np.exp(following), axis=-1, keepdims=True))
+        following = totals[:, None] + log_softmax(_left(o, excluded))
         for token in stops:
             for row in np.flatnonzero(following[:, token] > -np.inf):
                 total = float(following[row, token])

@@ -52,7 +52,7 @@ class HiddenPicture:
         units
             Which units; the four liveliest if None.
         columns
-            Symbols in a line; a line break ends a line too.
+            Symbols in a line at most; a line break ends a line too.
 
         Raises
         ------
@@ -69,6 +69,8 @@ class HiddenPicture:
         columns = integer("columns", columns, 1)
         chosen = [integer("units", unit, 0, values.shape[1] - 1) for unit in units]
         rows, places = _wrapped(self.symbols, columns)
+        # No wider than the text, but with room for the title.
+        columns = min(columns, max(30, 1 + max(column for _, column in places)))
         height = (rows + 1) * len(chosen) - 1
         figure, axes = figure_of(axes, 0.7 + 0.105 * columns, 0.9 + 0.19 * height)
         picture = np.full((height, columns), np.nan)
@@ -92,6 +94,7 @@ class HiddenPicture:
         middles = [i * (rows + 1) + (rows - 1) / 2 for i in range(len(chosen))]
         axes.set_yticks(middles, [f"unit {unit}" for unit in chosen])
         axes.set_xticks([])
+        axes.set_title("Hidden units after every symbol")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         return figure

@@ -218,9 +218,6 @@ class Model(ABC):
         """Return the shapes of the arrays of a state of `batch` rows; () if there is no state."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its state is")
 
-    def _check_backward(self, do: Any, dstate_n: State) -> Any:
-        """Raise what `backward` would, as far as it is known before anything has changed."""
-
     def _last_call(self) -> Any:
         """Return what the last training call kept; RuntimeError if there is none to go back through."""
         if self._saved is None or not self.training:

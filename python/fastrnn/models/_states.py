@@ -25,7 +25,7 @@ def state_shapes(layer: Any, batch: int) -> tuple[tuple[int, ...], ...]:
 
 def check_backward(layer: Any, do: Any, dstate_n: State) -> None:
     """Raise what ``layer.backward(do, dstate_n)`` would, before another part adds to its gradients."""
-    check = getattr(layer, "_check_backward", None)  # a class of one's own may have none
+    check = getattr(layer, "_check_backward", None)  # not every model can tell before
     if check is not None:
         check(do, dstate_n)
 

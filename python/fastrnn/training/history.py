@@ -151,17 +151,19 @@ class Log:
     def __init__(self, path: AnyPath, history: History) -> None:
         self._path = checked_log_path(path)
         self._history = history
-        self._written = 0
+        self._written = 0  # steps, of which 0 is one too
         self._file: IO[str] = self._path.open("w", newline="", encoding="utf-8")
         self._csv = csv.DictWriter(self._file, COLUMNS) if self._path.suffix == ".csv" else None
         if self._csv is not None:
             self._csv.writeheader()
+        self._last_row = 0, self._file.tell()  # its step, and where it begins
 
     def catch_up(self) -> None:
         """Write the rows that have come since; .json is written at the end."""
         if self._path.suffix == ".json":
             return
         for row in self._rows():
+            self._last_row = row["step"], self._file.tell()
             if self._csv is not None:
                 self._csv.writerow(row)
             else:
@@ -181,6 +183,9 @@ class Log:
             if self._path.suffix == ".json":
                 json.dump(list(self._rows()), self._file, indent=1)
             else:
+                self._written, place = self._last_row  # which may have been evaluated since
+                self._file.seek(place)
+                self._file.truncate()
                 self.catch_up()
 
 

@@ -224,8 +224,8 @@ def fit(
         None: no evaluation.
     evaluate_every
         Updates from one to the next; or the part of the whole training, less than 1; an epoch if None.  The
-        first is before any training, none between the batches of one update.  Where `epochs` alone ends the
-        training and data has no length, parts are counted in whole epochs.
+        first is before any training, none between the batches of an update that is made.  Where `epochs`
+        alone ends the training and data has no length, parts are counted in whole epochs.
     patience
         Stop early after so many evaluations without a lower loss.  However the training ends, the parameters
         are then those of the best evaluation; a checkpoint has the last ones too, to go on from.  A training
@@ -470,8 +470,10 @@ class _Training:
                 started = time.perf_counter()
                 self._train_on_next_batch()
                 self.history.seconds += time.perf_counter() - started
-        if self.checkpoint is not None:
-            self._save()
+            if self.checkpoint is not None:
+                self._save()
+            # After the checkpoint, since a training that goes on evaluates after the update that is begun.
+            self._evaluate_if_due(part, begun=True)
         write_arrays(self.model.parameters, self.at.best)
         self.history.ending = ending
 
@@ -510,11 +512,13 @@ class _Training:
             return self.history.steps // every + 1
         return int(part / every + ROUNDING) + 1
 
-    def _evaluate_if_due(self, part: float) -> None:
+    def _evaluate_if_due(self, part: float, *, begun: bool = False) -> None:
+        """Evaluate, but in the middle of an update that is `begun` only if it is not going to be made."""
         due = self._due(self.evaluate_every, part)
-        # Between the batches of an update the parameters are those of the last one.
-        if self.evaluate is None or due <= self.at.evaluated or self.at.pending:
+        if self.evaluate is None or due <= self.at.evaluated or bool(self.at.pending) != begun:
             return
+        if begun and self.history.evaluations[-1:] and self.history.evaluations[-1][0] == self.history.steps:
+            return  # of the parameters as they are
         self.at.evaluated = due
         if isinstance(self.evaluate, Iterable):
             value = mean_loss(self.model, self.evaluate, self.loss, carry_state=self.carry_state)

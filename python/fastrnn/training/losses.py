@@ -51,11 +51,26 @@ def softmax(logits: Any) -> NDArray[Any]:
     >>> softmax(np.array([0.0, 0.0, -1e30]))
     array([0.5, 0.5, 0. ])
     """
-    logits = _checked_logits(_checked_floats("logits", logits))
-    with np.errstate(under="ignore", over="ignore"):  # the difference of two finite logits may be infinite
-        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    below = below_largest(_checked_logits(_checked_floats("logits", logits)))
+    with np.errstate(under="ignore"):
+        p = np.exp(below)
     p /= p.sum(axis=-1, keepdims=True)
     return cast("NDArray[Any]", p)
+
+
+def below_largest(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return logits less the largest of their row, which changes no softmax, and lets none overflow."""
+    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite
+        below: NDArray[Any] = logits - logits.max(axis=-1, keepdims=True)
+    return below
+
+
+def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the logarithms of `softmax`, in float64; logits may be -infinity, if not all of a row."""
+    below = below_largest(logits.astype(np.float64))
+    with np.errstate(under="ignore"):
+        below -= np.log(np.exp(below).sum(axis=-1, keepdims=True))
+    return below
 
 
 def softmax_cross_entropy(
@@ -170,12 +185,8 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
     if logits.ndim < 2:
         raise ValueError(f"logits have shape {logits.shape}; expected (T, ..., V)")
     target, scored, _ = _checked_targets(logits.shape, targets, mask, least=0)
-    exact = np.where(scored[..., None], logits, 0).astype(np.float64)
-    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite
-        exact -= exact.max(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(exact, np.where(scored, target, 0)[..., None], axis=-1)[..., 0]
-    with np.errstate(under="ignore"):
-        terms = chosen - np.log(np.exp(exact).sum(axis=-1))
+    every = log_softmax(np.where(scored[..., None], logits, 0))
+    terms = np.take_along_axis(every, np.where(scored, target, 0)[..., None], axis=-1)[..., 0]
     return cast("NDArray[np.float64]", np.where(scored, terms, 0).sum(axis=0))
 
 

@@ -104,8 +104,8 @@ class Newton:
         RuntimeError
             A layer is in eval mode.
         ValueError
-            H + damping I is exactly singular.  Where it is nearly so, as with damping 0 along a direction in
-            which the loss is flat, the step is long and of little meaning.
+            H + damping I is singular, as far as differences can tell: its smallest eigenvalue is at most
+            eps^(2/3) of its largest, in size.  So it is with damping 0 where the loss is flat in a direction.
 
         In all these cases the parameters are as they were.
         """
@@ -116,13 +116,16 @@ class Newton:
                 raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
         loss = self.closure()
         gradient = self._gradient()
-        matrix = self.hessian() + damping * np.eye(gradient.size)
-        try:
-            step = np.linalg.solve(matrix, -gradient)
-        except np.linalg.LinAlgError:
+        curvatures, directions = np.linalg.eigh(self.hessian() + damping * np.eye(gradient.size))
+        sizes = np.abs(curvatures)
+        # What `hessian` leaves out: nothing is known of a smaller eigenvalue, its sign neither.
+        unknown = max(np.finfo(p.dtype).eps for _, p, _ in self._named()) ** (2 / 3)
+        if sizes.min() <= unknown * sizes.max():
             raise ValueError(
-                f"damping is {damping}, with which H + damping I is singular; expected more"
-            ) from None
+                f"damping is {damping}, with which H + damping I is singular to rounding: the sizes of its "
+                f"eigenvalues range from {sizes.min():.2g} to {sizes.max():.2g}; expected more damping"
+            )
+        step = directions @ (directions.T @ -gradient / curvatures)
         begin = 0
         for _, parameter, kept in self._named():
             parameter += (rate * step[begin : begin + parameter.size]).reshape(parameter.shape)
