@@ -60,7 +60,7 @@ def test_run_node_and_run_model() -> None:
     x, w, r = (np.ones(shape, "float32") for shape in ((5, 2, 3), (1, 4, 3), (1, 4, 4)))
     node = helper.make_node("RNN", ["x", "w", "r"], ["", "h"])
     outputs = Backend.run_node(node, [x, w, r])
-    assert outputs.h.shape == (1, 2, 4)  # type: ignore[attr-defined]
+    assert outputs.h.shape == (1, 2, 4)
     y, h_n = Backend.run_model(to_onnx(fastrnn.RNN(3, 4)), [x])
     assert y.shape == (5, 2, 4)
     assert h_n.shape == (1, 2, 4)

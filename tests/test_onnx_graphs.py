@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras, when imported, takes TensorFlow unless told
 
 import fastrnn
 import numpy as np
@@ -186,7 +189,7 @@ def test_models_of_torchs_exporter(
     if not legacy:
         pytest.importorskip("onnxscript")
 
-    class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.rnn = getattr(torch.nn, cell)(4, 6, batch_first=batch_first, **options)
@@ -238,6 +241,9 @@ def graph_model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
+NODE = helper.make_node
+
+
 def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
@@ -255,6 +261,9 @@ OPERATORS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     ("Slice", 17, {"s": ints(1, 0), "e": ints(2**62, 2)}, {}),
     ("Slice", 17, {"s": ints(3, -1), "e": ints(-5, 0), "a": ints(2, 1), "t": ints(-2, -1)}, {}),
     ("Slice", 17, {"s": ints(-4, 1), "e": ints(-1, 9), "a": ints(-1, 1)}, {}),
+    ("Slice", 17, {"s": ints(-9), "e": ints(-99), "a": ints(2), "t": ints(-1)}, {}),
+    ("Slice", 17, {"s": ints(-9, 9), "e": ints(9, -9), "a": ints(2, 1), "t": ints(-2, -2)}, {}),
+    ("Slice", 17, {"s": ints(2, -9), "e": ints(1, 2), "a": ints(1, 2), "t": ints(1, 3)}, {}),
     ("Slice", 9, {}, {"starts": [1], "ends": [-1], "axes": [2]}),
     ("Slice", 9, {}, {"starts": [1, 0], "ends": [9, 1]}),
     ("MatMul", 17, {"b": np.linspace(-1, 1, 12, dtype="f").reshape(4, 3)}, {}),
@@ -282,6 +291,16 @@ OPERATORS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     ("Gather", 17, {"i": np.array(-1)}, {"axis": 1}),
     ("Gather", 17, {"i": ints(1, 0, 1)}, {}),
     ("Expand", 17, {"s": ints(5, 2, 1, 4)}, {}),
+    ("Sub", 17, {"b": np.full((3, 1), 0.7, "f")}, {}),
+    ("Div", 17, {"b": np.full((3, 1), 0.7, "f")}, {}),
+    ("Greater", 17, {"b": np.zeros((3, 1), "f")}, {}),
+    ("Less", 17, {"b": np.zeros((3, 1), "f")}, {}),
+    ("ReduceMax", 17, {}, {"axes": [1, -1], "keepdims": 0}),
+    ("ReduceMax", 20, {"a": ints(0)}, {}),
+    ("ReduceMax", 20, {}, {}),
+    ("ReduceMax", 20, {}, {"noop_with_empty_axes": 1}),
+    ("ReverseSequence", 17, {"n": ints(2, 0, 1)}, {}),
+    ("ReverseSequence", 17, {"n": ints(3, 1)}, {"time_axis": 1, "batch_axis": 0}),
 ]
 
 
@@ -290,13 +309,18 @@ def test_operators(
     op: str, opset: int, constants: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator
 ) -> None:
     x = floats(rng, *{"Gemm": (2, 3), "Expand": (2, 1, 4)}.get(op, (2, 3, 4)))
-    made = {"Cast": TensorProto.DOUBLE, "Shape": TensorProto.INT64}.get(op, 0)
+    made = {
+        "Cast": TensorProto.DOUBLE,
+        "Shape": TensorProto.INT64,
+        "Greater": TensorProto.BOOL,
+        "Less": TensorProto.BOOL,
+    }.get(op, 0)
     node = helper.make_node(op, ["x", *constants], ["y"], **attributes)
     model = graph_model([node], x, opset, constants, made)
     (right,) = run_onnxruntime(model, x)
     (y,) = from_onnx(model)(x)
     assert y.dtype == right.dtype
-    if y.dtype.kind == "i":
+    if y.dtype.kind in "ib":
         assert y.tolist() == right.tolist()
     else:
         assert_close(y, right, n_products=4)
@@ -351,6 +375,44 @@ def test_constants(attributes: dict[str, Any], rng: np.random.Generator) -> None
     ]
     model = graph_model(nodes, x)
     assert_same_bits(from_onnx(model)(x)[0], run_onnxruntime(model, x)[0])
+
+
+def run_both(nodes: list[Any], x: np.ndarray, opset: int, **constants: Any) -> None:
+    """Hold y against onnxruntime's, bit for bit."""
+    model = graph_model(nodes, x, opset, constants)
+    (y,) = from_onnx(model)(x)
+    (right,) = run_onnxruntime(model, x)
+    assert (y.dtype, y.tolist()) == (right.dtype, right.tolist())
+
+
+@pytest.mark.parametrize(
+    ("opset", "sizes", "attributes"),
+    [
+        (11, None, {"split": [3, 1, 1], "axis": 1}),
+        (11, None, {"axis": -1}),
+        (17, [1, 4], {"axis": 1}),
+        (17, [0, 6], {"axis": 2}),
+        (17, None, {"axis": 2}),
+        (18, None, {"axis": 1, "num_outputs": 3}),
+    ],
+)
+def test_split(
+    opset: int, sizes: list[int] | None, attributes: dict[str, Any], rng: np.random.Generator
+) -> None:
+    count = len(sizes or attributes.get("split", "abc"))
+    parts = [f"p{i}" for i in range(count)]
+    nodes = [
+        helper.make_node("Split", ["x", *(["s"] if sizes else [])], parts, **attributes),
+        helper.make_node("Concat", parts[::-1], ["y"], axis=attributes["axis"]),
+    ]
+    run_both(nodes, floats(rng, 2, 5, 6), opset, **({"s": ints(*sizes)} if sizes else {}))
+
+
+def test_where_and_division_of_integers() -> None:
+    x = np.array([[7, -7, 8, -8, 0]], np.int64)
+    run_both([NODE("Div", ["x", "d"], ["y"])], x, 17, d=ints(2, 2, -3, -3, 5))
+    nodes = [NODE("Greater", ["x", "d"], ["c"]), NODE("Where", ["c", "x", "d"], ["y"])]
+    run_both(nodes, x, 17, d=ints(0))
 
 
 def keras_like(rng: np.random.Generator, opset: int) -> tuple[Any, np.ndarray]:
@@ -423,14 +485,134 @@ def test_weights_that_the_model_computes(rng: np.random.Generator) -> None:
     assert_same_bits(from_onnx(model)(square)[0], run_node(node, [square, W, square])[0])
 
 
+def keras_export(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+    """Make what Keras's export writes, on TensorFlow, for a Bidirectional LSTM, batch and time free."""
+    x = floats(rng, 2, 5, 3)
+    weights = {
+        "W": floats(rng, 2, 16, 3),
+        "R": floats(rng, 2, 16, 4),
+        "B": floats(rng, 2, 32),
+        "H": ints(4),
+        "zero": np.zeros((), "f"),
+        "axes": ints(0),
+        "starts": ints(0),
+        "ends": ints(1),
+        "far": ints(2**31 - 1),
+        "first": ints(0),
+        "second": ints(1),
+        "axis1": ints(1),
+    }
+    nodes = [
+        NODE("Shape", ["x"], ["shape"]),
+        NODE("Cast", ["shape"], ["shape32"], to=TensorProto.INT32),
+        NODE("Slice", ["shape32", "starts", "ends", "axes"], ["batch32"]),
+        NODE("Cast", ["batch32"], ["batch"], to=TensorProto.INT64),
+        NODE("Concat", ["batch", "H"], ["wanted"], axis=0),
+        NODE("Expand", ["zero", "wanted"], ["h"]),
+        NODE("Unsqueeze", ["h", "axes"], ["h_one"]),
+        NODE("Concat", ["h_one", "h_one"], ["h_both"], axis=0),
+        NODE("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+        NODE(
+            "LSTM",
+            ["xt", "W", "R", "B", "", "h_both", "h_both"],
+            ["Y", "", ""],
+            direction="bidirectional",
+            hidden_size=4,
+        ),
+        NODE("Slice", ["Y", "first", "second", "axis1"], ["forward"]),
+        NODE("Slice", ["Y", "second", "far", "axis1"], ["backward"]),
+        NODE("Squeeze", ["forward", "axis1"], ["f"]),
+        NODE("Squeeze", ["backward", "axis1"], ["b"]),
+        NODE("Concat", ["f", "b"], ["joined"], axis=2),
+        NODE("Transpose", ["joined"], ["y"], perm=[1, 0, 2]),
+    ]
+    return graph_model(nodes, x, 15, weights), x
+
+
+def test_models_as_keras_exports_them_on_tensorflow(rng: np.random.Generator) -> None:
+    model, x = keras_export(rng)
+    stack = from_onnx(model)
+    assert list(stack.explain().values()) == ["fused"]
+    compare(stack(x), run_onnxruntime(model, x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "bidirectional"),
+    [
+        ("LSTM", {"return_sequences": True}, False),
+        ("LSTM", {}, True),
+        ("LSTM", {"go_backwards": True}, False),
+        ("GRU", {}, False),
+        ("GRU", {"return_sequences": True}, True),
+        ("GRU", {"reset_after": False, "return_sequences": True}, False),
+        ("SimpleRNN", {"activation": "relu"}, False),
+        ("SimpleRNN", {"return_sequences": True}, True),
+    ],
+)
+def test_models_as_keras_exports_them_on_torch(
+    kind: str, options: dict[str, Any], bidirectional: bool, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    pytest.importorskip("onnxscript")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "torch":
+        pytest.skip("Keras runs on something else")
+    layer = getattr(keras.layers, kind)(4, **options)
+    network = keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            keras.layers.Bidirectional(layer) if bidirectional else layer,
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    x = floats(rng, 6, 5, 3)
+    right = network(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.export(tmp_path / "keras.onnx", format="onnx", verbose=False)
+    stack = from_onnx(tmp_path / "keras.onnx")
+    assert not stack.explain()  # it is written out step by step
+    compare(stack(x), [right.detach().numpy()])
+
+
+@pytest.mark.parametrize(
+    ("make", "shared"),
+    [
+        (lambda: [NODE("Identity", ["x"], ["y"])], "x"),
+        (lambda: [NODE("Transpose", ["x"], ["t"]), NODE("Transpose", ["t"], ["y"])], "x"),
+        (lambda: [NODE("Identity", ["k"], ["y"])], "k"),
+        (lambda: [NODE("Split", ["x"], ["y", "z"], axis=0)], "x"),
+        (lambda: [NODE("Relu", ["x"], ["z"]), NODE("Squeeze", ["z"], ["y"])], "z"),
+    ],
+)
+def test_outputs_have_memory_of_their_own(make: Any, shared: str, rng: np.random.Generator) -> None:
+    x = floats(rng, 2, 3, 4)
+    nodes = make()
+    model = graph_model(nodes, x, 17, {"k": x})
+    if any("z" in node.output for node in nodes):
+        model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    stack = from_onnx(model)
+    results = stack(x)
+    first = [result.copy() for result in results]
+    for result in results:
+        result[...] = 5
+    assert not (x == 5).any()
+    for again, right in zip(stack(x), first, strict=True):
+        assert_same_bits(again, right, shared)
+
+
+def test_final_state_of_no_steps_is_no_view_of_the_initial_one() -> None:
+    node = helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["y", "h_n"])
+    x, w, r, h = (np.ones(s, "f") for s in [(0, 2, 3), (1, 12, 3), (1, 12, 4), (1, 2, 4)])
+    _, h_n = run_node(node, [x, w, r, None, None, h])
+    h_n[...] = 5
+    assert (h == 1).all()
+
+
 # --------------------------------------------------------------------------------------- errors
 
 
 def broken(*nodes: Any, **constants: Any) -> Any:
     return graph_model(list(nodes), np.zeros((2, 3, 4), "f"), 17, constants)
-
-
-NODE = helper.make_node
 
 
 @pytest.mark.parametrize(
@@ -447,6 +629,24 @@ NODE = helper.make_node
         (broken(NODE("Relu", ["x"], ["z"])), "no node makes the output 'y' of the model"),
         (broken(NODE("Relu", ["x"], ["y"], slope=1)), "Relu node that makes 'y': the attribute slope is not"),
         (broken(NODE("Relu", ["x"], ["y", "z"])), "it has 2 outputs; expected 1"),
+        (
+            broken(NODE("Unsqueeze", ["x"], ["y"])),
+            "Unsqueeze node that makes 'y': it has 1 inputs; expected 2",
+        ),
+        (broken(NODE("Add", ["x", "x", "x"], ["y"])), "Add node that makes 'y': it has 3 inputs; expected 2"),
+        (broken(NODE("Mul", ["x", "x", "x"], ["y"])), "Mul node that makes 'y': it has 3 inputs; expected 2"),
+        (broken(NODE("Split", ["x"], ["y"], num_outputs=2)), "num_outputs is 2, but it has 1 outputs"),
+        (broken(NODE("Slice", ["x"], ["y"])), "it has 1 inputs; expected from 3 to 5"),
+        (broken(NODE("Relu", [""], ["y"], name="r")), "Relu node 'r': the input X is missing"),
+        (broken(NODE("Concat", ["x", ""], ["y"], axis=0)), "the input inputs is missing"),
+        (
+            broken(NODE("Relu", ["x"], ["x"])),
+            "Relu node that makes 'x': it makes 'x', which is there already",
+        ),
+        (
+            graph_model([NODE("Expand", ["x", "x"], ["y"])], np.zeros(2, "f"), 7),
+            "opset 7 does not have the operator Expand",
+        ),
         (
             broken(
                 NODE("RNN", ["x", "W", "R"], ["y"], name="r"),
@@ -467,7 +667,11 @@ def test_models_that_do_not_run(model: Any, message: str) -> None:
     [
         (NODE("Reshape", ["x", "s"], ["y"], name="r"), "Reshape node 'r': cannot reshape array of size 24"),
         (NODE("MatMul", ["x", "x"], ["y"]), "MatMul node that makes 'y': "),
-        (NODE("Unsqueeze", ["x"], ["y"]), "Unsqueeze node that makes 'y': axes are missing"),
+        (
+            NODE("Add", ["x", "s"], ["y"]),
+            "Add node that makes 'y': inputs are float32, int64; expected one dtype",
+        ),
+        (NODE("Split", ["x", "s"], ["y"]), r"'y': the parts are \[5, 5\]; expected 1 that make up 2"),
         (NODE("RNN", ["x", "w", "x"], ["y"], name="n"), r"RNN node 'n': R has shape \(2, 3, 4\); expected"),
     ],
 )
@@ -500,6 +704,62 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         from_onnx(tmp_path / "none.onnx")
     with pytest.raises(TypeError, match="path has type int; expected a path or"):
         from_onnx(5)
+
+
+def test_axes_that_are_no_attribute() -> None:
+    model = graph_model([NODE("Unsqueeze", ["x"], ["y"])], np.zeros(2, "f"), 11)
+    with pytest.raises(ValueError, match="Unsqueeze node that makes 'y': axes are missing"):
+        from_onnx(model)(np.zeros(2, "f"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            helper.make_tensor_type_proto(0, [2]),
+            "a tensor of no element type; expected a tensor of a known type",
+        ),
+        (helper.make_tensor_type_proto(999, [2]), "has the element type 999, which is unknown"),
+        (
+            helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, [2])),
+            "'x' of the model is sequence",
+        ),
+        (onnx.TypeProto(), "the input 'x' of the model is no type; expected a tensor"),
+    ],
+)
+def test_inputs_of_unknown_types(kind: Any, message: str) -> None:
+    model = broken(NODE("Relu", ["x"], ["y"]))
+    model.graph.input[0].type.CopyFrom(kind)
+    with pytest.raises(ValueError, match=message):
+        from_onnx(model)
+
+
+def test_shapes_of_inputs() -> None:
+    model = graph_model([NODE("Relu", ["x"], ["y"])], np.zeros((), "f"))
+    with pytest.raises(ValueError, match=r"x has shape \(2,\); expected \(\)"):
+        from_onnx(model)(np.zeros(2, "f"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert from_onnx(model)(np.zeros((2, 3), "f"))[0].shape == (2, 3)
+
+
+def test_dtypes_of_weights_are_held_against_each_other() -> None:
+    weights = {"w": np.zeros((1, 4, 4), "f"), "r": np.zeros((1, 4, 4))}
+    with pytest.raises(ValueError, match="RNN node 'n': R is float64; expected float32, as W"):
+        from_onnx(broken(NODE("RNN", ["x", "w", "r"], ["y"], name="n"), **weights))
+    stack = from_onnx(
+        graph_model([NODE("RNN", ["x", "w", "w"], ["y"], name="n")], np.zeros((2, 3, 4)), 17, weights)
+    )
+    with pytest.raises(ValueError, match="RNN node 'n': X is float64; expected float32, as W"):
+        stack(np.zeros((2, 3, 4)))
+
+
+def test_explain_numbers_nodes_of_one_name() -> None:
+    nodes = [
+        NODE("RNN", ["x", "w", "w"], ["a"], name="n"),
+        NODE("RNN", ["x", "w", "w"], ["y"], name="n", clip=1.0),
+    ]
+    stack = from_onnx(broken(*nodes, w=np.zeros((1, 4, 4), "f")))
+    assert dict(stack.explain()) == {"RNN node 'n'": "fused", "RNN node 'n' #2": "general: clip = 1"}
 
 
 def test_opset_too_old() -> None:

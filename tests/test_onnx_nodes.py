@@ -391,6 +391,7 @@ def with_field(field: str, value: Any) -> Any:
         ("RNN", with_attribute(output_sequence=1), "unknown attribute 'output_sequence'"),
         ("RNN", with_field("output", ["a", "b", "c"]), "it has 3 outputs; expected at most 2: Y, Y_h"),
         ("LSTM", with_field("output", ["a", "b", "c", "d"]), "it has 4 outputs; expected at most 3"),
+        ("RNN", with_field("output", ["a", "a"]), "its outputs are a, a; expected different names"),
         ("RNN", with_field("input", ["a"] * 7), "it has 7 inputs; expected at most 6"),
         ("RNN", with_field("input", ["a", "b"]), "the input R is missing"),
         ("RNN", with_field("input", ["", "b", "c"]), "the input X is missing"),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import describe_axes
+from .._arrays import expect_shape
+from .._orders import from_the_end
 from ..info import Report
 from .nodes import CELLS, INPUTS, BadNodeError, Bound, Recurrence, dtype_of_x, node_label, plan, read_node
 
 Array = NDArray[Any]
-Run = Callable[[list[Array | None]], list[Array | None]]
+Run = Callable[[list[Array | None]], Sequence[Array | None]]
 
 OLDEST_OPSET = 7
 
@@ -60,12 +61,42 @@ def _slice(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Arra
     steps = [1] * len(starts) if steps is None else steps
     chosen = [slice(None)] * values[0].ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        start, end, step = int(start), int(end), int(step)
-        # Going backwards, an end before the first element means that this one is taken too; to Python a
-        # negative end would count from the back.
-        stop = None if step < 0 and end < -values[0].shape[int(axis)] else end
-        chosen[int(axis)] = slice(start, stop, step)
+        size, step = values[0].shape[int(axis)], int(step)
+        start, end = (int(edge) + size if edge < 0 else int(edge) for edge in (start, end))
+        if (
+            step < 0
+        ):  # an end before the first element, which is then taken too, is one that Python counts back
+            start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+            chosen[int(axis)] = slice(start, None if end < 0 else end, step) if size else slice(0)
+        else:
+            chosen[int(axis)] = slice(min(max(start, 0), size), min(max(end, 0), size), step)
     return np.asarray(values[0][tuple(chosen)])
+
+
+def _split(values: list[Any], attributes: Mapping[str, Any], opset: int) -> list[Array]:
+    axis, count = attributes.get("axis", 0), attributes["num_outputs"]
+    size = values[0].shape[axis]
+    parts = values[1] if len(values) > 1 else attributes.get("split")
+    if parts is None:
+        each = -(-size // count)
+        parts = [each] * (count - 1) + [size - each * (count - 1)]
+    if len(parts) != count or min(parts) < 0 or sum(parts) != size:
+        raise ValueError(
+            f"the parts are {[int(part) for part in parts]}; expected {count} that make up {size}"
+        )
+    return np.split(values[0], np.cumsum(parts)[:-1], axis)
+
+
+def _divide(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    a, b = values
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)), a.dtype)  # towards 0
+
+
+def _reverse_sequence(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    axes = attributes.get("time_axis", 0), attributes.get("batch_axis", 1)
+    return np.moveaxis(from_the_end(np.moveaxis(values[0], axes, (0, 1)), values[1]), (0, 1), axes)
 
 
 def _softmax(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
@@ -86,6 +117,16 @@ def _gemm(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array
     if len(values) > 2 and values[2] is not None:
         y = y + attributes.get("beta", 1.0) * values[2]
     return np.asarray(y)
+
+
+def _reduce_max(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
+    axes = _axes(values, attributes) or None
+    nothing = axes is None and attributes.get("noop_with_empty_axes", 0)
+    if (
+        nothing or not values[0].ndim
+    ):  # PyTorch's exporter writes an axis for scalars too, and onnxruntime takes it
+        return np.asarray(values[0].copy())
+    return np.asarray(np.max(values[0], axis=axes, keepdims=bool(attributes.get("keepdims", 1))))
 
 
 def _shape(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
@@ -112,7 +153,7 @@ def _cast(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array
 
 def _expand(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
     wanted = tuple(int(size) for size in values[1])
-    return np.broadcast_to(values[0], np.broadcast_shapes(values[0].shape, wanted))
+    return np.broadcast_to(values[0], np.broadcast_shapes(values[0].shape, wanted)).copy()
 
 
 def _tensor(tensor: Any) -> Array:
@@ -123,46 +164,66 @@ def _tensor(tensor: Any) -> Array:
 
 @dataclass(frozen=True)
 class _Operator:
-    compute: Callable[[list[Any], Mapping[str, Any], int], Array]
+    """What an operator computes of inputs, attributes and opset.
+
+    Attributes
+    ----------
+    attributes : tuple of str
+        Those that it reads.
+    view : bool
+        Whether results may share memory with the first input.
+    """
+
+    compute: Callable[[list[Any], Mapping[str, Any], int], Array | list[Array]]
     attributes: tuple[str, ...] = ()
+    view: bool = False
 
 
-# https://onnx.ai/onnx/operators.  The second group makes PyTorch's zero states and shapes.
+# https://onnx.ai/onnx/operators.  The second group makes zero states, shapes and single steps.
 _OPERATORS: dict[str, _Operator] = {
-    "Add": _Operator(lambda values, attributes, opset: np.add(*values)),
-    "Concat": _Operator(lambda values, a, opset: np.concatenate(values, a.get("axis", 1)), ("axis",)),
+    "Add": _Operator(lambda v, a, opset: np.add(*v)),
+    "Concat": _Operator(lambda v, a, opset: np.concatenate(v, a["axis"]), ("axis",)),
     "Gemm": _Operator(_gemm, ("alpha", "beta", "transA", "transB")),
-    "MatMul": _Operator(lambda values, attributes, opset: np.matmul(*values)),
-    "Relu": _Operator(lambda values, attributes, opset: np.maximum(values[0], 0)),
-    "Reshape": _Operator(_reshape, ("allowzero",)),
-    "Sigmoid": _Operator(lambda values, attributes, opset: 1 / (1 + np.exp(-values[0]))),
-    "Slice": _Operator(_slice, ("starts", "ends", "axes")),
+    "MatMul": _Operator(lambda v, a, opset: np.matmul(*v)),
+    "Relu": _Operator(lambda v, a, opset: np.maximum(v[0], 0)),
+    "Reshape": _Operator(_reshape, ("allowzero",), view=True),
+    "Sigmoid": _Operator(lambda v, a, opset: 1 / (1 + np.exp(-v[0]))),
+    "Slice": _Operator(_slice, ("starts", "ends", "axes"), view=True),
     "Softmax": _Operator(_softmax, ("axis",)),
-    "Squeeze": _Operator(_squeeze, ("axes",)),
-    "Tanh": _Operator(lambda values, attributes, opset: np.tanh(values[0])),
-    "Transpose": _Operator(lambda values, a, opset: np.transpose(values[0], a.get("perm")), ("perm",)),
-    "Unsqueeze": _Operator(_unsqueeze, ("axes",)),
+    "Squeeze": _Operator(_squeeze, ("axes",), view=True),
+    "Tanh": _Operator(lambda v, a, opset: np.tanh(v[0])),
+    "Transpose": _Operator(lambda v, a, opset: np.transpose(v[0], a.get("perm")), ("perm",), view=True),
+    "Unsqueeze": _Operator(_unsqueeze, ("axes",), view=True),
     #
     "Cast": _Operator(_cast, ("to", "saturate", "round_mode")),
     "Constant": _Operator(_constant, ("value", "value_float", "value_floats", "value_int", "value_ints")),
     "ConstantOfShape": _Operator(_constant_of_shape, ("value",)),
+    "Div": _Operator(_divide),
     "Expand": _Operator(_expand),
     "Gather": _Operator(lambda v, a, opset: np.take(v[0], v[1], axis=a.get("axis", 0)), ("axis",)),
-    "Identity": _Operator(lambda values, attributes, opset: values[0]),
-    "Mul": _Operator(lambda values, attributes, opset: np.multiply(*values)),
+    "Greater": _Operator(lambda v, a, opset: np.greater(*v)),
+    "Identity": _Operator(lambda v, a, opset: v[0], view=True),
+    "Less": _Operator(lambda v, a, opset: np.less(*v)),
+    "Mul": _Operator(lambda v, a, opset: np.multiply(*v)),
+    "ReduceMax": _Operator(_reduce_max, ("axes", "keepdims", "noop_with_empty_axes")),
+    "ReverseSequence": _Operator(_reverse_sequence, ("batch_axis", "time_axis")),
     "Shape": _Operator(_shape, ("start", "end")),
+    "Split": _Operator(_split, ("axis", "num_outputs", "split"), view=True),
+    "Sub": _Operator(lambda v, a, opset: np.subtract(*v)),
+    "Where": _Operator(lambda v, a, opset: np.where(*v)),
 }
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A node, ready to run."""
+    """A node, ready to run; `view` as of an `_Operator`."""
 
     label: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     run: Run
     recurrence: Recurrence | None = None
+    view: bool = False
 
     def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the named outputs."""
@@ -191,18 +252,53 @@ def _plain_step(node: Any, opset: int) -> _Step:
             f"{label}: the operator {node.op_type}{domain} is not among those that run here: "
             f"{', '.join([*CELLS, *_OPERATORS])}"
         )
+    if any(attribute.ref_attr_name for attribute in node.attribute):
+        raise BadNodeError(f"{label}: it has an attribute that is a reference; expected values")
     attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
     unknown = [name for name in attributes if name not in operator.attributes]
     if unknown:
         raise BadNodeError(f"{label}: the attribute {unknown[0]} is not one of those that are known here")
-    if len(node.output) != 1:
-        raise BadNodeError(f"{label}: it has {len(node.output)} outputs; expected 1")
-    return _Step(
-        label,
-        tuple(node.input),
-        tuple(node.output),
-        lambda values: [np.asarray(operator.compute(values, attributes, opset))],
-    )
+    alike = _check_signature(node, label, opset)
+    count = len(node.output)
+    if node.op_type == "Split" and attributes.setdefault("num_outputs", count) != count:
+        raise BadNodeError(f"{label}: num_outputs is {attributes['num_outputs']}, but it has {count} outputs")
+
+    def run(values: list[Array | None]) -> list[Array]:
+        for places in alike:
+            kinds = [str(v.dtype) for place in places if (v := values[place]) is not None]
+            if len({*kinds}) > 1:
+                raise ValueError(f"inputs are {', '.join(kinds)}; expected one dtype")
+        results = operator.compute(values, attributes, opset)
+        return results if isinstance(results, list) else [np.asarray(results)]
+
+    return _Step(label, tuple(node.input), tuple(node.output), run, view=operator.view)
+
+
+def _check_signature(node: Any, label: str, opset: int) -> list[list[int]]:
+    """Return which inputs have to be of one dtype.
+
+    Raises BadNodeError for too few or too many inputs or outputs, and for one left out that has to be there.
+    """
+    from onnx.defs import OpSchema, SchemaError, get_schema
+
+    try:
+        schema = get_schema(node.op_type, opset, "")
+    except SchemaError:
+        raise BadNodeError(f"{label}: opset {opset} does not have the operator {node.op_type}") from None
+    for what, names, least, most in (
+        ("inputs", node.input, schema.min_input, schema.max_input),
+        ("outputs", node.output, schema.min_output, schema.max_output),
+    ):
+        if not least <= len(names) <= most:
+            expected = str(least) if least == most else f"from {least} to {most}"
+            raise BadNodeError(f"{label}: it has {len(names)} {what}; expected {expected}")
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(node.input):
+        known = schema.inputs[min(place, len(schema.inputs) - 1)]  # the last one may stand for several
+        if not name and known.option != OpSchema.FormalParameterOption.Optional:
+            raise BadNodeError(f"{label}: the input {known.name} is missing")
+        alike.setdefault(known.type_str, []).append(place)
+    return [places for places in alike.values() if len(places) > 1]
 
 
 def _recurrent_step(node: Any, constants: Mapping[str, Array]) -> _Step:
@@ -247,7 +343,6 @@ class Stack:
 
     def __init__(self, model: Any) -> None:
         from onnx import numpy_helper
-        from onnx.helper import tensor_dtype_to_np_dtype
 
         opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
         opset = opsets[0] if opsets else 1
@@ -259,17 +354,16 @@ class Stack:
         self._constants: dict[str, Array] = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
         }
-        self._taken: dict[str, tuple[np.dtype[Any], list[int | None]]] = {}
+        self._taken: dict[str, tuple[np.dtype[Any], list[int | None] | None]] = {}
         for value in graph.input:
             if value.name not in self._constants:
-                kind = value.type.tensor_type
-                dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-                self._taken[value.name] = (tensor_dtype_to_np_dtype(kind.elem_type), dims)
+                self._taken[value.name] = _declared(value)
         self.inputs = tuple(self._taken)
         self.outputs = tuple(value.name for value in graph.output)
 
         self._steps: list[_Step] = []
         known = {*self._constants, *self.inputs}
+        owner = {name: name for name in known}  # of the memory, which a view has from its first input
         for node in graph.node:
             if node.op_type in CELLS and node.domain in ("", "ai.onnx"):
                 step = _recurrent_step(node, self._constants)
@@ -278,14 +372,25 @@ class Stack:
             unknown = [name for name in step.inputs if name and name not in known]
             if unknown:
                 raise BadNodeError(f"{step.label}: nothing before it makes its input {unknown[0]!r}")
+            again = [name for name in step.outputs if name and name in known]
+            if again:
+                raise BadNodeError(f"{step.label}: it makes {again[0]!r}, which is there already")
             if step.recurrence is None and all(name in self._constants for name in step.inputs if name):
                 self._constants |= step(self._constants)
             else:
                 self._steps.append(step)
             known |= {*step.outputs}
+            owner |= {name: owner[step.inputs[0]] if step.view else name for name in step.outputs}
         missing = [name for name in self.outputs if name not in known]
         if missing:
             raise ValueError(f"no node makes the output {missing[0]!r} of the model")
+        # Those that would share memory with a constant, an input or another output.
+        taken = {*self._constants, *self.inputs}
+        self._copied = set()
+        for name in self.outputs:
+            if owner[name] in taken:
+                self._copied.add(name)
+            taken.add(owner[name])
 
     def __call__(self, *inputs: Any) -> list[Array]:
         """Run the model.
@@ -298,7 +403,7 @@ class Stack:
         Returns
         -------
         list of array
-            In the order of `outputs`.
+            In the order of `outputs`; each has memory of its own.
 
         Raises
         ------
@@ -314,23 +419,50 @@ class Stack:
             array = np.asarray(given)
             if array.dtype != dtype:
                 raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
-            fits = all(size in (None, have) for size, have in zip(dims, array.shape, strict=False))
-            if dims and not (len(dims) == array.ndim and fits):
-                axes = {f"d{i}": size for i, size in enumerate(dims)}
-                raise ValueError(f"{name} has shape {array.shape}; expected {describe_axes(axes)}")
+            if dims is not None:
+                expect_shape(name, array, {f"d{i}": size for i, size in enumerate(dims)})
             values[name] = array
         for step in self._steps:
             values |= step(values)
-        return [values[name] for name in self.outputs]
+        return [values[name].copy() if name in self._copied else values[name] for name in self.outputs]
 
     def explain(self) -> Report:
-        """Tell for each recurrent node whether the fused kernels run it, or why not."""
-        return Report(
-            {step.label: _path(plan(step.recurrence)) for step in self._steps if step.recurrence is not None}
-        )
+        """Tell for each recurrent node whether the fused kernels run it, or why not.
+
+        Nodes of one name are numbered.  There is nothing about a model without such nodes: NumPy runs it.
+        """
+        report = Report()
+        for step in self._steps:
+            if step.recurrence is not None:
+                same = sum(label.partition(" #")[0] == step.label for label in report)
+                label = f"{step.label} #{same + 1}" if same else step.label
+                report[label] = _path(plan(step.recurrence))
+        return report
 
     def __repr__(self) -> str:
         return f"Stack({', '.join(self.inputs)} -> {', '.join(self.outputs)})"
+
+
+def _declared(value: Any) -> tuple[np.dtype[Any], list[int | None] | None]:
+    """Return what a model says of an input: its dtype and its sizes, None for a free one or for all."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.elem_type:
+        what = value.type.WhichOneof("value") or "no type"
+        what = "a tensor of no element type" if what == "tensor_type" else what.removesuffix("_type")
+        raise ValueError(
+            f"the input {value.name!r} of the model is {what}; expected a tensor of a known type"
+        )
+    try:
+        dtype = np.dtype(tensor_dtype_to_np_dtype(kind.elem_type))
+    except KeyError:
+        raise ValueError(
+            f"the input {value.name!r} of the model has the element type {kind.elem_type}, which is unknown"
+        ) from None
+    if not kind.HasField("shape"):
+        return dtype, None
+    return dtype, [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
 
 
 def _path(report: Report) -> str:
@@ -358,8 +490,9 @@ def from_onnx(path: Any) -> Stack:
     ValueError
         It is no ONNX model, or a node is malformed or of an operator other than RNN, GRU, LSTM, Transpose,
         Squeeze, Unsqueeze, Reshape, Concat, Slice, MatMul, Gemm, Add, Softmax, Relu, Sigmoid, Tanh, and
-        those that exporters make shapes and zero states with: Constant, ConstantOfShape, Shape, Gather,
-        Expand, Cast, Identity, Mul.  The message names the node.
+        those that exporters make shapes, zero states and single steps with: Cast, Constant,
+        ConstantOfShape, Div, Expand, Gather, Greater, Identity, Less, Mul, ReduceMax, ReverseSequence,
+        Shape, Split, Sub, Where.  The message names the node.
 
     Examples
     --------

@@ -150,6 +150,9 @@ def read_node(node: Any) -> Recurrence:
     outputs = _OUTPUTS[: 1 + _STATES[cell]]
     if len(node.output) > len(outputs):
         raise bad(f"it has {len(node.output)} outputs; expected at most {len(outputs)}: {', '.join(outputs)}")
+    made_names = [name for name in node.output if name]
+    if len({*made_names}) < len(made_names):
+        raise bad(f"its outputs are {', '.join(made_names)}; expected different names")
     return Recurrence(
         label=label,
         cell=cell,
@@ -239,13 +242,13 @@ class _Sizes:
 
 
 def _check_weights(recurrence: Recurrence, values: dict[str, Array | None], dtype: str) -> _Sizes:
-    """Check W, R, B and P against each other; `dtype` is that of X, or of W where X is not there yet."""
+    """Check W, R, B and P against each other; `dtype` is that of X, or where X is not there yet of W."""
     W, R = values["W"], values["R"]
     assert W is not None
     assert R is not None
     G = len(GATES[recurrence.cell])
     for role in ("W", "R", "B", "P"):
-        _check_float(recurrence, role, values.get(role), dtype)
+        _check_float(recurrence, role, values.get(role), dtype, "W" if values["X"] is None else "X")
     H = recurrence.hidden_size
     if H is None:
         _expect(recurrence, "R", R, {"D": None, f"{G}*H": None, "H": None})
@@ -263,9 +266,11 @@ def _check_weights(recurrence: Recurrence, values: dict[str, Array | None], dtyp
     return _Sizes(D, H, W.shape[2], dtype)
 
 
-def _check_float(recurrence: Recurrence, role: str, array: Array | None, dtype: str | None) -> None:
+def _check_float(
+    recurrence: Recurrence, role: str, array: Array | None, dtype: str | None = None, like: str = "W"
+) -> None:
     if array is not None and array.dtype != (dtype or array.dtype):
-        raise recurrence.error(f"{role} is {array.dtype}; expected {dtype}, as X")
+        raise recurrence.error(f"{role} is {array.dtype}; expected {dtype}, as {like}")
     if array is not None and array.dtype not in (np.float32, np.float64):
         raise recurrence.error(f"{role} is {array.dtype}; expected float32 or float64")
 
@@ -317,6 +322,7 @@ class Bound:
         steps, batch = x.shape[:2]
         if steps == 0:
             y = np.zeros((0, batch, sizes.D, sizes.H), sizes.dtype)
+            state = tuple(part.copy() for part in state)
         elif self.packed is None:
             y, state = self._run_general(x, state, lengths)
         else:
@@ -333,8 +339,9 @@ class Bound:
         recurrence, sizes = self.recurrence, self.sizes
         x = values["X"]
         assert x is not None
-        for role in ("X", "initial_h", "initial_c"):
-            _check_float(recurrence, role, values.get(role), sizes.dtype)
+        _check_float(recurrence, "X", x, sizes.dtype)
+        for role in ("initial_h", "initial_c"):
+            _check_float(recurrence, role, values.get(role), sizes.dtype, "X")
         layout = recurrence.layout
         _expect(recurrence, "X", x, dict.fromkeys("BT" if layout else "TB") | {"I": sizes.input})
         x = x.swapaxes(0, 1) if layout else x
@@ -428,7 +435,7 @@ def fused_parameters(
 
 def dtype_of_x(recurrence: Recurrence, values: dict[str, Array | None]) -> str:
     """Return the dtype of X, which is that of all floats of a node."""
-    _check_float(recurrence, "X", values["X"], None)
+    _check_float(recurrence, "X", values["X"])
     assert values["X"] is not None
     return str(values["X"].dtype)
 
