@@ -226,43 +226,107 @@ def test_results_are_laid_out_contiguously() -> None:
         assert y.is_contiguous()
 
 
-def test_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reads", [True, False], ids=["tensors read in place", "as arrays"])
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "lengths"])
+def test_no_copies(plain: bool, reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels are given the memory of x, state, parameters and results themselves."""
-    calls: list[dict[str, Any]] = []
+    if reads and not _kernels._READS:
+        pytest.skip("this torch has no functions to read tensors in place")
+    calls: list[tuple[str, Any, Any]] = []
+
+    def watched(real: Any, name: str) -> Any:
+        def run(*arguments: Any) -> Any:
+            calls.append((name, arguments, real(*arguments)))
+            return calls[-1][2]
+
+        return run
 
     class Watched:
+        def __init__(self, real: Any, names: tuple[str, ...]) -> None:
+            self.real, self.names = real, names
+
         def __getattr__(self, name: str) -> Any:
-            real = getattr(_kernels_core, name)
-            if name not in ("forward", "backward"):
-                return real
+            real = getattr(self.real, name)
+            return watched(real, name) if name in self.names else real
 
-            def run(*arguments: Any) -> None:
-                calls.append({"name": name, "arrays": arguments})
-                real(*arguments)
-
-            return run
-
-    _kernels_core = _kernels._core
-    monkeypatch.setattr(_kernels, "_core", Watched())
+    real = _kernels._core
+    core = Watched(real, ("forward", "backward", "backward_plain"))
+    core.Weights = lambda network: Watched(real.Weights(network), ("run_plain",))
+    if not plain:
+        core.Weights = real.Weights
+    monkeypatch.setattr(_kernels, "_core", core)
+    monkeypatch.setattr(_kernels, "_READS", reads)
     mine = ours.LSTM(INPUT, HIDDEN, batch_first=True)
     x = torch.randn(BATCH, STEPS, INPUT, requires_grad=True)
     h, c = (torch.randn(1, BATCH, HIDDEN, requires_grad=True) for _ in range(2))
-    y, (h_n, c_n) = mine(x, (h, c))
+    y, (h_n, c_n) = mine(x, (h, c), lengths=None if plain else torch.full((BATCH,), STEPS))
     dy = torch.randn_like(y)
     y.backward(dy)
-    forward, backward = calls
 
-    def at(array: Any) -> int:
-        return int(array.__array_interface__["data"][0])
+    def at(value: Any) -> list[int]:
+        if isinstance(value, tuple | list):
+            return [address for part in value for address in at(part)]
+        if isinstance(value, torch.Tensor):
+            return [value.data_ptr()]
+        return [] if value is None else [int(value.__array_interface__["data"][0])]
 
-    given = forward["arrays"]
-    assert [at(given[k]) for k in (2, 3, 4)] == [x.data_ptr(), h.data_ptr(), c.data_ptr()]
-    assert [at(given[k]) for k in (7, 8, 9)] == [y.data_ptr(), h_n.data_ptr(), c_n.data_ptr()]
-    given = backward["arrays"]
-    assert [at(a) for a in given[1]] == [p.data_ptr() for p in mine.parameters()]
-    assert [at(given[k]) for k in (2, 7, 9)] == [x.data_ptr(), y.data_ptr(), dy.data_ptr()]
-    assert at(given[12]) == x.grad.data_ptr()
-    assert [at(a) for a in given[15]] == [p.grad.data_ptr() for p in mine.parameters()]
+    (forward, given, made), (backward, given_back, made_back) = calls
+    if plain:
+        assert (forward, backward) == ("run_plain", "backward_plain")
+        inputs, results = given[1:3], made
+        to_backward, sums = [given_back[k] for k in (1, 3, 4, 5, 7)], made_back
+    else:
+        assert (forward, backward) == ("forward", "backward")
+        inputs, results = given[2:5], given[7:10]
+        to_backward = [given_back[k] for k in (1, 2, 3, 4, 7, 9)]
+        sums = given_back[12:16]
+    assert at(inputs) == at([x, h, c])
+    assert at(results) == at([y, h_n, c_n])
+    assert at(to_backward) == at([*mine.parameters(), x, h, c, y, dy])
+    assert at(sums) == at([x.grad, h.grad, c.grad, *[p.grad for p in mine.parameters()]])
+
+
+@pytest.mark.parametrize("layout", ["TB", "BT", "T"])
+@pytest.mark.parametrize("variant", KINDS)
+def test_every_way_to_the_kernels_gives_the_same_bits(
+    variant: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors read in place, arrays, and the way of what is not plain: with lengths, though of all steps."""
+    _, mine = pair(variant, num_layers=2, bidirectional=True, batch_first=layout == "BT")
+    rows = None if layout == "T" else BATCH
+    x = torch.randn({"TB": (STEPS, BATCH), "BT": (BATCH, STEPS), "T": (STEPS,)}[layout] + (INPUT,))
+    state = state_of(mine, rows)
+    found = []
+    for reads, lengths in (
+        (_kernels._READS, None),
+        (False, None),
+        (False, torch.full((rows or 1,), STEPS)),
+    ):
+        monkeypatch.setattr(_kernels, "_READS", reads)
+        leaves = [part.clone().requires_grad_() for part in [x, *flat(state)]]
+        given = leaves[1] if len(leaves) == 2 else tuple(leaves[1:])
+        outs = flat(mine(leaves[0], given, lengths=lengths))
+        dys = [torch.linspace(-1, 1, out.numel()).reshape(out.shape) for out in outs]
+        gradients = torch.autograd.grad(outs, [*leaves, *mine.parameters()], dys)
+        with torch.no_grad():
+            found.append([*outs, *gradients, *flat(mine.eval()(x, state, lengths=lengths))])
+        mine.train()
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
+
+
+@pytest.mark.parametrize("variant", CELLS)
+def test_cells_give_the_same_bits_either_way(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mine = pair(variant, cell=True)
+    found = []
+    x = torch.randn(BATCH, INPUT)
+    h = torch.randn(2, BATCH, HIDDEN)
+    for reads in (_kernels._READS, False):
+        monkeypatch.setattr(_kernels, "_READS", reads)
+        outs = flat(mine(x, (h[0], h[1]) if variant == "lstm" else h[0]))
+        dys = [torch.linspace(-1, 1, out.numel()).reshape(out.shape) for out in outs]
+        found.append([*outs, *torch.autograd.grad(outs, list(mine.parameters()), dys)])
+    assert all(map(torch.equal, *found))
 
 
 # ---------------------------------------------------------------------- construction, attributes
@@ -923,13 +987,13 @@ def test_little_is_kept_of_a_long_graph(monkeypatch: pytest.MonkeyPatch) -> None
 def test_memory_goes_with_the_weights() -> None:
     """And what a call saved goes when nobody can go back through it; the next call uses it again."""
     gc.collect()
-    before, slots = len(_kernels._memories), len(_kernels._slots)
+    before, tokens = len(_kernels._memories), len(_kernels._tokens)
     layer = ours.GRU(3, 4)
     y = layer(torch.zeros(5, 2, 3))[0]
     memory = _kernels.memory_of(layer.weight_ih_l0)
-    assert (len(_kernels._memories), len(_kernels._slots), memory.reserves) == (before + 1, slots + 1, [])
+    assert (len(_kernels._memories), len(_kernels._tokens), memory.reserves) == (before + 1, tokens + 1, [])
     del y
-    assert (len(_kernels._slots), len(memory.reserves)) == (slots, 1)
+    assert (len(_kernels._tokens), len(memory.reserves)) == (tokens, 1)
     y = layer(torch.zeros(5, 2, 3))[0]
     assert memory.reserves == []
     del y, layer, memory

@@ -6,6 +6,7 @@
 
 #include "bind/arrays.h"
 #include "bind/register.h"
+#include "bind/tensors.h"
 
 namespace fastrnn::bind {
 namespace {
@@ -68,8 +69,8 @@ struct Shape {
   int axes = 0;
 
   void append(Index size) { sizes[axes++] = size; }
-  bool is_of(const py::array& a) const {
-    return a.ndim() == axes && std::equal(sizes, sizes + axes, a.shape());
+  bool is(const Index* others, int count) const {
+    return count == axes && std::equal(sizes, sizes + axes, others);
   }
 };
 
@@ -84,77 +85,125 @@ std::optional<std::string_view> layout_with(int axes, const py::tuple& layouts) 
   return std::nullopt;
 }
 
-// A call without lengths, resets and reserve.  What it does not know as plain it leaves to Python's checks,
+// A call without lengths, resets and masks.  What it does not know as plain it leaves to Python's checks,
 // and to their messages.  These take some 5 us, several times as long as the kernels of one small step.
-template <class W>
-py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
-                        const py::handle& state) {
-  using T = Compute<W>;
-  const Network& n = weights.network();
-  const bool lstm = n.first.cell == Cell::lstm;
-  const py::none left;
-  if (!weights.packed() || !is_plain<T>(x)) return left;
-  const auto input = py::reinterpret_borrow<py::array>(x);
-  const int axes = static_cast<int>(input.ndim()) - 1;
-  const auto layout = layout_with(axes, layouts);
-  if (!layout || axes > 2 || input.shape(axes) != n.first.input) return left;
-  const std::size_t time = layout->find('T'), row = layout->find('B'), none = std::string_view::npos;
-  if (time == none && n.parts() != 1) return left;  // a cell has one state
-  ForwardArguments<T> args;
-  args.steps = time == none ? 1 : input.shape(static_cast<int>(time));
-  args.batch = row == none ? 1 : input.shape(static_cast<int>(row));
-  if (args.steps == 0) return left;
+template <class T>
+struct PlainCall {
+  Index steps = 0, batch = 0;
+  bool has_time = false, batch_first = false;
+  Shape x_shape, y_shape, h_shape, c_shape;
+  const T *x = nullptr, *h0 = nullptr, *c0 = nullptr;
 
-  // The state.
-  const auto state_shape = [&](Index width) {
-    Shape shape;
-    if (time != none) shape.append(n.parts());
-    if (row != none) shape.append(args.batch);
-    shape.append(width);
-    return shape;
-  };
-  const Shape h_shape = state_shape(n.first.recurrent()), c_shape = state_shape(n.first.hidden);
-  const auto part = [](const py::handle& value, const Shape& shape) -> const T* {
-    if (!is_plain<T>(value)) return nullptr;
-    const auto array = py::reinterpret_borrow<py::array>(value);
-    return shape.is_of(array) ? static_cast<const T*>(array.data()) : nullptr;
-  };
-  if (!state.is_none()) {
-    if (lstm && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return left;
-    args.h0 = part(lstm ? PyTuple_GET_ITEM(state.ptr(), 0) : state, h_shape);
-    args.c0 = lstm ? part(PyTuple_GET_ITEM(state.ptr(), 1), c_shape) : nullptr;
-    if (!args.h0 || (lstm && !args.c0)) return left;
+  // False if it is not plain.
+  bool read(const Network& n, const py::tuple& layouts, const py::handle& given, const py::handle& state) {
+    View input;
+    if (!view(given, input)) return false;
+    const int axes = input.axes - 1;
+    const auto layout = layout_with(axes, layouts);
+    if (!layout || axes > 2 || input.sizes[axes] != n.first.input) return false;
+    const std::size_t time = layout->find('T'), row = layout->find('B'), none = std::string_view::npos;
+    has_time = time != none;
+    batch_first = *layout == "BT";
+    if (!has_time && n.parts() != 1) return false;  // a cell has one state
+    steps = has_time ? input.sizes[time] : 1;
+    batch = row == none ? 1 : input.sizes[row];
+    if (steps == 0) return false;
+    x = input.data;
+    for (int axis = 0; axis < axes; ++axis) x_shape.append(input.sizes[axis]);
+    y_shape = x_shape;
+    x_shape.append(n.first.input);
+    y_shape.append(n.output());
+    const auto state_shape = [&](Index width) {
+      Shape shape;
+      if (has_time) shape.append(n.parts());
+      if (row != none) shape.append(batch);
+      shape.append(width);
+      return shape;
+    };
+    h_shape = state_shape(n.first.recurrent());
+    c_shape = state_shape(n.first.hidden);
+    return state.is_none() || read_state(n, state, h0, c0);
   }
 
-  // The results.
-  const auto made = [&](const Shape& shape) { return empty(py::dtype::of<T>(), shape.sizes, shape.axes); };
-  py::array h_n = made(h_shape), y = h_n;
+  // Of the state or of gradients in it: h, of an LSTM (h, c).
+  bool read_state(const Network& n, const py::handle& state, const T*& h, const T*& c) const {
+    if (n.first.cell != Cell::lstm) return read_array(state, h_shape, h);
+    return PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2 &&
+           read_array(PyTuple_GET_ITEM(state.ptr(), 0), h_shape, h) &&
+           read_array(PyTuple_GET_ITEM(state.ptr(), 1), c_shape, c);
+  }
+
+  static bool read_array(const py::handle& value, const Shape& shape, const T*& data) {
+    View found;
+    if (!view(value, found)) return false;
+    data = found.data;
+    return shape.is(found.sizes, found.axes);
+  }
+
+  // An array, or a tensor of the library that is read in place, in its owner's memory.
+  struct View {
+    const T* data = nullptr;
+    const Index* sizes = nullptr;
+    int axes = 0;
+  };
+
+  static bool view(const py::handle& object, View& found) {
+    if (Py_TYPE(object.ptr()) == tensor_reader.type) {
+      dlpack::Tensor t{};
+      if (tensor_reader.read(object.ptr(), &t) != 0) {  // sparse, say
+        PyErr_Clear();
+        return false;
+      }
+      if (!bind::is_plain<T>(t)) return false;
+      found = {reinterpret_cast<const T*>(static_cast<const char*>(t.data) + t.byte_offset), t.shape, t.ndim};
+      return true;
+    }
+    if (!is_plain<T>(object)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    found = {static_cast<const T*>(array.data()), array.shape(), static_cast<int>(array.ndim())};
+    return true;
+  }
+
+  template <class U>
+  Rows<U> rows_of(U* data, Index width) const {
+    return {data, batch_first ? width : batch * width, batch_first ? steps * width : width};
+  }
+};
+
+template <class T>
+py::array make(const Shape& shape) {
+  return empty(py::dtype::of<T>(), shape.sizes, shape.axes);
+}
+
+template <class W>
+py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
+                        const py::handle& state, PyReserve* reserve) {
+  using T = Compute<W>;
+  const Network& n = weights.network();
+  PlainCall<T> call;
+  if (!weights.packed() || !call.read(n, layouts, x, state)) return py::none();
+  ForwardArguments<T> args;
+  args.steps = call.steps;
+  args.batch = call.batch;
+  args.h0 = call.h0;
+  args.c0 = call.c0;
+  py::array h_n = make<T>(call.h_shape), y = h_n;  // a cell's y is its h_n
+  if (call.has_time) y = make<T>(call.y_shape);
   args.h_n = static_cast<T*>(h_n.mutable_data());
-  if (time != none) {
-    Shape shape;
-    for (int axis = 0; axis < axes; ++axis) shape.append(input.shape(axis));
-    shape.append(n.output());
-    y = made(shape);
-  }  // and a cell's y is its h_n
   py::object state_n = h_n;
-  if (lstm) {
-    py::array c_n = made(c_shape);
+  if (n.first.cell == Cell::lstm) {
+    py::array c_n = make<T>(call.c_shape);
     args.c_n = static_cast<T*>(c_n.mutable_data());
     state_n = py::make_tuple(std::move(h_n), std::move(c_n));
   }
-  const bool batch_first = *layout == "BT";
-  const auto rows_of = [&](auto* data, Index width) {
-    return Rows<std::remove_pointer_t<decltype(data)>>{data, batch_first ? width : args.batch * width,
-                                                       batch_first ? args.steps * width : width};
-  };
-  args.x = rows_of(static_cast<const T*>(input.data()), n.first.input);
-  args.y = rows_of(static_cast<T*>(y.mutable_data()), n.output());
+  args.x = call.rows_of(call.x, n.first.input);
+  args.y = call.rows_of(static_cast<T*>(y.mutable_data()), n.output());
   {
     const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
     BorrowedScratch scratch;
-    forward<W>(weights, args, nullptr, *scratch);
+    forward<W>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
   }
-  return time == none ? state_n : py::make_tuple(std::move(y), std::move(state_n));
+  return call.has_time ? py::make_tuple(std::move(y), std::move(state_n)) : state_n;
 }
 
 template <class T>
@@ -189,11 +238,66 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
   backward<T>(n, args, saved, *scratch);
 }
 
+// Backward of such a call.
+template <class T>
+py::object backward_plain_as(const Network& n, const py::sequence& parameters, const py::tuple& layouts,
+                             const py::handle& x, const py::handle& state, const py::handle& y,
+                             PyReserve& reserve, const py::handle& dy, const py::handle& dh_n,
+                             const py::handle& dc_n, bool need_dx) {
+  PlainCall<T> call;
+  if (!call.read(n, layouts, x, state)) return py::none();
+  const auto part = [&](const py::handle& value, const Shape& shape, const T*& data) {
+    return value.is_none() || call.read_array(value, shape, data);
+  };
+  BackwardArguments<T> args;
+  const T *outputs = nullptr, *d_outputs = nullptr;
+  const bool plain = call.read_array(y, call.y_shape, outputs) && part(dy, call.y_shape, d_outputs) &&
+                     part(dh_n, call.h_shape, args.dh_n) && part(dc_n, call.c_shape, args.dc_n);
+  if (!plain) return py::none();
+  const Reserve<T>& saved = reserve.of<T>();
+  if (!saved.belongs_to(n, call.steps, call.batch)) throw py::value_error("reserve belongs to another call");
+  const ArrayList<const T> parameter_list(parameters, n.parameter_sizes(), "parameters");
+  py::list sums(parameter_list.arrays.size());
+  for (std::size_t i = 0; i < parameter_list.arrays.size(); ++i) {
+    const py::array& like = parameter_list.arrays[i];
+    py::array sum = empty(py::dtype::of<T>(), like.shape(), static_cast<int>(like.ndim()));
+    args.gradients.push_back(static_cast<T*>(sum.mutable_data()));
+    sums[i] = std::move(sum);
+  }
+  args.parameters = parameter_list.pointers;
+  args.steps = call.steps;
+  args.batch = call.batch;
+  args.x = call.rows_of(call.x, n.first.input);
+  args.h0 = call.h0;
+  args.c0 = call.c0;
+  args.y = call.rows_of(outputs, n.output());
+  if (d_outputs) args.dy = call.rows_of(d_outputs, n.output());
+  py::object dx = py::none(), dc0 = py::none();
+  if (need_dx) {
+    py::array made = make<T>(call.x_shape);
+    args.dx = call.rows_of(static_cast<T*>(made.mutable_data()), n.first.input);
+    dx = std::move(made);
+  }
+  py::array dh0 = make<T>(call.h_shape);
+  args.dh0 = static_cast<T*>(dh0.mutable_data());
+  if (n.first.cell == Cell::lstm) {
+    py::array made = make<T>(call.c_shape);
+    args.dc0 = static_cast<T*>(made.mutable_data());
+    dc0 = std::move(made);
+  }
+  {
+    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
+    BorrowedScratch scratch;
+    backward<T>(n, args, saved, *scratch);
+  }
+  return py::make_tuple(std::move(dx), std::move(dh0), std::move(dc0), std::move(sums));
+}
+
 }  // namespace
 
 py::object run_plain(const PyWeights& w, const py::tuple& layouts, const py::handle& x,
-                     const py::handle& state) {
-  return std::visit([&](const auto& weights) { return run_plain_as(*weights, layouts, x, state); },
+                     const py::handle& state, PyReserve* reserve) {
+  return std::visit([&](const auto& weights) { return run_plain_as(*weights, layouts, x, state, reserve); },
                     w.weights);
 }
 
@@ -240,6 +344,17 @@ void register_calls(py::module_& m) {
       py::arg("lengths"), py::arg("reset"), py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
       py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("seed"),
       py::arg("call"));
+
+  m.def(
+      "backward_plain",
+      [](const PyNetwork& n, const py::sequence& parameters, const py::tuple& layouts, const py::handle& x,
+         const py::handle& state, const py::handle& y, PyReserve& reserve, const py::handle& dy,
+         const py::handle& dh_n, const py::handle& dc_n, bool need_dx) {
+        const auto run = n.is_double ? &backward_plain_as<double> : &backward_plain_as<float>;
+        return run(n.network, parameters, layouts, x, state, y, reserve, dy, dh_n, dc_n, need_dx);
+      },
+      py::arg("network"), py::arg("parameters"), py::arg("layouts"), py::arg("x"), py::arg("state"),
+      py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("need_dx"));
 }
 
 }  // namespace fastrnn::bind

@@ -51,4 +51,17 @@ struct Versioned {
   Tensor tensor;
 };
 
+// The table of functions of a type of tensors; only the one that is called is spelled out.
+struct Exchange {
+  static constexpr const char* kAttribute = "__dlpack_c_exchange_api__";
+  static constexpr const char* kName = "dlpack_exchange_api";
+
+  std::uint32_t major, minor;
+  Exchange* older;
+  void *allocate, *lend, *take;
+  // What it fills in belongs to the tensor.  Anything but 0: a Python error is set.
+  int (*read)(void* tensor, Tensor* out);
+  void* stream;
+};
+
 }  // namespace fastrnn::bind::dlpack

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
   fastrnn::bind::register_network(m);
   fastrnn::bind::register_calls(m);
   fastrnn::bind::register_stream(m);
+  fastrnn::bind::register_tensors(m);
   fastrnn::bind::register_machine(m);
   fastrnn::bind::register_training(m);
 }

@@ -75,7 +75,8 @@ void register_network(py::module_& m) {
                 w.weights);
           },
           py::arg("parameters"))
-      .def("run_plain", &run_plain, py::arg("layouts"), py::arg("x"), py::arg("state"))
+      .def("run_plain", &run_plain, py::arg("layouts"), py::arg("x"), py::arg("state"),
+           py::arg("reserve") = py::none())
       .def_property_readonly("nbytes", [](const PyWeights& w) {
         return std::visit([](const auto& weights) { return weights->bytes(); }, w.weights);
       });

@@ -46,11 +46,12 @@ struct PyReserve {
 
 // Weights.run_plain: calls.cpp
 pybind11::object run_plain(const PyWeights& w, const pybind11::tuple& layouts, const pybind11::handle& x,
-                           const pybind11::handle& state);
+                           const pybind11::handle& state, PyReserve* reserve);
 
 void register_network(pybind11::module_& m);
 void register_calls(pybind11::module_& m);
 void register_stream(pybind11::module_& m);
+void register_tensors(pybind11::module_& m);
 void register_machine(pybind11::module_& m);
 void register_training(pybind11::module_& m);
 

@@ -55,7 +55,9 @@ class Weights:
     def __init__(self, network: Network, quantized: str | None = None) -> None: ...
     def pack(self, parameters: Sequence[Array]) -> None:
         """Pack (again) from arrays in `Spec.parameter_shapes` order; memory is reused."""
-    def run_plain(self, layouts: tuple[str, ...], x: object, state: object) -> Any:
+    def run_plain(
+        self, layouts: tuple[str, ...], x: object, state: object, reserve: Reserve | None = None
+    ) -> Any:
         """Run a whole call in the layout of x's rank: "TB", "BT" or "T", of a cell "B" or "".
 
         Returns what a layer does, in new arrays: (y, h_n) or (y, (h_n, c_n)), of a cell h_n or (h_n, c_n).
@@ -75,6 +77,15 @@ class Reserve:
     def __init__(self, checkpoint: int = 0) -> None: ...
     @property
     def nbytes(self) -> int: ...
+
+def read_tensors(type: type) -> bool:
+    """Read tensors of exactly this type in place from now on, wherever "plain" arguments are asked for.
+
+    False, with nothing done, if the type has no table of functions for that (DLPack's, from 1.2 on).
+    """
+
+def layouts_of(tensors: Sequence[object]) -> bytes:
+    """Return what is the same only for the same addresses, dtypes, shapes and strides, in this order."""
 
 def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """Return a new array, which begins with a cache line if it is large."""
@@ -114,6 +125,23 @@ def backward(
     seed: int,  # those of the forward call
     call: int,
 ) -> None: ...
+def backward_plain(
+    network: Network,
+    parameters: Sequence[Array],
+    layouts: tuple[str, ...],
+    x: object,
+    state: object,
+    y: object,  # of a cell its h_n
+    reserve: Reserve,
+    dy: object,  # None, or the gradient in y: of a cell dh_n alone
+    dh_n: object,
+    dc_n: object,
+    need_dx: bool,
+) -> tuple[Array | None, Array, Array | None, list[Array]] | None:
+    """Run backward of a call of `Weights.run_plain` with a reserve: dx, dh, dc and the sums, in new arrays.
+
+    None, with nothing done, unless everything is plain, as there.
+    """
 
 class Stream:
     """Persistent state of N independent streams, advanced one step per call."""

@@ -234,7 +234,7 @@ class _Backward(torch.autograd.Function):
 
 
 class _Recurrence(torch.autograd.Function):
-    """Forward of plain tensors: the operator ``train`` without the dispatcher."""
+    """Forward of plain tensors under torch.func: the operator ``train`` without the dispatcher."""
 
     @staticmethod
     def forward(options: str, cached: bool, x: Any, h: Any, c: Any, lengths: Any, resets: Any, seed: Any,
@@ -250,7 +250,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any = None) -> tuple[Any, ...]:
         x, h, c, lengths, resets, seed, y, token, *weights = ctx.saved_tensors
         if dy is None and dh_n is None and dc_n is None:
             return (None,) * (8 + len(weights))
@@ -265,6 +265,23 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
         return _one_by_one(_Recurrence, info.batch_size, in_dims, inputs)
+
+
+class _Plain(torch.autograd.Function):
+    """The same outside torch.func, which wants a context of its own and the token among the results."""
+
+    @staticmethod
+    def forward(ctx: Any, options: str, cached: bool, x: Any, h: Any, c: Any, lengths: Any, resets: Any,
+                seed: Any, *weights: Any) -> tuple[Any, ...]:  # fmt: skip
+        y, h_n, c_n, token = _kernels.run_forward(
+            x, h, c, weights, lengths, resets, seed, options, cached, True
+        )
+        ctx.options = options
+        ctx.save_for_backward(x, h, c, lengths, resets, seed, h_n if y is None else y, token, *weights)
+        ctx.set_materialize_grads(False)
+        return y, h_n, c_n
+
+    backward = _Recurrence.backward
 
 
 def _one_by_one(
@@ -324,7 +341,8 @@ def recurrence(
     if forward_ad._current_level >= 0 and _have_tangents((x, h, c, *weights)):
         return _forward_mode(x, h, c, weights, lengths, resets, seed, options)
     graph = torch.is_grad_enabled() and (
-        x.requires_grad
+        weights[0].requires_grad
+        or x.requires_grad
         or any(w.requires_grad for w in weights)
         or (h is not None and h.requires_grad)
         or (c is not None and c.requires_grad)
@@ -346,7 +364,7 @@ def recurrence(
         y, h_n, c_n = operator(x, h, c, weights, lengths, resets, seed, options, cached)[:3]
     elif graph:
         # Past the part of apply() in Python, which is for torch.func and twice as long as the rest.
-        y, h_n, c_n, _ = super(torch.autograd.Function, _Recurrence).apply(
+        y, h_n, c_n = super(torch.autograd.Function, _Plain).apply(
             options, cached, x, h, c, lengths, resets, seed, *weights
         )
     else:

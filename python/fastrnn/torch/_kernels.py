@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .. import _core, functional
 from .._backends import CPU
 from .._calls import Layout
-from ..layouts import Spec
+from ..layouts import Spec, checked_dtype
 from ._formula import from_time_major, state_from_time_major, state_to_time_major, to_time_major
 
 Tensor = Any
@@ -48,6 +48,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         axes, spec = self.layout.axes, self.spec
+        self.layouts = (axes,)
         self.lstm = spec.cell == "lstm"
         self.output_size = spec.output_size
         self.steps = "T" in axes
@@ -69,13 +70,16 @@ def plan_of(options: str, dtype: Any) -> Plan:
     given = dict(word.split("=") for word in options.split(" "))
     layout = Layout(given.pop("layout"))
     fields: dict[str, Any] = {name: _KINDS[name](value) for name, value in given.items()}
-    spec = Spec(**fields, dtype=str(dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    spec = Spec(**fields, dtype=checked_dtype(str(dtype).removeprefix("torch.")))
     on_cpu = spec.dtype in ("float32", "float64")
     return Plan(spec, layout, CPU.network(spec) if on_cpu else None)
 
 
 # ------------------------------------------------------------------------------ memory of a layer
 
+
+_READS = _core.read_tensors(torch.Tensor)
+"""Whether the kernels read tensors by themselves, as from torch 2.10 on."""
 
 _KEPT_BYTES = 64 << 20
 """How much memory of reserves is kept for the next calls, beside the first reserve."""
@@ -111,7 +115,11 @@ class Memory:
 
     def views(self, plan: Plan, weights: Sequence[Tensor]) -> tuple[list[Any], bool]:
         """Return the weights as NumPy's arrays of the same memory, and whether a copy of them may be kept."""
-        found = [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
+        found: Any = (
+            _core.layouts_of(weights)
+            if _READS
+            else [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
+        )
         seen = self.seen
         if seen is not None and seen[0] is plan and seen[1] == found:
             return seen[2], seen[3]
@@ -125,7 +133,7 @@ class Memory:
         # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
         arrays = [w.data.contiguous().numpy() for w in weights]
         # Only what is no copy stays what the weights are.
-        own = all(a.ctypes.data == one[0] for a, one in zip(arrays, found, strict=True))
+        own = all(a.ctypes.data == w.data_ptr() for a, w in zip(arrays, weights, strict=True))
         # No version counts what another process writes.
         counted = own and not any(w.is_shared() for w in weights)
         self.packed = None
@@ -163,10 +171,11 @@ register_optimizer_step_post_hook(_after_optimizer)
 
 def _packed(
     plan: Plan, memory: Memory, weights: Sequence[Tensor], cached: bool
-) -> tuple[Any, tuple[Plan, Any] | None]:
+) -> tuple[Any, tuple[Plan, Any] | None, list[Any]]:
     """Return packed weights: those of an earlier call only if nothing has changed since.
 
-    The second result is None if they are kept, else what goes to `memory.repacked` after the call.
+    The second result is None if they are kept, else what goes to `memory.repacked` after the call; the third
+    the weights as arrays.
     """
     arrays, counted = memory.views(plan, weights)
     state = None
@@ -180,7 +189,7 @@ def _packed(
     else:
         kept = memory.packed
         if kept is not None and kept[0] is plan and kept[1] is arrays and kept[2] == state:
-            return kept[3], None
+            return kept[3], None, arrays
     packed = None
     if state is None and memory.repacked:
         made_for, packed = memory.repacked.pop()
@@ -190,9 +199,9 @@ def _packed(
         packed = _core.Weights(plan.network)
     packed.pack(arrays)
     if state is None:
-        return packed, (plan, packed)
+        return packed, (plan, packed), arrays
     memory.packed = (plan, arrays, state, packed)
-    return packed, None
+    return packed, None, arrays
 
 
 # ------------------------------------------------------------------- what backward finds again
@@ -204,59 +213,75 @@ def _keep(home: list[Any], reserve: Any) -> None:
         home.append(reserve)
 
 
-class _Held:
-    """A reserve, whose memory goes back to where it came from when nobody can ask for it any more."""
+class _Token(np.ndarray[Any, Any]):
+    """Memory of a tensor that stands for a reserve: one int64 of no meaning but its address.
 
-    __slots__ = ("home", "reserve")
+    When nobody can ask for the reserve any more, its memory goes back to where it came from.
+    """
 
-    def __init__(self, reserve: Any, home: list[Any]) -> None:
-        self.reserve = reserve
-        self.home = home
+    __slots__ = ("address", "home", "reserve", "weights")
+    reserve: Any
+    home: list[Any]
+    weights: Any
+    """Those of forward, as backward takes them."""
+    address: int
 
     def __del__(self) -> None:
+        del _tokens[self.address]
         _keep(self.home, self.reserve)
 
 
-class _Slots(np.ndarray[Any, Any]):
-    """Memory of a tensor that stands for reserves: one int64 for each, of no meaning but its address."""
+class _Stack(np.ndarray[Any, Any]):
+    """Memory of a tensor that stands for several: the addresses of its elements stand for them, too."""
 
-    held: list[_Held]
-    first: int
+    __slots__ = ("address", "tokens")
+    tokens: list[_Token]
+    address: int
+
+    def __del__(self) -> None:
+        for number in range(len(self.tokens)):
+            del _tokens[self.address + 8 * number]
 
 
-_slots: weakref.WeakValueDictionary[int, _Slots] = weakref.WeakValueDictionary()
+_tokens: dict[int, weakref.ref[_Token]] = {}
 
 
-def token_of(held: list[_Held], shape: tuple[int, ...] = (1,)) -> Tensor:
-    """Return a tensor that holds on to reserves for as long as its memory lives.
+def token_of(reserve: Any, home: list[Any], weights: Any) -> Tensor:
+    """Return a tensor that holds on to a reserve, and weights, for as long as its memory lives.
 
     A copy of it holds none; `run_backward` then runs forward again.
     """
-    slots = np.zeros(shape, np.int64).view(_Slots)
-    slots.held = held
-    token = torch.from_numpy(slots)
-    slots.first = token.data_ptr()
-    for number in range(len(held)):
-        _slots[slots.first + 8 * number] = slots
+    memory = np.zeros(1, np.int64).view(_Token)
+    token = torch.from_numpy(memory)
+    memory.reserve, memory.home, memory.weights = reserve, home, weights
+    address = memory.address = token.data_ptr()
+    _tokens[address] = weakref.ref(memory)
     return token
 
 
-def held_by(token: Tensor) -> _Held | None:
-    """Return the reserve that a token, or one element of a stack of them, stands for."""
-    address = token.data_ptr()
-    slots = _slots.get(address)
-    return None if slots is None else slots.held[(address - slots.first) // 8]
+def _held_by(token: Tensor) -> _Token | None:
+    """Return what a token, or one element of a stack of them, stands for."""
+    found = _tokens.get(token.data_ptr())
+    return None if found is None else found()
 
 
 def stack_tokens(tokens: Sequence[Tensor]) -> Tensor:
     """Stack tokens so that each element still stands for its reserve, where they can be looked at."""
+    held = []
     try:
-        held = [held_by(token) for token in tokens]
+        for token in tokens:
+            one = _held_by(token)
+            if one is None:
+                return torch.stack(tokens)
+            held.append(one)
     except RuntimeError:  # they stand for tensors of a transform further out, and have no memory
-        held = []
-    if held and all(one is not None for one in held):
-        return token_of(held, (len(held), 1))  # type: ignore[arg-type]
-    return torch.stack(tokens)
+        return torch.stack(tokens)
+    memory = np.zeros((len(held), 1), np.int64).view(_Stack)
+    stack = torch.from_numpy(memory)
+    memory.tokens, memory.address = held, stack.data_ptr()
+    for number, one in enumerate(held):
+        _tokens[memory.address + 8 * number] = weakref.ref(one)
+    return stack
 
 
 # ------------------------------------------------------------------------------------------- CPU
@@ -293,6 +318,19 @@ def _array(tensor: Tensor) -> Any:
         return tensor.resolve_neg().numpy()
 
 
+def _plain(tensor: Tensor | None) -> Any:
+    """Return a tensor as calls of plain arguments take it."""
+    if tensor is None or (_READS and type(tensor) is torch.Tensor and not tensor.is_neg()):
+        return tensor
+    return _array(tensor)
+
+
+def _plain_state(plan: Plan, h: Tensor | None, c: Tensor | None) -> Any:
+    if h is None:
+        return None
+    return (_plain(h), _plain(c)) if plan.lstm else _plain(h)
+
+
 def _state(tensor: Tensor | None, layout: Layout) -> Any:
     return None if tensor is None else layout.state_to_kernel(_whole(tensor))
 
@@ -321,14 +359,13 @@ def run_forward(
     layout = plan.layout
     memory = memory_of(weights[0])
     # Where a graph is wanted the weights are about to change.
-    packed, again = _packed(plan, memory, weights, cached and not save)
-    x_array = _array(x)
-    if not save and seed is None and lengths is None and resets is None:
-        state = _array(h) if h is not None else None
-        if plan.lstm and h is not None:
-            assert c is not None
-            state = (state, _array(c))
-        done: Any = packed.run_plain((layout.axes,), x_array, state)
+    packed, again, arrays = _packed(plan, memory, weights, cached and not save)
+    # A mask needs a reserve, also where nobody goes back.
+    reserve = (
+        (memory.reserves.pop() if memory.reserves else _core.Reserve()) if save or seed is not None else None
+    )
+    if seed is None and lengths is None and resets is None:
+        done: Any = packed.run_plain(plan.layouts, _plain(x), _plain_state(plan, h, c), reserve)
         if done is not None:
             if again is not None:
                 memory.repacked.append(again)
@@ -338,13 +375,9 @@ def run_forward(
                 None if y is None else torch.from_numpy(y),
                 torch.from_numpy(h_n),
                 None if c_n is None else torch.from_numpy(c_n),
-                None,
+                token_of(reserve, memory.reserves, arrays) if save else None,
             )
 
-    # A mask needs a reserve, also where nobody goes back.
-    reserve = (
-        (memory.reserves.pop() if memory.reserves else _core.Reserve()) if save or seed is not None else None
-    )
     made = [_core.empty(shape, plan.dtype) for shape in plan.state_shapes(x)]
     state_arrays = [layout.state_to_kernel(part) for part in made]
     y = None
@@ -371,7 +404,7 @@ def run_forward(
         memory.repacked.append(again)
     token = None
     if save:
-        token = token_of([_Held(reserve, memory.reserves)])
+        token = token_of(reserve, memory.reserves, arrays)
     elif reserve is not None:
         _keep(memory.reserves, reserve)
     return (
@@ -402,18 +435,40 @@ def run_backward(
 
     y is that of forward, of a cell its h_n.
     """
-    held = held_by(token)
+    held = _held_by(token)
     if held is None:  # the token is a copy
         again = run_forward(x, h, c, weights, lengths, resets, seed, options, False, True)
         y, token = again[1] if again[0] is None else again[0], again[3]
-        held = held_by(token)
+        held = _held_by(token)
         assert held is not None
     plan = plan_of(options, x.dtype)
     if not x.is_cpu:
         return _device_backward(plan, dy, dh_n, dc_n, x, weights, held.reserve, need_dx)
     follow_threads()
     layout = plan.layout
-    arrays, _ = memory_of(weights[0]).views(plan, weights)
+    arrays = held.weights
+    if seed is None and lengths is None and resets is None:
+        done = _core.backward_plain(
+            plan.network,
+            arrays,
+            plan.layouts,
+            _plain(x),
+            _plain_state(plan, h, c),
+            _plain(y),
+            held.reserve,
+            _plain(dy) if plan.steps else None,
+            _plain(dh_n),
+            _plain(dc_n),
+            need_dx,
+        )
+        if done is not None:
+            dx, dh, dc, sums = done
+            return (
+                None if dx is None else torch.from_numpy(dx),
+                torch.from_numpy(dh),
+                None if dc is None else torch.from_numpy(dc),
+                [torch.from_numpy(total) for total in sums],
+            )
     # Of the shape of x, without its strides: an expanded x has a dx of its own memory.
     dx = _core.empty(x.shape, plan.dtype) if need_dx else None
     dstate = [_core.empty(shape, plan.dtype) for shape in plan.state_shapes(x)]
@@ -486,7 +541,7 @@ def _device_forward(
             *inputs, **given, seed=0 if seed is None else int(seed)
         )
         if save:
-            token = token_of([_Held(reserve, [])])
+            token = token_of(reserve, [], None)
     else:
         y, state_n = functional.forward(*inputs, **given)
     parts = [state_from_time_major(layout, part) for part in (state_n if plan.lstm else (state_n,))]

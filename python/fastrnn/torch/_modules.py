@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -492,21 +492,10 @@ class _Cell(_Packs, torch.nn.RNNCellBase):
             _check_device(x, weights[0], "parameter")
         if dtype is not torch.float32 and dtype is not torch.float64:
             _check_weights(weights, x)
+        expected = (x.shape[0], self.hidden_size) if batched else (self.hidden_size,)
         for number, part in enumerate(state):
-            if not batched and part.dim() == 2:  # torch.nn adds an axis, and its check then sees rows
-                raise RuntimeError(
-                    f"hidden{number} has inconsistent hidden_size: got {part.shape[0]}, "
-                    f"expected {self.hidden_size}"
-                )
-            if batched and part.shape[0] != x.shape[0]:
-                raise RuntimeError(
-                    f"Input batch size {x.shape[0]} doesn't match hidden{number} batch size {part.shape[0]}"
-                )
-            if part.shape[-1] != self.hidden_size or part.dim() != input.dim():
-                raise RuntimeError(
-                    f"hidden{number} has inconsistent hidden_size: got {part.shape[-1]}, "
-                    f"expected {self.hidden_size}"
-                )
+            if part.shape != expected:
+                self._refuse_shape(x, number, part, batched)
             if not part.is_cpu or not x.is_cpu:
                 _check_device(x, part, "hidden")
             if part.dtype is not dtype:
@@ -523,6 +512,17 @@ class _Cell(_Packs, torch.nn.RNNCellBase):
         if casts is not None:
             h_n, c_n = casts.cast(h_n), casts.cast_c(c_n)
         return h_n, c_n
+
+    def _refuse_shape(self, x: Tensor, number: int, part: Tensor, batched: bool) -> NoReturn:
+        # torch.nn adds an axis to what has one too few, and its check then sees rows.
+        if batched and part.shape[0] != x.shape[0]:
+            raise RuntimeError(
+                f"Input batch size {x.shape[0]} doesn't match hidden{number} batch size {part.shape[0]}"
+            )
+        size = part.shape[0 if not batched and part.dim() == 2 else -1]
+        raise RuntimeError(
+            f"hidden{number} has inconsistent hidden_size: got {size}, expected {self.hidden_size}"
+        )
 
     def _check_rank(self, input: Tensor) -> None:
         if input.dim() not in (1, 2):
