@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import signal
@@ -47,9 +48,9 @@ X, TARGETS = TOKENS[:-1], TOKENS[1:]
 LENGTHS = np.random.default_rng(1).integers(3, STEPS + 1, size=ROWS)
 
 
-def make_model(dropout=0.0, dtype="float32"):
+def make_model(dropout=0.0, dtype="float32", seed=0):
     return ManyToMany(
-        fastrnn.LSTM(SYMBOLS, 8, num_layers=2, dropout=dropout, dtype=dtype, seed=0), SYMBOLS, seed=1
+        fastrnn.LSTM(SYMBOLS, 8, num_layers=2, dropout=dropout, dtype=dtype, seed=seed), SYMBOLS, seed=1
     )
 
 
@@ -359,6 +360,15 @@ def test_resumed_equals_unbroken_to_the_bit(tmp_path, case, stop):
     for name in ("losses", "learning_rates", "gradient_norms", "epochs", "positions", "evaluations"):
         assert getattr(resumed, name) == getattr(expected, name), name
     assert resumed.ending == expected.ending
+    same_parameters(other, unbroken)
+
+
+def test_masks_of_layers_without_a_seed_go_on_too(tmp_path):
+    path, unbroken = tmp_path / "training.safetensors", make_model(dropout=0.3, seed=None)
+    first, other = copy.deepcopy(unbroken), make_model(dropout=0.3, seed=None)
+    expected = train(unbroken, epochs=2)
+    train(first, epochs=1, checkpoint=path)
+    assert train(other, epochs=2, checkpoint=path, resume=True).losses == expected.losses
     same_parameters(other, unbroken)
 
 

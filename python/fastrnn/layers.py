@@ -230,8 +230,17 @@ class _Recurrent(ABC):
 
     @property
     def seed(self) -> int:
-        """Drawn or given seed of the initial parameters and of the masks of dropout and zoneout."""
+        """Drawn or given seed of the initial parameters and of the masks of dropout and zoneout.
+
+        Assign it, as `calls`, to resume a training; no parameter changes.
+        """
         return self._seed
+
+    @seed.setter
+    def seed(self, number: int) -> None:
+        number = integer("seed", number, 0, SEED_END - 1)
+        with self._alone():
+            self._seed = number
 
     @property
     def calls(self) -> int:

@@ -94,7 +94,10 @@ class Checkpoint:
             "seconds": history.seconds,
             "state": structure,
             "generator": self.generator,
-            "calls": {name: leaf.calls for name, leaf in leaves(model) if hasattr(leaf, "calls")},
+            # What the next masks are drawn from.
+            "calls": {
+                name: (leaf.seed, leaf.calls) for name, leaf in leaves(model) if hasattr(leaf, "calls")
+            },
         }
         _files.write(path, _files.TRAINING, arrays, description)
 
@@ -164,7 +167,7 @@ def _restore(
     write_arrays(model.parameters, parameters)
     write_arrays(model.gradients, gradients)
     for name, leaf in counted.items():
-        leaf.calls = description["calls"][name]
+        leaf.seed, leaf.calls = description["calls"][name]
     return restored
 
 
