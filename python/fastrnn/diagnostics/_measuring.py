@@ -28,6 +28,14 @@ def check_model(model: Any) -> None:
         raise TypeError(f"model is {model!r}; expected a layer or a fastrnn.models.Model")
 
 
+def check_loss(loss: Any, targets: Any) -> None:
+    """Raise unless there is a function of outputs and targets, or neither it nor targets."""
+    if loss is None and targets is not None:
+        raise ValueError("targets are given without a loss; expected loss=, or no targets")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
+
+
 def spec_of(module: Any) -> Spec | None:
     """Return the Spec of a recurrent layer, None for any other module."""
     spec = getattr(module, "_spec", None)

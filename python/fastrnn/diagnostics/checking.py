@@ -12,7 +12,7 @@ from ..layouts import integer
 from ..models._model import map_state, state_arrays
 from ..training._numbers import POSITIVE, number
 from ._figures import figure_of
-from ._measuring import check_model, undisturbed
+from ._measuring import check_loss, check_model, undisturbed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,10 +141,7 @@ def gradient_check(
     check_model(model)
     if not all(isinstance(array, np.ndarray) for array in model.parameters.values()):
         raise NotImplementedError("gradient_check of a model on a CUDA device; move it to the CPU first")
-    if loss is None and targets is not None:
-        raise ValueError("targets are given without a loss; expected loss=, or no targets")
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
+    check_loss(loss, targets)
     eps = float(np.finfo(next(iter(model.parameters.values())).dtype).eps)
     relative = eps ** (1 / 3) if epsilon is None else number("epsilon", epsilon, POSITIVE)
     if relative < 2 * eps:

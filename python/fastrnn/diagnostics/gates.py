@@ -11,7 +11,7 @@ import numpy as np
 from .. import reference
 from .._backends import on_host
 from ..models._model import State, map_state
-from ..training._numbers import number
+from ..training._numbers import PROBABILITY, number
 from ._figures import new_figure
 from ._measuring import Numbers, check_time_major, spec_of
 
@@ -133,8 +133,7 @@ def gate_saturation(
     if spec is None or spec.cell not in SIGMOID_GATES:
         raise TypeError(f"layer is {layer!r}; expected an LSTM or GRU, which have gates")
     check_time_major(layer)
-    fraction = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-    low, high = number("low", low, fraction), number("high", high, fraction)
+    low, high = number("low", low, PROBABILITY), number("high", high, PROBABILITY)
     if low >= high:
         raise ValueError(f"low is {low} and high is {high}; expected low < high")
     parameters = {name: on_host(array) for name, array in layer.parameters.items()}

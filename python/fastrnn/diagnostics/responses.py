@@ -13,7 +13,16 @@ from ..models._model import State, map_state
 from ..training._modes import leaves
 from ..training._numbers import FINITE, number
 from ._figures import figure_of
-from ._measuring import Numbers, check_time_major, name_states, spec_of, step_by_step, undisturbed, walk
+from ._measuring import (
+    Numbers,
+    check_loss,
+    check_time_major,
+    name_states,
+    spec_of,
+    step_by_step,
+    undisturbed,
+    walk,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,10 +227,7 @@ def gradient_reach(
     {'h_l0': array([0.0625, 0.125 , 0.25  , 0.5   ])}
     """
     check_time_major(model)
-    if loss is None and targets is not None:
-        raise ValueError("targets are given without a loss; expected loss=, or no targets")
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss is {loss!r}; expected a function of outputs and targets")
+    check_loss(loss, targets)
     x = np.asarray(x)
     _, every_step = step_by_step(model, x, state)
     specs = (spec_of(module) for _, module in leaves(model))

@@ -77,17 +77,13 @@ def glorot(layer: Any, *, seed: int | None = None) -> None:
 
     Parameters
     ----------
-    layer
-        A layer, a cell or a `Linear`, in training mode.
-    seed
-        An integer of at least 0 makes the draw reproducible.
+    layer, seed
+        As for `uniform`.
 
     Raises
     ------
-    TypeError, ValueError
-        An argument is not what is said above.
-    RuntimeError
-        The layer is in eval mode.
+    TypeError, ValueError, RuntimeError
+        As `uniform`.
 
     Examples
     --------
@@ -126,14 +122,12 @@ def orthogonal(layer: Any, gain: float = 1.0, *, seed: int | None = None) -> Non
     gain
         Greater than 0.
     seed
-        An integer of at least 0 makes the draw reproducible.
+        As for `uniform`.
 
     Raises
     ------
-    TypeError, ValueError
-        An argument is not what is said above.
-    RuntimeError
-        The layer is in eval mode.
+    TypeError, ValueError, RuntimeError
+        As `uniform`.
 
     Examples
     --------
@@ -174,10 +168,8 @@ def identity(layer: Any, scale: float = 1.0) -> None:
 
     Raises
     ------
-    TypeError, ValueError
-        An argument is not what is said above.
-    RuntimeError
-        The layer is in eval mode.
+    TypeError, ValueError, RuntimeError
+        As `uniform`.
 
     Examples
     --------
@@ -219,10 +211,8 @@ def forget_gate_bias(layer: Any, value: float = 1.0) -> None:
 
     Raises
     ------
-    TypeError, ValueError
-        An argument is not what is said above.
-    RuntimeError
-        The layer is in eval mode.
+    TypeError, ValueError, RuntimeError
+        As `uniform`.
 
     Examples
     --------
@@ -260,14 +250,12 @@ def chrono(layer: Any, longest: float, *, seed: int | None = None) -> None:
     longest
         T_max, greater than 2: the range of dependencies to be caught, in steps.
     seed
-        An integer of at least 0 makes the draw reproducible.
+        As for `uniform`.
 
     Raises
     ------
-    TypeError, ValueError
-        An argument is not what is said above.
-    RuntimeError
-        The layer is in eval mode.
+    TypeError, ValueError, RuntimeError
+        As `uniform`.
 
     Examples
     --------

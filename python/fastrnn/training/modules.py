@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -48,6 +48,13 @@ def module_list(modules: Any) -> list[Module]:
             if owner != i:
                 raise ValueError(f"modules[{i}] has {name} of modules[{owner}]; expected each parameter once")
     return checked
+
+
+def check_trainable(modules: Sequence[Module]) -> None:
+    """Raise RuntimeError for a module in eval mode, whose parameters are read-only."""
+    for i, module in enumerate(modules):
+        if not all(parameter.flags.writeable for parameter in module.parameters.values()):
+            raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
 
 
 class Linear:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._backends import Array
 from ._numbers import NOT_NEGATIVE, POSITIVE, number
-from .modules import Module, module_list
+from .modules import Module, check_trainable, module_list
 
 MOST_PARAMETERS = 1000
 """Beyond, the 2 n gradients of a step take longer than the thousand steps of Adam that would do better."""
@@ -111,9 +111,7 @@ class Newton:
         """
         damping = number("damping", self.damping, NOT_NEGATIVE)
         rate = number("learning_rate", self.learning_rate, NOT_NEGATIVE)
-        for i, module in enumerate(self.modules):
-            if not all(parameter.flags.writeable for parameter in module.parameters.values()):
-                raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
+        check_trainable(self.modules)
         loss = self.closure()
         gradient = self._gradient()
         curvatures, directions = np.linalg.eigh(self.hessian() + damping * np.eye(gradient.size))

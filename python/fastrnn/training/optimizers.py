@@ -14,7 +14,7 @@ from .._backends import CPU, Array, backend_of_arrays, on_host
 from .._calls import check_parameters
 from ..layouts import boolean
 from ._numbers import FRACTION, NOT_NEGATIVE, POSITIVE, number
-from .modules import Module, module_list
+from .modules import Module, check_trainable, module_list
 
 
 def _zeros_like(parameter: Array) -> Array:
@@ -132,9 +132,7 @@ class Optimizer(ABC):
                 raise RuntimeError(
                     f"a parameter is on {there}, but was on {here} when the optimizer was made: make another"
                 )
-        for i, module in enumerate(self.modules):
-            if not all(parameter.flags.writeable for parameter in module.parameters.values()):
-                raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
+        check_trainable(self.modules)
 
 
 class SGD(Optimizer):
@@ -209,19 +207,15 @@ class AdaGrad(Optimizer):
 
     Parameters
     ----------
-    modules
-        What is trained.
-    learning_rate
-        Greater than 0; may be assigned between steps, 0 too.
+    modules, learning_rate, weight_decay
+        As for `SGD`.
     eps
         Greater than 0.
-    weight_decay
-        At least 0; ``weight_decay p`` is added to g.
 
     Raises
     ------
     TypeError, ValueError
-        modules is no list of layers, each once, or a number is not what is said above.
+        As `SGD`.
 
     Examples
     --------
@@ -263,23 +257,19 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    modules
-        What is trained.
-    learning_rate
-        Greater than 0; may be assigned between steps, 0 too.
+    modules, learning_rate, weight_decay
+        As for `SGD`.
     decay
         0 <= decay < 1; torch calls it alpha.
     eps
         Greater than 0.
     momentum
         0 <= momentum < 1.
-    weight_decay
-        At least 0; ``weight_decay p`` is added to g.
 
     Raises
     ------
     TypeError, ValueError
-        modules is no list of layers, each once, or a number is not what is said above.
+        As `SGD`.
 
     Examples
     --------
@@ -324,10 +314,8 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    modules
-        What is trained.
-    learning_rate
-        Greater than 0; may be assigned between steps, 0 too.
+    modules, learning_rate
+        As for `SGD`.
     betas
         (b1, b2), each at least 0 and less than 1.
     eps
@@ -338,7 +326,7 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        modules is no list of layers, each once, or a number is not what is said above.
+        As `SGD`.
 
     Examples
     --------
@@ -393,7 +381,7 @@ class AdamW(Adam):
     Raises
     ------
     TypeError, ValueError
-        modules is no list of layers, each once, or a number is not what is said above.
+        As `SGD`.
 
     Examples
     --------
