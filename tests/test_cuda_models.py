@@ -45,7 +45,9 @@ def test_models_of_a_device_are_those_of_the_cpu(rng, name):
     for one in model, peer:
         o, state_n = one(x, **options)
         dx, dstate = one.backward(np.ones_like(o))
-        results.append((o, state_n, dx, dstate, *(on_host(g) for g in one.gradients.values())))
+        dinputs = getattr(one, "dinputs", None)
+        assert (dinputs is not None) == bool(options)
+        results.append((o, state_n, dx, dstate, dinputs, *(on_host(g) for g in one.gradients.values())))
     for a, b in zip(*map(arrays, map(tuple, results)), strict=True):
         assert_close(a, b, n_products=50 * T * H, scale=max(1, size(b)))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ._arrays import INTEGERS
 from ._backends import on_host
 from .layouts import integer
+from .models import map_state
 from .training._numbers import NOT_NEGATIVE, PROBABILITY, number
 from .training.losses import below_largest, log_softmax
 
@@ -242,8 +243,6 @@ def _steps(
 
 def _rows_of(state: Any, rows: NDArray[np.int64]) -> Any:
     """Return the state of some rows, in this order, or of one several times."""
-    from .models._model import map_state
-
     return map_state(lambda array: np.take(on_host(array), rows, axis=1), state)
 
 

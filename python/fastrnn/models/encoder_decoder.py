@@ -17,10 +17,10 @@ from ._states import (
     state_of_flat,
     state_shapes,
 )
-from .readouts import ManyToMany, _Decoder
+from .readouts import ManyToMany, Decoder
 
 
-class EncoderDecoder(_Decoder):
+class EncoderDecoder(Decoder):
     """Two layers: one reads x of T_x steps, the other starts from its final state and makes T_y outputs.
 
     ::

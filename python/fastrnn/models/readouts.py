@@ -183,7 +183,7 @@ class ManyToOne(_Readout):
         return dx, dstate
 
 
-class _Decoder(Model):
+class Decoder(Model):
     """What models share that end in a sequence of their own: a layer with a readout, started by something."""
 
     decoder: ManyToMany
@@ -233,7 +233,7 @@ class _Decoder(Model):
         raise ValueError(f"a stream of {type(self).__name__} needs what it starts from: start(x)")
 
 
-class OneToMany(_Decoder):
+class OneToMany(Decoder):
     """A sequence from one input: a caption from an image.
 
     ::
