@@ -17,7 +17,7 @@ from ._states import (
     state_of_flat,
     state_shapes,
 )
-from .readouts import ManyToMany, Decoder
+from .readouts import Decoder, ManyToMany
 
 
 class EncoderDecoder(Decoder):
