@@ -70,7 +70,7 @@ class Walk {
         R_(call.shape.recurrent()),
         own_(share.units(H_, kernels_.lanes)),
         own_h_(share.units(R_, kernels_.lanes)),
-        width_(call.shape.gradient_columns()),
+        stride_(call.dg_stride),
         full_(call.shape.peephole == Peephole::full),
         reset_after_(call.shape.cell == Cell::gru && call.shape.reset_after),
         reset_before_(call.shape.cell == Cell::gru && !call.shape.reset_after),
@@ -239,8 +239,14 @@ class Walk {
     args.panels = share_.panels(H_, kernels_.lanes);
     args.recurrent = {h_read_ + row, 1, weights.recurrent, R_};
     if (fused) {
-      args.input = {list_.x + row, 1, weights.input, shape_.input};
       args.bias = weights.bias;
+      if (call_.tokens) {
+        args.tokens = list_.tokens + row;
+        args.columns = weights.input;
+        args.vocabulary = shape_.input;
+      } else {
+        args.input = {list_.x + row, 1, weights.input, shape_.input};
+      }
     } else {
       args.pre = list_.gates_again + row;
     }
@@ -344,9 +350,9 @@ class Walk {
       const bool ends = step + 1 == schedule_.length(j);
       const bool cut = !ends && call_.starts_piece(step + 1, j);
       const bool goes_on = !ends && !cut;
-      const T* following = step + 1 == last ? call_.dg_next + j * width_
-                                            : call_.dg + (row - schedule_.active(step + 1) + j) * width_;
-      list_.dg[i] = call_.dg + (row + j) * width_;
+      const T* following = step + 1 == last ? call_.dg_next + j * stride_
+                                            : call_.dg + (row - schedule_.active(step + 1) + j) * stride_;
+      list_.dg[i] = call_.dg + (row + j) * stride_;
       list_.dg_now[i] = list_.dg[i];
       list_.dg_next[i] = goes_on ? following : call_.zeros;
       list_.dy[i] = call_.dy ? call_.dy.at(t, b) : call_.zeros;
@@ -567,7 +573,7 @@ class Walk {
   // sum[column] += sum over rows of a[column] (times b's row)
   void column_sum(const T* a, const T* const* b, Index count, T* sum) {
     const Range mine = share_.slice(count, kernels_.lanes);
-    kernels_.column_sum({a, width_, b, rows_, mine.first, mine.last, sum});
+    kernels_.column_sum({a, stride_, b, rows_, mine.first, mine.last, sum});
   }
 
   void weight_gradients() {
@@ -579,11 +585,11 @@ class Walk {
       const Range mine = share_.slice(GH, kernels_.lanes);
       for (Index row = 0; row < rows_; ++row) {
         T* gradient = to.weight_ih_transposed + list_.tokens[row] * GH;
-        const T* from = dg_input + row * width_;
+        const T* from = dg_input + row * stride_;
         kernels_.add(gradient + mine.first, from + mine.first, mine.last - mine.first);
       }
     } else {
-      outer_product(dg_input, width_, GH, call_.panels.x, shape_.input, to.weight_ih);
+      outer_product(dg_input, stride_, GH, call_.panels.x, shape_.input, to.weight_ih);
     }
     if (shape_.bias) {
       column_sum(dg_input, nullptr, GH, to.bias_ih);
@@ -594,13 +600,13 @@ class Walk {
     }
 
     if (reset_after_) {  // columns n' r z to rows r z n
-      outer_product(dg + H_, width_, 2 * H_, call_.panels.h_prev, R_, to.weight_hh);
-      outer_product(dg, width_, H_, call_.panels.h_prev, R_, to.weight_hh + 2 * H_ * R_);
+      outer_product(dg + H_, stride_, 2 * H_, call_.panels.h_prev, R_, to.weight_hh);
+      outer_product(dg, stride_, H_, call_.panels.h_prev, R_, to.weight_hh + 2 * H_ * R_);
       if (shape_.bias) column_sum(dg, nullptr, H_, to.bias_hh + 2 * H_);
     } else {
-      outer_product(dg, width_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
+      outer_product(dg, stride_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
       if (reset_before_)
-        outer_product(dg + 2 * H_, width_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
+        outer_product(dg + 2 * H_, stride_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
     }
     if (shape_.projection) outer_product(call_.projected, R_, R_, call_.panels.inner, H_, to.weight_hr);
     if (shape_.peephole == Peephole::diagonal) {
@@ -608,8 +614,8 @@ class Walk {
       column_sum(dg + H_, list_.c_prev, H_, to.weight_ch + H_);
       column_sum(dg + 3 * H_, list_.c, H_, to.weight_ch + 2 * H_);
     } else if (full_) {
-      outer_product(dg, width_, 2 * H_, call_.panels.c_prev, H_, to.weight_ch);
-      outer_product(dg + 3 * H_, width_, H_, call_.panels.c, H_, to.weight_ch + 2 * H_ * H_);
+      outer_product(dg, stride_, 2 * H_, call_.panels.c_prev, H_, to.weight_ch);
+      outer_product(dg + 3 * H_, stride_, H_, call_.panels.c, H_, to.weight_ch + 2 * H_ * H_);
     }
   }
 
@@ -619,7 +625,7 @@ class Walk {
     Range mine = share_.slice(rows.last - rows.first);
     mine = {rows.first + mine.first, rows.first + mine.last};
     for (Index row = mine.first; row < mine.last; ++row) {
-      list_.in[row] = call_.dg + row * width_ + shape_.input_gradient_offset();
+      list_.in[row] = call_.dg + row * stride_ + shape_.input_gradient_offset();
     }
     Product<T> product;
     product.operand = {list_.in + mine.first, 1, weights_.input, shape_.gate_rows()};
@@ -642,8 +648,8 @@ class Walk {
   // The block's first step is what the block before it goes on from.
   void keep_step(Index first) {
     const Index active = schedule_.active(first);
-    const T* rows = call_.dg + (rows_ - active) * width_;
-    const Range mine = share_.slice(active * width_);
+    const T* rows = call_.dg + (rows_ - active) * stride_;
+    const Range mine = share_.slice(active * stride_);
     std::copy(rows + mine.first, rows + mine.last, call_.dg_next + mine.first);
   }
 
@@ -661,7 +667,7 @@ class Walk {
         if (lstm) copy_or_zero(empty && call_.dc_n ? call_.dc_n + b * H_ : nullptr, dc0, H_);
         continue;
       }
-      list_.dg_next[n] = call_.dg_next + j * width_;
+      list_.dg_next[n] = call_.dg_next + j * stride_;
       list_.projected[n] = dh0;
       if (carries_) list_.extra[n] = call_.carry + j * R_;
       list_.dy[n] = scale(j);
@@ -712,7 +718,7 @@ class Walk {
   const Lists<T> list_;
   const Index H_, R_;
   const Range own_, own_h_;  // units of this thread, in H and in R
-  const Index width_;
+  const Index stride_;       // of dG's rows
   const bool full_, reset_after_, reset_before_;
   const bool drops_h_, zones_h_, zones_c_;
   const bool apart_;    // dh is computed before the step's kernel
@@ -731,7 +737,7 @@ template <class T>
 void BackwardCall<T>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const int lanes = this->kernels->lanes;
-  const Index B = this->batch, H = s.hidden, R = s.recurrent(), width = s.gradient_columns();
+  const Index B = this->batch, H = s.hidden, R = s.recurrent();
   block = gradient_block(this->schedule->steps(), B);
   const Index rows = block * B;
   const bool full = s.peephole == Peephole::full;
@@ -743,8 +749,10 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
     this->cells = s.cell == Cell::lstm ? arena.take<T>(units) : nullptr;
     unused_h = arena.take<T>(threads * H);
   }
-  dg = arena.take<T>(rows * width);
-  dg_next = arena.take<T>(B * width);
+  constexpr Index line = kAlignment / sizeof(T);
+  dg_stride = ((s.gradient_columns() + line - 1) / line | 1) * line;
+  dg = arena.take<T>(rows * dg_stride);
+  dg_next = arena.take<T>(B * dg_stride);
   dc = s.cell == Cell::lstm ? arena.take<T>(B * H) : nullptr;
   const bool gru = s.cell == Cell::gru, drops_h = this->noise && this->noise->drops_h,
              zones_h = this->noise && this->noise->zones_h, zones_c = this->noise && this->noise->zones_c;
@@ -766,7 +774,7 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
   panels.inner = s.projection || (s.cell == Cell::gru && !s.reset_after) ? take_panels(H) : nullptr;
   panels.c_prev = full ? take_panels(H) : nullptr;
   panels.c = full ? take_panels(H) : nullptr;
-  zeros = arena.take_zeroed<T>(width);
+  zeros = arena.take_zeroed<T>(s.gradient_columns());
   list_bytes = lists_of(*this, Arena()).bytes;
   lists = arena.take<char>(list_bytes * threads);
 }

@@ -34,11 +34,13 @@ void elman_forward(const StepForward<W>& p) {
 template <class T>
 void elman_backward(const StepBackward<T>& p) {
   for_tiles<1, T>(
-      p.rows, p.panels, p.units, incoming(p),
+      p.rows, p.panels, p.units, products_alone(p, 1, 1),
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         store(p.dg[row] + unit,
-              cells::activate_backward(p.nonlinearity, at(z, 0), load(p.gates[row] + unit, n)), n);
+              cells::activate_backward(p.nonlinearity, incoming(p, row, unit, n, z),
+                                       load(p.gates[row] + unit, n)),
+              n);
       });
 }
 

@@ -168,9 +168,9 @@ template <class W>
 
 template <class W>
 bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const ForwardKernels<W>& kernels) {
-  if (tokens || shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after))
-    return false;
-  return rows >= (input_bytes<W>(shape) <= kNearInput ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
+  if (shape.peephole == Peephole::full || (shape.cell == Cell::gru && !shape.reset_after)) return false;
+  return tokens ||
+         rows >= (input_bytes<W>(shape) <= kNearInput ? kernels.rows_of_tile(shape.gates()) : kBlockRows);
 }
 
 template <class W>
@@ -310,8 +310,14 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
       const bool from_zeros = step == 0 && !call.h0;  // of all rows: nothing to multiply
       if (!from_zeros) args.recurrent = list.states.operand(h_read, active, weights.recurrent, R);
       if (fused) {
-        args.input = list.inputs.operand(list.x, active, weights.input, shape.input);
         args.bias = weights.bias;
+        if (call.tokens) {
+          args.tokens = list.tokens;
+          args.columns = weights.input;
+          args.vocabulary = shape.input;
+        } else {
+          args.input = list.inputs.operand(list.x, active, weights.input, shape.input);
+        }
       } else {
         args.pre = pre;
       }

@@ -91,12 +91,14 @@ void gru_backward(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, products_alone(p, 3, 4),
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V r = load(gates, n), update = load(gates + H, n), candidate = load(gates + 2 * H, n);
         V da_z, da_n, dh_prev;
-        cells::gru_backward(at(z, 0), update, candidate, load(p.h_prev[row] + unit, n), da_z, da_n, dh_prev);
+        cells::gru_backward(incoming(p, row, unit, n, z), update, candidate, load(p.h_prev[row] + unit, n),
+                            da_z, da_n, dh_prev);
         T* dg = p.dg[row] + unit;
         store(dg, da_n * r, n);
         store(dg + H, cells::gru_reset_backward(da_n, load(p.candidate[row] + unit, n), r), n);
@@ -112,11 +114,12 @@ void gru_backward_candidate(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, products_alone(p, 3, 3),
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         V da_z, da_n, dh_prev;
-        cells::gru_backward(at(z, 0), load(gates + H, n), load(gates + 2 * H, n),
+        cells::gru_backward(incoming(p, row, unit, n, z), load(gates + H, n), load(gates + 2 * H, n),
                             load(p.h_prev[row] + unit, n), da_z, da_n, dh_prev);
         store(p.dg[row] + H + unit, da_z, n);
         store(p.dg[row] + 2 * H + unit, da_n, n);

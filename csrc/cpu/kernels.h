@@ -153,8 +153,11 @@ struct StepForward {
   Operand<W>
       recurrent;  // h_prev (or, for the GRU reset-before candidate, r h), W_hh; none if h_prev is all zeros
   const T* const* pre = nullptr;
-  Operand<W> input;         // without pre: x, W_ih
-  const T* bias = nullptr;  // without pre: (G*H) or null
+  Operand<W> input;                      // without pre: x, W_ih
+  const T* bias = nullptr;               // without pre: (G*H) or null
+  const std::int64_t* tokens = nullptr;  // without pre: instead of x,
+  const W* columns = nullptr;            // and W_ih, panels of depth `vocabulary`
+  Index vocabulary = 0;
   T* const* gates = nullptr;
   const T* const* h_prev = nullptr;  // GRU
   T* const* h = nullptr;

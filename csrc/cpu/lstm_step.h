@@ -94,13 +94,14 @@ void lstm_backward(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, products_alone(p, 4, 4),
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n),
                 o = load(gates + 3 * H, n);
         V da_i, da_f, da_g, da_o, dc = load(p.dc_next[row] + unit, n), dc_prev;
-        cells::lstm_output_backward(at(z, 0), o, load(p.c[row] + unit, n), da_o, dc);
+        cells::lstm_output_backward(incoming(p, row, unit, n, z), o, load(p.c[row] + unit, n), da_o, dc);
         if (p.peephole) dc = fma(load(p.peephole + 2 * H + unit, n), da_o, dc);
         cells::lstm_cell_backward(dc, i, f, g, load(p.c_prev[row] + unit, n), da_i, da_f, da_g, dc_prev);
         if (p.peephole) {
@@ -122,11 +123,12 @@ void lstm_backward_output(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, incoming(p), [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      p.rows, p.panels, H, products_alone(p, 4, 4),
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);
-        cells::lstm_output_backward(at(z, 0), load(p.gates[row] + 3 * H + unit, n), load(p.c[row] + unit, n),
-                                    da_o, dc);
+        cells::lstm_output_backward(incoming(p, row, unit, n, z), load(p.gates[row] + 3 * H + unit, n),
+                                    load(p.c[row] + unit, n), da_o, dc);
         store(p.dg[row] + 3 * H + unit, da_o, n);
         store(p.dc[row] + unit, dc, n);
       });

@@ -271,30 +271,55 @@ FRNN_INLINE void put(T* z, int gate, Vec<T> x) {
   x.store(z + gate * Vec<T>::lanes);
 }
 
-// How the tile of a step forward starts: `gates` sums W_ih x + b, or b alone where the step multiplies x too.
-// There, with many rows, the lines that the tile's end writes are cold: they arrive while the products run.
+// How the tile of a step forward starts: `gates` sums W_ih x + b, of a token here, or b alone where the step
+// multiplies x too.  Then the lines that the tile's end writes are cold: they arrive while the products run.
 template <class W>
 FRNN_INLINE auto input_sums(const StepForward<W>& p, int gates) {
   using T = Compute<W>;
-  return [&p, gates](Index row, Index unit, auto n, T* z) {
+  constexpr Index lanes = Vec<T>::lanes, vector = lanes * kGroup<W>;
+  const Index panel_stride = panel_size<W>(p.vocabulary, gates, lanes);
+  const Index following = p.panels.backwards ? -lanes : lanes;
+  return [&p, gates, panel_stride, following](Index row, Index unit, auto n, T* z) {
     if (p.pre) {
       for (int g = 0; g < gates; ++g) put(z, g, load(p.pre[row] + g * p.units + unit, n));
       return;
     }
     __builtin_prefetch(p.h[row] + unit, 1);
+    if (p.c) __builtin_prefetch(p.c[row] + unit, 1);
     for (int g = 0; g < gates; ++g) {
       if (p.gates) __builtin_prefetch(p.gates[row] + g * p.units + unit, 1);
       put(z, g, p.bias ? load(p.bias + g * p.units + unit, n) : Vec<T>(T(0)));
     }
+    if (!p.tokens) return;
+    const W* column = p.columns + unit / lanes * panel_stride;
+    for (int g = 0; g < gates; ++g) put(z, g, Dot<W>::gather(at(z, g), column, p.tokens[row], g, gates));
+    const Index next = (unit + following) / lanes;
+    if (next < p.panels.first || next >= p.panels.last) return;
+    column = p.columns + next * panel_stride + panel_header<W>(gates, lanes);
+    for (int g = 0; g < gates; ++g)
+      __builtin_prefetch(column + (p.tokens[row] / kGroup<W> * gates + g) * vector);
   };
 }
 
-// How the tile of a step backward starts: dh before the recurrent product.
+// How the tile of a step backward starts: what its end reads and writes, `gates` of the saved ones and
+// `columns` of dG for each unit, lies too scattered to come by itself, and arrives while the products run.
 template <class T>
-FRNN_INLINE auto incoming(const StepBackward<T>& p) {
-  return [&p](Index row, Index unit, auto n, T* z) {
-    put(z, 0, load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n));
+FRNN_INLINE auto products_alone(const StepBackward<T>& p, int gates, int columns) {
+  return [&p, gates, columns](Index row, Index unit, auto, T* z) {
+    put(z, 0, Vec<T>(T(0)));
+    __builtin_prefetch(p.dy[row] + unit);
+    for (int g = 0; g < gates; ++g) __builtin_prefetch(p.gates[row] + g * p.units + unit);
+    for (int g = 0; g < columns; ++g) __builtin_prefetch(p.dg[row] + g * p.units + unit, 1);
+    if (p.c) __builtin_prefetch(p.c[row] + unit);
+    if (p.c_prev) __builtin_prefetch(p.c_prev[row] + unit);
+    if (p.h_prev) __builtin_prefetch(p.h_prev[row] + unit);
+    if (p.candidate) __builtin_prefetch(p.candidate[row] + unit);
   };
+}
+// The gradient of h, of which z has the products.
+template <class T, class N>
+FRNN_INLINE Vec<T> incoming(const StepBackward<T>& p, Index row, Index unit, N n, const T* z) {
+  return at(z, 0) + load(p.dy[row] + unit, n) + load(p.extra[row] + unit, n);
 }
 
 template <class W, int Gates>
@@ -345,14 +370,23 @@ void gather(const Gather<W>& p) {
   }
 }
 
+// Rows of a block are far away by the time that weight gradients read them: so many vectors of a row are read
+// one after the other, and rows that far ahead are asked for.
+inline constexpr int kAdjacent = 4;
+inline constexpr Index kRowsAhead = 8;
+
 template <class T>
 void pack_rows(const PackRows<T>& p) {
   constexpr int lanes = Vec<T>::lanes;
-  for (Index panel = p.panels.first; panel < p.panels.last; ++panel) {
-    const Index unit = panel * lanes;
-    const Index n = p.units - unit < lanes ? p.units - unit : lanes;
-    T* out = p.out + panel * p.depth * lanes;
-    for (Index k = 0; k < p.depth; ++k) load(p.rows[k] + unit, n).store(out + k * lanes);
+  for (Index first = p.panels.first; first < p.panels.last; first += kAdjacent) {
+    const Index last = first + kAdjacent < p.panels.last ? first + kAdjacent : p.panels.last;
+    for (Index k = 0; k < p.depth; ++k) {
+      const Index ahead = k + kRowsAhead < p.depth ? k + kRowsAhead : k;
+      for (Index panel = first; panel < last; ++panel) {
+        __builtin_prefetch(p.rows[ahead] + panel * lanes);
+        load(p.rows[k] + panel * lanes, p.units - panel * lanes).store(p.out + (panel * p.depth + k) * lanes);
+      }
+    }
   }
 }
 
@@ -396,18 +430,32 @@ void pack_columns(const PackColumns<T>& p) {
   }
 }
 
+// The sums of `Vectors` vectors of columns from `unit` on; n columns of each are real.
+template <int Vectors, class T, class N>
+FRNN_INLINE void column_sums(const ColumnSum<T>& p, Index unit, N n) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> sum[Vectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) sum[v] = load(p.out + unit + v * lanes, n);
+  for (Index row = 0; row < p.rows; ++row) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const Index column = unit + v * lanes;
+      const Vec<T> a = load(p.a + row * p.stride + column, n);
+      sum[v] = p.b ? fma(a, load(p.b[row] + column, n), sum[v]) : sum[v] + a;
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) store(p.out + unit + v * lanes, sum[v], n);
+}
+
 template <class T>
 void column_sum(const ColumnSum<T>& p) {
   constexpr int lanes = Vec<T>::lanes;
-  for (Index unit = p.first; unit < p.last; unit += lanes) {
-    const Index n = p.last - unit < lanes ? p.last - unit : lanes;
-    Vec<T> sum = load(p.out + unit, n);
-    for (Index row = 0; row < p.rows; ++row) {
-      const Vec<T> a = load(p.a + row * p.stride + unit, n);
-      sum = p.b ? fma(a, load(p.b[row] + unit, n), sum) : sum + a;
-    }
-    store(p.out + unit, sum, n);
-  }
+  Index unit = p.first;
+  for (; unit + kAdjacent * lanes <= p.last; unit += kAdjacent * lanes)
+    column_sums<kAdjacent>(p, unit, AllLanes{});
+  for (; unit < p.last; unit += lanes) column_sums<1>(p, unit, p.last - unit);
 }
 
 }  // namespace fastrnn::cpu::FRNN_ISA

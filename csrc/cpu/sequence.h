@@ -177,7 +177,10 @@ struct BackwardCall : Sequence<T> {
   T* dc0 = nullptr;         // [B,H], out
   LayerGradients<T> gradients;
   // Memory, laid out by layout().
-  Index block = 1;         // gradient_block()
+  Index block = 1;  // gradient_block()
+  // Of dG's rows: an odd number of cache lines. Weight gradients read dG down its columns, and at 4 KB from
+  // row to row a column would lie in one set of the first cache.
+  Index dg_stride = 0;
   T* dg = nullptr;         // [active rows of a block][gradient_columns]
   T* dg_next = nullptr;    // [B][gradient_columns]: the step after the block
   T* dc = nullptr;         // [B,H]
