@@ -36,7 +36,7 @@ def _imported() -> tuple[Any, str]:
     try:
         module = importlib.import_module("fastrnn._cuda")
     except ModuleNotFoundError:
-        return None, "this build has no CUDA kernels (there was no nvcc when it was built)"
+        return None, "this build has no CUDA kernels (there was no nvcc, or FASTRNN_CUDA was OFF)"
     except ImportError as error:
         return None, f"the CUDA kernels cannot be loaded: {error}"
     # Where the wheels nvidia-cublas and nvidia-cublas-cu12 put it.

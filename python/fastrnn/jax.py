@@ -26,14 +26,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from . import _arrays, functional
 from ._backends import Array, Cpu, Library, is_integer
 from ._calls import BATCH_FIRST, TIME_MAJOR, UNBATCHED, check_call, check_parameters
+from ._extras import require
 from .layouts import DTYPES, GATES, Spec, boolean
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ModuleNotFoundError:
+    require("jax", "fastrnn.jax")
+    raise
 
 __all__ = ["Spec", "gru", "init", "lstm", "rnn"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._extras import require
 from .._orders import ORDERS, reorder
 from ..layouts import GATES, Cell, boolean
 from ._parts import (
@@ -289,6 +290,7 @@ def to_keras(layer: Any, **options: Any) -> Any:
     Dropouts are not taken over.  Where Keras has one bias it is the sum of the two.  A stack of a
     `Backwards` is for sequences without a mask, which Keras hands on in the order of the input.
     """
+    require("keras", "to_keras")
     import keras
 
     weights = keras_weights(layer)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import _arrays
 from .._backends import on_host
+from .._extras import require
 from ..layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from ..layouts import GATES, Spec
 from ._parts import LAYERS, Tensors, check_agrees, dtype_of, read_source
@@ -88,6 +89,7 @@ def from_torch(
 
 
 def _of_module(module: Any) -> tuple[Mapping[str, Any], Any, dict[str, Any]]:
+    require("torch", "from_torch of a module")
     import torch
 
     modes: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN_TANH": RNN, "RNN_RELU": RNN}
@@ -172,6 +174,7 @@ def to_torch(layer: Any) -> Any:
         It has what torch.nn does not: a peephole, zoneout, recurrent_dropout, reset_after=False, another
         nonlinearity than tanh or relu.
     """
+    require("torch", "to_torch")
     import torch
 
     kinds = (*LAYERS.values(), *_CELLS.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..training.history import require
+from .._extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
     """Return an empty figure of so many inches; ImportError tells how to get matplotlib."""
-    require("matplotlib", "drawing")
+    require("matplotlib", "drawing", "cli")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

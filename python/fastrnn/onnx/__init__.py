@@ -2,11 +2,12 @@
 
 `run_node` runs one RNN, GRU or LSTM node, and `plan_node` tells on which path; `from_onnx` reads models
 made of them, `to_onnx` writes layers; `Backend` is `onnx.backend`'s interface to the same.  Needs the extra
-``onnx`` (``pip install fastrnn[onnx]``), which an import of this package alone does not.
+``onnx`` (``pip install 'fastrnn[onnx]'``), which an import of this package alone does not.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from .._extras import require
 from .export import to_onnx
 from .graphs import Stack, from_onnx
 from .nodes import plan_node, run_node
@@ -19,6 +20,7 @@ __all__ = ["Backend", "Stack", "from_onnx", "plan_node", "run_node", "to_onnx"]
 
 def __getattr__(name: str) -> Any:
     if name == "Backend":  # a subclass of one of onnx's
+        require("onnx", "fastrnn.onnx.Backend")
         from .backend import Backend
 
         return Backend

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._backends import on_host
+from .._extras import require
 from .._orders import ORDERS, PEEPHOLE_ORDERS, reorder
 from ..layers import GRU, LSTM, RNN
 from ..layouts import Spec, boolean, integer
@@ -166,6 +167,7 @@ def to_onnx(
     >>> [output.name for output in to_onnx(model).graph.output]
     ['o', 'h_n', 'c_n']
     """
+    require("onnx", "to_onnx")
     import onnx
     from onnx import helper
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import expect_shape
+from .._extras import require
 from .._orders import from_the_end
 from ..info import Report
 from .nodes import CELLS, INPUTS, BadNodeError, Bound, Recurrence, dtype_of_x, node_label, plan, read_node
@@ -512,6 +513,7 @@ def from_onnx(path: Any) -> Stack:
         if not hasattr(path, "graph"):
             raise TypeError(f"path has type {type(path).__name__}; expected a path or an onnx.ModelProto")
         return Stack(path)
+    require("onnx", "from_onnx")
     import onnx
     from google.protobuf.message import DecodeError
 

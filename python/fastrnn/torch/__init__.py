@@ -19,7 +19,13 @@ Examples
 True
 """
 
-from ._modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from ._replace import replace
+from .._extras import require
+
+try:
+    from ._modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from ._replace import replace
+except ModuleNotFoundError:
+    require("torch", "fastrnn.torch")
+    raise
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "replace"]

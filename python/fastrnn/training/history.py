@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 from bisect import bisect_left
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._extras import require
 from .._files import AnyPath
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class History:
         ImportError
             matplotlib is not installed.
         """
-        require("matplotlib", "a plot")
+        require("matplotlib", "a plot", "cli")
         from matplotlib.figure import Figure
 
         at = np.concatenate([[0.0], np.array(self.positions) / 1e6]) if over_positions else None
@@ -195,9 +195,3 @@ def checked_log_path(path: AnyPath) -> Path:
     if checked.suffix not in SUFFIXES:
         raise ValueError(f"log is {str(checked)!r}; expected a path that ends in {', '.join(SUFFIXES)}")
     return checked
-
-
-def require(package: str, what: str) -> None:
-    """Raise ImportError that says how to get a package which is not installed with fastrnn itself."""
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{what} needs {package}: pip install 'fastrnn[cli]'")

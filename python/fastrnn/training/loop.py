@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._extras import require
 from .._files import AnyPath
 from ..layouts import boolean, integer
 from ._modes import evaluating
@@ -38,7 +39,7 @@ from .bptt import (
 from .checkpoint import Checkpoint, copies, write_arrays
 from .clipping import clip_by_global_norm, clip_by_value
 from .divergence import where_it_began
-from .history import History, Log, checked_log_path, require
+from .history import History, Log, checked_log_path
 
 Data = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
@@ -297,9 +298,9 @@ def fit(
     if log is not None:
         checked_log_path(log)
     if plot is not None:
-        require("matplotlib", "plot")
+        require("matplotlib", "plot", "cli")
     if progress:
-        require("tqdm", "progress")
+        require("tqdm", "progress", "cli")
     if boolean("resume", resume) and checkpoint is None:
         raise ValueError("resume is True without a checkpoint; expected its path")
     if generator is not None and not isinstance(generator.bit_generator, np.random.PCG64):
