@@ -400,8 +400,9 @@ def with_field(field: str, value: Any) -> Any:
         (
             "RNN",
             with_field("input", ["X", "W", "R", "", "l", "h"]),
-            r"the input B, '' in the node, is an array",
+            "the input B, '' in the node, is of type ndarray; expected None",
         ),
+        ("RNN", changed(0, lambda a: [[1.0], [2.0, 3.0]]), "X has type list, which makes no array: setting"),
         ("RNN", changed(0, lambda a: a[0]), r"X has shape \(3, 5\); expected \(T, B, I\)"),
         ("RNN", changed(0, lambda a: a[..., :4]), r"X has shape \(4, 3, 4\); expected .* = \(T, B, 5\)"),
         ("RNN", changed(0, lambda a: a.astype("float64")), "W is float32; expected float64, as X"),
@@ -431,6 +432,18 @@ def test_malformed(op: str, change: Any, message: str, rng: np.random.Generator)
     with pytest.raises(ValueError, match=message) as caught:
         run_node(node, inputs)
     assert str(caught.value).startswith(f"{node.op_type} node 'n': ")
+
+
+def test_inputs_of_other_libraries(rng: np.random.Generator) -> None:
+    node, inputs = make_case(rng, "LSTM")
+    expected = run_node(node, inputs)
+    with pytest.raises(TypeError, match="R is a masked array, whose mask would be lost"):
+        run_node(node, [*inputs[:2], np.ma.array(inputs[2]), *inputs[3:]])
+    torch = pytest.importorskip("torch")
+    for actual, right in zip(run_node(node, [torch.from_numpy(a) for a in inputs]), expected, strict=True):
+        assert_same_bits(actual, right)
+    with pytest.raises(TypeError, match="X requires grad"):
+        run_node(node, [torch.from_numpy(inputs[0]).requires_grad_(), *inputs[1:]])
 
 
 def test_attribute_given_twice(rng: np.random.Generator) -> None:

@@ -15,7 +15,18 @@ from .._arrays import expect_shape
 from .._extras import require
 from .._orders import from_the_end
 from ..info import Report
-from .nodes import CELLS, INPUTS, BadNodeError, Bound, Recurrence, dtype_of_x, node_label, plan, read_node
+from .nodes import (
+    CELLS,
+    INPUTS,
+    BadNodeError,
+    Bound,
+    Recurrence,
+    as_array,
+    dtype_of_x,
+    node_label,
+    plan,
+    read_node,
+)
 
 Array = NDArray[Any]
 Run = Callable[[list[Array | None]], Sequence[Array | None]]
@@ -417,7 +428,7 @@ class Stack:
             )
         values = dict(self._constants)
         for (name, (dtype, dims)), given in zip(self._taken.items(), inputs, strict=True):
-            array = np.asarray(given)
+            array = as_array(name, given)
             if array.dtype != dtype:
                 raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
             if dims is not None:

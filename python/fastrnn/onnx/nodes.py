@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import functional
-from .._arrays import expect_shape
+from .._arrays import expect_shape, take
 from .._backends import CPU
 from .._orders import ORDERS, PEEPHOLE_ORDERS, from_the_end, reorder
 from ..info import Report
@@ -226,11 +226,24 @@ def align(recurrence: Recurrence, inputs: Sequence[Any]) -> dict[str, Array | No
     values: dict[str, Array | None] = dict.fromkeys(known)
     for role, name, value in zip(known, recurrence.inputs, inputs, strict=False):
         if (value is None) != (name == ""):
-            have = "None" if value is None else f"an array of shape {np.shape(value)}"
+            have = "None" if value is None else f"of type {type(value).__name__}"
             expected = "an array" if name else "None, as the node leaves it out"
             raise recurrence.error(f"the input {role}, {name!r} in the node, is {have}; expected {expected}")
-        values[role] = None if value is None else np.asarray(value)
+        try:
+            values[role] = None if value is None else as_array(role, value)
+        except ValueError as error:
+            raise recurrence.error(str(error)) from None
     return values
+
+
+def as_array(name: str, value: Any) -> Array:
+    """Take an array of any library, or what NumPy makes one of."""
+    if hasattr(value, "__dlpack__"):
+        return take(name, value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # ragged
+        raise ValueError(f"{name} has type {type(value).__name__}, which makes no array: {error}") from None
 
 
 @dataclass(frozen=True)
