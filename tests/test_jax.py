@@ -308,6 +308,24 @@ def test_vmap_is_one_call_after_another(mapped: str, rng: np.random.Generator) -
         assert_same_bits(np.asarray(h[index]), np.asarray(h_one))
 
 
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize(("mapped", "batch"), [(4, 0), (0, 3), (0, 0)])
+def test_mapping_over_nobody(differentiated: bool, mapped: int, batch: int) -> None:
+    parameters = fastrnn.jax.init(jax.random.key(0), Spec("lstm", IN, H))
+    x, lengths = jnp.ones((mapped, T, batch, IN)), jnp.ones((mapped, batch), "int32")
+
+    def function(x: Any, lengths: Any) -> Any:
+        return fastrnn.jax.lstm(parameters, x, lengths=lengths)
+
+    if differentiated:
+        dx = jax.vmap(jax.grad(lambda x, lengths: function(x, lengths)[0].sum()))(x, lengths)
+        assert dx.shape == x.shape
+    else:
+        y, (h_n, c_n) = jax.jit(jax.vmap(function))(x, lengths)
+        assert y.shape == (mapped, T, batch, H)
+        assert h_n.shape == c_n.shape == (mapped, 1, batch, H)
+
+
 def test_gradients_per_sample(rng: np.random.Generator) -> None:
     problem = make_problem(rng, Spec("lstm", IN, H), T, B, state=False)
     given = in_jax(problem)
@@ -481,6 +499,12 @@ def test_other_arguments_are_checked() -> None:
     parameters = dict(fastrnn.GRU(IN, H, seed=0).parameters)
     with pytest.raises(TypeError, match=r"^parameters has type list; expected a mapping"):
         fastrnn.jax.gru([], ONES)
+    for shape in (), (6,), (0, 6):
+        weights = dict(fastrnn.LSTM(IN, H, seed=0).parameters) | {"weight_hr_l0": np.ones(shape, "float32")}
+        with pytest.raises(
+            ValueError, match=r"^parameters\['weight_hr_l0'\] has shape .*; expected \(P, H\)"
+        ):
+            fastrnn.jax.lstm(weights, ONES)
     with pytest.raises(ValueError, match=r"^parameters: missing weight_ih_l0; there are bias"):
         fastrnn.jax.gru({"bias": ONES}, ONES)
     with pytest.raises(TypeError, match=r"^x is float64, which JAX has only with"):
@@ -563,5 +587,30 @@ def test_cells_tokens_streams_and_checkpoints_of_jax_arrays(rng: np.random.Gener
     assert isinstance(h, jax.Array)
     packed = functional.pack(spec, parameters)
     assert_same_bits(np.asarray(functional.forward(spec, packed, x)[0]), np.asarray(y))
-    with pytest.raises(TypeError, match=r"^x has type \w*Tracer; expected an array"):
+    message = r"^x has type \w*Tracer; expected an array with values: .* is for the functions of fastrnn\.jax"
+    with pytest.raises(TypeError, match=message):
         jax.jit(lambda x: layer(x)[0])(x)
+
+
+@pytest.mark.parametrize("rows", [None, [2, 0]])
+def test_what_a_stream_gives_to_jax_stays(rows: Any, rng: np.random.Generator) -> None:
+    stream = fastrnn.GRU(64, 64, seed=0).eval().stream(batch=3)
+    x = jnp.asarray(rng.standard_normal((4, 3 if rows is None else 2, 64), dtype=np.float32))
+    steps, kept = [], []
+    for t in range(4):
+        steps.append(stream.step(x[t], rows))
+        kept.append(np.array(steps[t]))
+    for ours, right in zip(steps, kept, strict=True):
+        assert_same_bits(np.asarray(ours), right)
+
+
+def test_what_a_training_call_gives_to_jax_stays(rng: np.random.Generator) -> None:
+    layer = fastrnn.LSTM(64, 64, seed=0)
+    x = jnp.asarray(rng.standard_normal((2, T, B, 64), dtype=np.float32))
+    calls, kept = [], []
+    for t in range(2):
+        y, (h, c) = layer(x[t])
+        calls += [y, h, c, layer.backward(y)[0]]
+        kept += [np.array(each) for each in calls[-4:]]
+    for ours, right in zip(calls, kept, strict=True):
+        assert_same_bits(np.asarray(ours), right)

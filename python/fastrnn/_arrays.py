@@ -34,6 +34,11 @@ def take(name: str, value: Any) -> Array:
             )
         return np.asarray(value)
     if not _is_array(value):
+        if is_jax(value):
+            raise TypeError(
+                f"{name} has type {type(value).__name__}; expected an array with values: what JAX traces, as "
+                f"under jit, grad and vmap, is for the functions of fastrnn.jax"
+            )
         raise TypeError(
             f"{name} has type {type(value).__name__}; expected an array, as from "
             f"np.asarray({_expression(name)})"
@@ -48,6 +53,12 @@ def take(name: str, value: Any) -> Array:
     if array is None:
         raise ValueError(f"{name} is on DLPack device type {device}; expected the CPU: copy it there first")
     return array
+
+
+def is_jax(value: Any) -> bool:
+    """Tell whether it is an array of JAX, with values or traced; they are taken never to change."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.Array)
 
 
 def refuse_grad(name: str, value: Any) -> None:

@@ -32,7 +32,7 @@ from . import _arrays, functional
 from ._backends import Array, Cpu, Library, is_integer
 from ._calls import BATCH_FIRST, TIME_MAJOR, UNBATCHED, check_call, check_parameters
 from ._extras import require
-from .layouts import DTYPES, GATES, Spec, boolean
+from .layouts import DTYPES, GATES, Spec, boolean, checked_dtype
 
 try:
     import jax
@@ -326,7 +326,10 @@ def _spec_of(cell: Any, parameters: Any, options: Mapping[str, Any]) -> Spec:
         layers += 1
     found: dict[str, Any] = {}
     if cell == "lstm" and "weight_hr_l0" in parameters:
-        found["proj_size"] = int(np.shape(parameters["weight_hr_l0"])[0])
+        shape = np.shape(parameters["weight_hr_l0"])
+        if len(shape) != 2 or not shape[0]:
+            raise ValueError(f"parameters['weight_hr_l0'] has shape {shape}; expected (P, H)")
+        found["proj_size"] = shape[0]
     if cell == "lstm" and "weight_ch_l0" in parameters:
         found["peephole"] = "diagonal" if np.ndim(parameters["weight_ch_l0"]) == 1 else "full"
     return Spec(
@@ -336,7 +339,7 @@ def _spec_of(cell: Any, parameters: Any, options: Mapping[str, Any]) -> Spec:
         num_layers=layers,
         bias="bias_ih_l0" in parameters,
         bidirectional="weight_ih_l0_reverse" in parameters,
-        dtype=str(first.dtype),  # type: ignore[arg-type]
+        dtype=checked_dtype(str(first.dtype)),
         **found,
         **options,
     )
@@ -378,9 +381,10 @@ def _run(spec: Spec, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
     steps, batch = x.shape[:2]
     shapes = (steps, batch, spec.output_size), spec.state_shapes(batch)
     results = jax.ShapeDtypeStruct(shapes[0], spec.dtype), tuple(_like(spec, shape) for shape in shapes[1])
-    return jax.pure_callback(  # type: ignore[no-any-return]
+    computed: tuple[Any, tuple[Any, ...]] = jax.pure_callback(
         _callbacks(spec)[0], results, *arguments, vmap_method="expand_dims"
     )
+    return computed
 
 
 def _like(spec: Spec, shape: tuple[int, ...]) -> Any:
@@ -425,17 +429,18 @@ def _forward(spec: Spec, *arguments: Any) -> Any:
     if not axes or bits is not None or not shared:
         return _one_by_one(axes, front, arguments, functools.partial(_forward_one, spec))
 
+    count, batch = int(np.prod(front)), x.shape[axes + 1]
+
     def joined(array: Any, batch_axis: int) -> Any:
         if array is None:
             return None
         own = array.shape[axes:]
-        every = np.broadcast_to(array, front + own).reshape(-1, *own)
+        every = np.broadcast_to(array, front + own).reshape(count, *own)
         shape = (*own[:batch_axis], len(every) * own[batch_axis], *own[batch_axis + 1 :])
         return np.moveaxis(every, 0, batch_axis).reshape(shape)
 
     def parted(array: Any) -> Any:
-        count = int(np.prod(front))
-        parts = array.reshape(array.shape[0], count, array.shape[1] // count, array.shape[2])
+        parts = array.reshape(array.shape[0], count, batch, array.shape[2])
         return np.moveaxis(parts, 1, 0).reshape(*front, *parts.shape[:1], *parts.shape[2:])
 
     results = _forward_one(
@@ -475,6 +480,9 @@ def _one_by_one(axes: int, front: tuple[int, ...], arguments: Any, run: Callable
     def part(index: tuple[int, ...], array: Any) -> Any:
         return array[tuple(i if size > 1 else 0 for i, size in zip(index, array.shape, strict=False))]
 
+    if 0 in front:  # nothing is mapped: one call of zeros tells the shapes
+        alone = run(*jax.tree.map(lambda array: np.zeros(array.shape[axes:], array.dtype), arguments))
+        return jax.tree.map(lambda array: np.zeros(front + array.shape, array.dtype), alone)
     results = [run(*jax.tree.map(functools.partial(part, i), arguments)) for i in np.ndindex(front)]
     return jax.tree.map(lambda *parts: np.stack(parts).reshape(front + parts[0].shape), *results)
 

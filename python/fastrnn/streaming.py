@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import BOOLS, INTEGERS, contiguous, describe_axes, expect_shape, take_listed
+from ._arrays import BOOLS, INTEGERS, contiguous, describe_axes, expect_shape, is_jax, take_listed
 from ._backends import Array, is_integer, on_host
 from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x, tokens_note
 from .layouts import LARGEST_SIZE, integer
@@ -100,7 +100,8 @@ class Stream(KernelMemory):
         Returns
         -------
         array (N, R) or (k, R)
-            The last layer's h, in one buffer that the next step overwrites; copy what is to stay.
+            The last layer's h, in one buffer that the next step overwrites; copy what is to stay.  JAX, whose
+            arrays never change, is given new memory.
 
         Raises
         ------
@@ -130,9 +131,8 @@ class Stream(KernelMemory):
         array = library.place(array, spec.dtype) if features else check_tokens(library, "x", spec, array)
         if indices is not None and np.unique(indices).size != indices.size:
             raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
-        return library.give(
-            self._core.step(array, None if indices is None else library.place(indices, "int64"))
-        )
+        y = self._core.step(array, None if indices is None else library.place(indices, "int64"))
+        return library.give(y.copy() if is_jax(x) else y)
 
     def _rows(self, rows: Any, kinds: str, expected: str) -> NDArray[Any]:
         """Take a list of rows to where it can be checked: the host, also from a device."""
