@@ -39,6 +39,16 @@ Tokens = NDArray[np.int64]
 class Vocabulary:
     """The characters a model knows.  Token 0 stands for every other one.
 
+    Parameters
+    ----------
+    characters : str
+        Each once; the first is token 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no string, is empty, or has a character twice.
+
     Examples
     --------
     >>> from fastrnn.charmodel import Vocabulary
