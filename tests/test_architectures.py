@@ -891,6 +891,39 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ManyToMany("GRU", Y), "layer is 'GRU'; expected a layer or a model, over sequences"),
+        (lambda: ManyToOne(fastrnn.GRUCell(X, H), Y), r"layer is GRUCell\(3, 4\); expected a layer"),
+        (lambda: OneToMany(None, Y, 6), "layer is None; expected a layer"),
+        (lambda: DeepInTime(Linear(X, H), 2), r"layer is Linear\(3, 4, bias=True\); expected a layer"),
+        (lambda: EncoderDecoder(3, gru(), Y), "encoder is 3; expected a layer"),
+        (lambda: EncoderDecoder(gru(), 3, Y), "decoder is 3; expected a layer"),
+        (lambda: Sweep2D(3, gru()), "rows is 3; expected a layer"),
+        (lambda: Sweep2D(gru(), 3), "columns is 3; expected a layer"),
+        (lambda: LayerNorm(3, dtype="int32"), "dtype is 'int32'; expected 'float32' or 'float64'"),
+        (lambda: LayerNorm(3, dtype="float16"), "dtype is 'float16'; expected 'float32' or 'float64'"),
+    ],
+)
+def test_what_is_no_layer_is_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("make", [*ONE_TO_MANY.values(), *ENCODER_DECODERS.values()])
+def test_wrong_gradients_of_decoders_are_called_by_their_name(rng, make):
+    model = make()
+    x = rng.standard_normal((B, 6) if isinstance(model, OneToMany) else (T, B, X))
+    o, _ = model(x, inputs=rng.standard_normal((7, B, model.decoder.input_size)))
+    with pytest.raises(ValueError, match=r"do has shape \(6, 4, 2\); expected .*\(7, 4, 2\)"):
+        model.backward(o[1:])
+    with pytest.raises(TypeError, match=r"do is float32; expected .*float64"):
+        model.backward(o.astype("float32"))
+    assert not any(gradient.any() for gradient in model.gradients.values())
+    model.backward(o)  # the call is still there
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_arrays_of_torch_give_what_those_of_numpy_do(name):
     torch = pytest.importorskip("torch")

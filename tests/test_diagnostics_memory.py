@@ -73,8 +73,17 @@ def test_every_layer_direction_and_gate(rng):
     expected = np.linalg.eigvals(w_hh[10:15] @ w_hr)
     found = spectrum.matrices["layer.weight_hh_l1_reverse.g"].eigenvalues
     np.testing.assert_allclose(np.abs(found), -np.sort(-np.abs(expected)), atol=1e-12)
-    assert "LSTM are not linear" in str(spectrum)
+    assert "LSTM is not linear" in str(spectrum)
     assert "not linear" not in str(recurrent_spectrum(linear_layer(np.eye(2))))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_a_cell_has_the_matrices_of_its_layer(cell):
+    layer, single = getattr(fastrnn, cell)(3, 4, seed=0), getattr(fastrnn, f"{cell}Cell")(3, 4, seed=0)
+    found, expected = recurrent_spectrum(single).matrices, recurrent_spectrum(layer).matrices
+    assert list(found) == [name.replace("_l0", "") for name in expected]
+    for one, other in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(one.eigenvalues, other.eigenvalues)
 
 
 def test_a_matrix_of_ones_own():

@@ -31,6 +31,8 @@ from fastrnn.training import (
     Adam,
     Batches,
     History,
+    Linear,
+    Newton,
     ScheduledSampling,
     accumulate,
     clip_by_global_norm,
@@ -845,13 +847,41 @@ def test_it_runs_in_another_thread():
         ({"explode": 0}, ValueError, "explode is 0; expected a number greater than 0"),
         ({"seed": -1}, ValueError, "seed is -1; expected an integer of at least 0"),
         ({"generator": np.random.Generator(np.random.MT19937())}, TypeError, "expected one of np.random.def"),
+        ({"loss": None}, TypeError, "loss is None; expected a function"),
+        ({"learning_rate": 0.1}, TypeError, "learning_rate is 0.1; expected a function"),
+        ({"limit": 3}, TypeError, "limit is 3; expected a function"),
+        ({"prepare": 3}, TypeError, "prepare is 3; expected a function"),
+        ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] is 3; expected a function"),
+        ({"data": 3}, TypeError, "data is 3; expected batches, or a function"),
+        ({"evaluate": 3}, TypeError, "evaluate is 3; expected batches, or a function"),
+        ({"optimizer": 3}, TypeError, "optimizer is 3; expected one that steps by gradients, such as Adam"),
+        (
+            {"optimizer": Newton(Linear(1, 1), float)},
+            TypeError,
+            "optimizer is .*Newton.*; expected one that steps by gradients",
+        ),
+        (
+            {"optimizer": Adam([make_model()])},
+            ValueError,
+            r"optimizer.modules\[0\] is ManyToMany.*; expected the model, or parts of it",
+        ),
     ],
 )
 def test_bad_arguments(options, error, message):
     model = make_model()
+    options = {"data": BATCHES} | options
     with pytest.raises(error, match=message):
         train(model, **options)
     assert model.layer.calls == 0
+
+
+def test_an_optimizer_may_have_a_part_of_the_model():
+    with pytest.raises(TypeError, match="model is 3; expected a layer or a model"):
+        train(3, optimizer=Adam([make_model()]))
+    model = make_model()
+    train(model, optimizer=Adam([model.readout], 0.01))
+    same_parameters(model.layer, make_model().layer)
+    assert (model.readout.parameters["weight"] != make_model().readout.parameters["weight"]).any()
 
 
 def test_bad_data():

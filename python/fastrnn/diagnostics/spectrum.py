@@ -60,7 +60,8 @@ class RecurrentSpectrum:
 
     def draw(self, axes: Any = None) -> Figure:
         """Draw the eigenvalues in the complex plane, with the unit circle; needs matplotlib."""
-        figure, axes = figure_of(axes, 6.4, max(4.6, 1 + 0.21 * len(self.matrices)))
+        width = 5.5 + 0.08 * max(map(len, self.matrices))  # the names stand beside the circle
+        figure, axes = figure_of(axes, width, max(4.6, 1 + 0.21 * len(self.matrices)))
         turn = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(turn), np.sin(turn), color="0.4", linewidth=1)
         for i, (name, found) in enumerate(self.matrices.items()):
@@ -92,8 +93,8 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     Parameters
     ----------
     model
-        A layer, or a model that has some.  One matrix for each layer, direction and gate; with a projection
-        it is ``W_hh W_hr``.  Or a matrix W (H, H), say that of a recursion over several taps.
+        A layer or a cell, or a model that has some.  One matrix for each layer, direction and gate; with a
+        projection it is ``W_hh W_hr``.  Or a matrix W (H, H), say that of a recursion over several taps.
 
     Returns
     -------
@@ -143,7 +144,7 @@ def recurrent_spectrum(model: Any) -> RecurrentSpectrum:
     if not matrices:
         raise TypeError(f"model is {model!r}; expected an LSTM, GRU or RNN, or a model with some")
     others = sorted({cell for cell in cells if cell != "identity"})
-    reasons = [f"{' and '.join(others)} are not linear"] if others else []
+    reasons = [f"{other} is not linear" for other in others]
     reasons += ["zoneout keeps a part of h as it is"] if zoned else []
     scope = "Said of h_t = W h_(t-1)" + (
         f" alone: {', '.join(reasons)}, see the notes of recurrent_spectrum."
@@ -157,11 +158,13 @@ def _matrices(spec: Spec, module: Any) -> Iterator[tuple[str, Numbers, float]]:
     """Yield the name of every square matrix, itself, and the precision of its elements."""
     gates = GATES[spec.cell]
     for suffix in spec.suffixes():
-        weight = on_host(module.parameters["weight_hh" + suffix])
+        name = "weight_hh" + suffix
+        if name not in module.parameters:  # a cell's has no number
+            name = "weight_hh"
+        weight = on_host(module.parameters[name])
         eps = float(np.finfo(weight.dtype).eps)
         for gate, rows in zip(gates, np.split(weight.astype(np.float64), len(gates)), strict=True):
             square = rows @ on_host(module.parameters["weight_hr" + suffix]) if spec.proj_size else rows
-            name = "weight_hh" + suffix
             yield name if len(gates) == 1 else f"{name}.{gate}", square, eps
 
 

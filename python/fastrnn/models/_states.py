@@ -23,6 +23,12 @@ def state_shapes(layer: Any, batch: int) -> tuple[tuple[int, ...], ...]:
     return shapes
 
 
+def check_layer(name: str, layer: Any) -> None:
+    """Raise TypeError for what is no layer or model over sequences."""
+    if not all(hasattr(layer, attribute) for attribute in ("output_size", "parameters", "backward")):
+        raise TypeError(f"{name} is {layer!r}; expected a layer or a model, over sequences")
+
+
 def check_backward(layer: Any, do: Any, dstate_n: State) -> None:
     """Raise what ``layer.backward(do, dstate_n)`` would, before another part adds to its gradients."""
     check = getattr(layer, "_check_backward", None)  # not every model can tell before
@@ -31,7 +37,8 @@ def check_backward(layer: Any, do: Any, dstate_n: State) -> None:
 
 
 def check_one_direction(name: str, layer: Any, why: str) -> None:
-    """Raise ValueError for a bidirectional layer, also inside of a model."""
+    """Raise TypeError for what is no layer, ValueError for a bidirectional one, also inside of a model."""
+    check_layer(name, layer)
     if any(getattr(leaf, "bidirectional", False) for _, leaf in leaves(layer)):
         raise ValueError(f"{name} is {layer!r}; expected one direction: {why}")
 

@@ -12,6 +12,7 @@ from ._model import PartStream, State, given, joined_reports
 from ._states import (
     Bridge,
     check_backward,
+    check_layer,
     check_one_direction,
     flat_state,
     state_of_flat,
@@ -78,6 +79,7 @@ class EncoderDecoder(Decoder):
         output: str = "linear",
         seed: int | None = None,
     ) -> None:
+        check_layer("encoder", encoder)
         check_one_direction("decoder", decoder, "its sequence is yet to be made")
         self._encoded, wanted = state_shapes(encoder, 1), state_shapes(decoder, 1)
         if not bridge and self._encoded != wanted:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .._backends import Array
-from ..layouts import LARGEST_SIZE, Spec, integer
+from .._backends import CPU, Array
+from ..layouts import LARGEST_SIZE, Spec, checked_dtype, integer
 from ..reference import sigmoid
 from ..training import Linear
 from ._host import Recursion, seeds
@@ -44,8 +44,10 @@ class LayerNorm:
         size = sum(integer("blocks", block, 1, LARGEST_SIZE) for block in blocks)
         if not blocks:
             raise ValueError("blocks is empty; expected the size of at least one block")
-        self.dtype = np.dtype(dtype)
-        self.parameters = {"weight": np.ones(size, dtype), "bias": np.zeros(size, dtype)}
+        name = checked_dtype(dtype)
+        CPU.check_dtype(name)
+        self.dtype = np.dtype(name)
+        self.parameters = {"weight": np.ones(size, name), "bias": np.zeros(size, name)}
         self.gradients = {name: np.zeros_like(array) for name, array in self.parameters.items()}
         ends = np.cumsum(blocks)
         self._blocks = [slice(end - block, end) for end, block in zip(ends, blocks, strict=True)]

@@ -14,7 +14,7 @@ from ..layouts import Spec, integer, one_of
 from ..training import Linear, valid_steps
 from ._host import one_hot, seeds
 from ._model import Model, PartStream, State, given, joined_reports, on_host_or_device
-from ._states import Bridge, check_backward, check_one_direction, state_shapes
+from ._states import Bridge, check_backward, check_layer, check_one_direction, state_shapes
 
 
 class _Readout(Model):
@@ -23,6 +23,7 @@ class _Readout(Model):
     def __init__(
         self, layer: Any, output_size: int, *, output: str = "linear", seed: int | None = None
     ) -> None:
+        check_layer("layer", layer)
         one_of("output", output, ("linear", "softmax"))
         self.output = output
         self.layer = layer
@@ -98,7 +99,7 @@ class ManyToMany(_Readout):
         Past a row's length do has to be 0, as the losses with a mask leave it.
         """
         check_backward(self.layer, None, dstate_n)
-        dy = None if do is None else self.readout.backward(on_host_or_device("do", do))
+        dy = None if do is None else self.readout.backward(on_host_or_device("do", do), name="do")
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
 
@@ -174,7 +175,7 @@ class ManyToOne(_Readout):
         check_backward(self.layer, None, dstate_n)
         dy = None
         if do is not None:
-            dh = self.readout.backward(take("do", do))
+            dh = self.readout.backward(take("do", do), name="do")
             dy = np.zeros(shape, dh.dtype)
             for step, row, units in places:
                 dy[step, row, units] = dh[:, units]
@@ -338,7 +339,7 @@ class OneToMany(Decoder):
         inputs = np.concatenate([self.first(x)[None], inputs])
         after_x = None if lengths is None else lengths + 1
         o, state_n = self.decoder(inputs, state, **given(lengths=after_x))
-        self._saved = tokens if self.training else None
+        self._saved = (tokens, o.shape) if self.training else None
         return o[1:], state_n
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
@@ -350,9 +351,10 @@ class OneToMany(Decoder):
             self.dinputs, dstate = self.decoder.backward(do, dstate_n)
             dx, _ = self.first.backward(None, dstate)
             return dx, None
-        tokens = self._last_call()
+        tokens, (steps, *rest) = self._last_call()
         if do is not None:
             do = take("do", do)
+            expect_shape("do", do, dict(zip("TBO", (steps - 1, *rest), strict=True)))
             do = np.concatenate([np.zeros_like(do[:1]), do])
         dinputs, dstate = self.decoder.backward(do, dstate_n)
         self._saved = None

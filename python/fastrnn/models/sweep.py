@@ -10,7 +10,7 @@ from .._arrays import expect_shape, take
 from .._backends import Array, is_integer
 from ..info import Report
 from ._model import Model, State, joined_reports
-from ._states import check_backward
+from ._states import check_backward, check_layer
 
 
 class Sweep2D(Model):
@@ -50,6 +50,8 @@ class Sweep2D(Model):
     """
 
     def __init__(self, rows: Any, columns: Any) -> None:
+        check_layer("rows", rows)
+        check_layer("columns", columns)
         if columns.input_size != rows.output_size:
             raise ValueError(
                 f"columns has input_size {columns.input_size}; expected {rows.output_size}, the width of rows"

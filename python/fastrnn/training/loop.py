@@ -288,6 +288,8 @@ def fit(
     >>> history.steps, history.losses[-1] < 0.1 < history.losses[0]
     (240, True)
     """
+    if not all(hasattr(model, name) for name in ("parameters", "gradients", "backward", "train")):
+        raise TypeError(f"model is {model!r}; expected a layer or a model")
     if getattr(model, "batch_first", False):
         raise ValueError("the model has batch_first=True; expected a time-major one")
     if epochs is None and steps is None and limit is None:
@@ -307,6 +309,17 @@ def fit(
         raise TypeError(f"generator is {generator!r}; expected one of np.random.default_rng")
     if patience is not None and evaluate is None:
         raise ValueError(f"patience is {patience} without evaluate; expected validation data")
+    _check_optimizer(optimizer, model)
+    _check_function("loss", loss)
+    for name, function in (("limit", limit), ("learning_rate", learning_rate), ("prepare", prepare)):
+        if function is not None:
+            _check_function(name, function)
+    for i, callback in enumerate(callbacks):
+        _check_function(f"callbacks[{i}]", callback)
+    if not isinstance(data, Iterable):
+        _check_function("data", data, "batches, or a function")
+    if evaluate is not None and not isinstance(evaluate, Iterable):
+        _check_function("evaluate", evaluate, "batches, or a function")
     if isinstance(evaluate, Iterator):
         raise ValueError(
             "evaluate can be gone through only once; expected a list, say, or a function of the model, but "
@@ -351,6 +364,21 @@ def fit(
     if plot is not None:
         training.history.draw().savefig(os.fsdecode(plot), dpi=150)
     return training.history
+
+
+def _check_optimizer(optimizer: Any, model: Any) -> None:
+    """Raise unless the optimizer steps by gradients, and by those of the model."""
+    if not all(hasattr(optimizer, name) for name in ("modules", "learning_rate", "step", "state_dict")):
+        raise TypeError(f"optimizer is {optimizer!r}; expected one that steps by gradients, such as Adam")
+    own = {id(parameter) for parameter in model.parameters.values()}
+    for i, module in enumerate(optimizer.modules):
+        if not own.issuperset(map(id, module.parameters.values())):
+            raise ValueError(f"optimizer.modules[{i}] is {module!r}; expected the model, or parts of it")
+
+
+def _check_function(name: str, value: object, expected: str = "a function") -> None:
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
 
 
 def _truncation(truncate: Any) -> tuple[int, int] | None:

@@ -183,8 +183,8 @@ class Linear:
         _core.linear_forward(_rows(contiguous(x)), weight, bias, _rows(y))
         return y
 
-    def backward(self, dy: Array) -> Array:
-        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I).
+    def backward(self, dy: Array, *, name: str = "dy") -> Array:
+        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I); errors call dy `name`.
 
         Raises
         ------
@@ -199,10 +199,9 @@ class Linear:
                 "backward() needs a forward call in training mode before it, one for each backward"
             )
         if self._library is not None:
-            return self._backward_on_device(dy, x, self._library)
-        self._check("dy", dy, self.out_features)
-        if dy.shape[:-1] != x.shape[:-1]:
-            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+            return self._backward_on_device(name, dy, x, self._library)
+        self._check(name, dy, self.out_features)
+        self._check_leading(name, dy, x)
         self._x = None
         return self.backward_from(x, dy)
 
@@ -239,11 +238,10 @@ class Linear:
             self._x, self._library = x, library
         return library.give(y)
 
-    def _backward_on_device(self, dy: Any, x: Array, library: Library) -> Any:
-        dy = library.take_float("dy", dy, str(self.dtype))
-        dy = self._placed("dy", dy, library, self.out_features)
-        if dy.shape[:-1] != x.shape[:-1]:
-            raise ValueError(f"dy has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
+    def _backward_on_device(self, name: str, dy: Any, x: Array, library: Library) -> Any:
+        dy = library.take_float(name, dy, str(self.dtype))
+        dy = self._placed(name, dy, library, self.out_features)
+        self._check_leading(name, dy, x)
         self._x = None
         rows = _rows(dy)
         matmul = partial(self._backend.core.matmul, stream=x.stream)
@@ -254,6 +252,10 @@ class Linear:
         dx = library.empty(x.shape, str(self.dtype))
         matmul(rows, self.parameters["weight"], _rows(dx), transpose_a=False, transpose_b=False, add=False)
         return library.give(dx)
+
+    def _check_leading(self, name: str, dy: Array, x: Array) -> None:
+        if dy.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"{name} has shape {dy.shape}; expected {(*x.shape[:-1], self.out_features)}")
 
     def _placed(self, name: str, array: Array, library: Library, width: int) -> Array:
         if array.ndim == 0 or array.shape[-1] != width:
