@@ -164,6 +164,9 @@ def test_a_trace_is_a_function_of_its_input(kind: str) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(module, torch.zeros(5, 2, 3))
         assert torch.equal(traced(x)[0], module(x)[0])
+    traced = torch.jit.trace(module.train(), torch.zeros(5, 2, 3))
+    gradients = [torch.autograd.grad(run(x)[0].sum(), list(module.parameters())) for run in (traced, module)]
+    assert all(map(torch.equal, *gradients))
 
 
 def test_compiled_with_lengths_of_numpy() -> None:
@@ -438,8 +441,79 @@ def test_jacobians_and_hessians() -> None:
 
     jacobian = torch.func.jacrev(y)(x)
     assert torch.allclose(jacobian, torch.autograd.functional.jacobian(y, x))
-    hessian = torch.func.jacrev(torch.func.jacrev(lambda x: y(x).square().sum()))(x)
-    assert torch.allclose(hessian, torch.autograd.functional.hessian(lambda x: y(x).square().sum(), x))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_batched_gradients_of_autograd(kind: str) -> None:
+    """is_grads_batched, vectorize and check_batched_grad, which map without torch.func; twice as well."""
+    torch.manual_seed(0)
+    function, (x, *others) = function_of(getattr(ours, kind)(2, 3, dtype=torch.float64))
+    y = function(x, *others)[0]
+    dys = torch.randn(4, *y.shape, dtype=torch.float64)
+    together = torch.autograd.grad(y, [x, *others], dys, is_grads_batched=True, retain_graph=True)
+    for number, dy in enumerate(dys):
+        alone = torch.autograd.grad(y, [x, *others], dy, retain_graph=True)
+        assert all(torch.equal(both[number], one) for both, one in zip(together, alone, strict=True))
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda x: function(x, *others)[0], x, vectorize=vectorize)
+        for vectorize in (False, True)
+    ]
+    torch.testing.assert_close(*jacobians)
+    assert torch.autograd.gradcheck(function, (x, *others), check_batched_grad=True)
+    hessians = [
+        torch.autograd.functional.hessian(
+            lambda x: function(x, *others)[0].square().sum(), x.detach(), vectorize=vectorize
+        )
+        for vectorize in (False, True)
+    ]
+    torch.testing.assert_close(*hessians)
+
+
+@pytest.mark.parametrize("inner", ["jacfwd", "jacrev"])
+@pytest.mark.parametrize("outer", ["jacfwd", "jacrev"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_hessians(kind: str, outer: str, inner: str) -> None:
+    """Of torch.func in every order of modes, forward over reverse (`torch.func.hessian`) among them."""
+    theirs, mine = (getattr(library, kind)(2, 3, dtype=torch.float64) for library in (torch.nn, ours))
+    mine.load_state_dict(theirs.state_dict())
+
+    def loss(module: Any) -> Any:
+        return lambda x: flat(module(x))[0].square().sum()
+
+    x = torch.randn(*((2,) if kind.endswith("Cell") else (3, 2)), 2, dtype=torch.float64)
+    found = getattr(torch.func, outer)(getattr(torch.func, inner)(loss(mine)))(x)
+    torch.testing.assert_close(found, torch.autograd.functional.hessian(loss(theirs), x))
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_second_derivatives_of_dropout_under_vmap(kind: str, randomness: str) -> None:
+    """A mask of each sample, the same in every derivative: forward over reverse is reverse twice."""
+    layer = getattr(ours, kind)(2, 3, num_layers=2, dropout=0.5, dtype=torch.float64)
+    x, v = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
+
+    def gradient(x: Any) -> Any:
+        return torch.func.grad(lambda x: layer(x)[0].square().sum())(x)
+
+    def reverse(x: Any, v: Any) -> Any:
+        return torch.func.vjp(gradient, x)[1](v)[0]
+
+    def forward(x: Any, v: Any) -> Any:
+        return torch.func.jvp(gradient, (x,), (v,))[1]
+
+    found = []
+    for products in (reverse, forward):
+        torch.manual_seed(5)
+        found.append(torch.func.vmap(products, randomness=randomness)(x, v))
+    torch.testing.assert_close(*found)
+    if randomness == "same":
+        for one, x_one, v_one in zip(found[0], x, v, strict=True):
+            torch.manual_seed(5)
+            torch.testing.assert_close(one, reverse(x_one, v_one))
+    else:
+        torch.manual_seed(5)
+        rows = torch.func.vmap(reverse, randomness=randomness)(x[:1].expand_as(x), v[:1].expand_as(v))
+        assert not torch.equal(rows[0], rows[1])
 
 
 # --------------------------------------------------------------------------------------- replace

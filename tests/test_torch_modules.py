@@ -937,6 +937,15 @@ def test_a_weight_of_another_shape_is_named() -> None:
         mine(x)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_weight_that_is_none_is_named(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernels, "_READS", reads and _kernels._READS)
+    mine = ours.GRU(INPUT, HIDDEN)
+    mine.bias_hh_l0 = None
+    with pytest.raises(TypeError, match="bias_hh_l0 has type NoneType; expected a tensor"):
+        mine(torch.randn(STEPS, BATCH, INPUT))
+
+
 @pytest.mark.parametrize(
     ("name", "hx"),
     [

@@ -33,8 +33,10 @@ py::bytes layouts_of(const py::sequence& tensors) {
     found.append(reinterpret_cast<const char*>(values), count * sizeof(*values));
   };
   for (const py::handle tensor : tensors) {
-    if (!tensor_reader.read || !PyObject_TypeCheck(tensor.ptr(), tensor_reader.type))
-      throw py::type_error("expected tensors of the type that read_tensors was given");
+    if (!tensor_reader.read || !PyObject_TypeCheck(tensor.ptr(), tensor_reader.type)) {
+      throw py::type_error("one of the tensors has type " +
+                           std::string(py::str(py::type::of(tensor).attr("__name__"))));
+    }
     dlpack::Tensor t{};
     if (tensor_reader.read(tensor.ptr(), &t) != 0) throw py::error_already_set();
     const std::uint64_t head[] = {reinterpret_cast<std::uintptr_t>(t.data) + t.byte_offset,

@@ -109,9 +109,8 @@ def _second(
         full: list[Any] = [None] * len(primals)
         for n, value in zip(there, values, strict=True):
             full[n] = value
-        number = None if seed is None else int(seed)
         x, h, c, *weights = full
-        results = network(plan.spec, plan.layout, x, h, c, weights, lengths, resets, number)
+        results = network(plan.spec, plan.layout, x, h, c, weights, lengths, resets, seed)
         if not plan.steps:
             results = (None, *results)
         return tuple(results[n] for n in given)
@@ -233,6 +232,25 @@ class _Backward(torch.autograd.Function):
         return _one_by_one(_Backward, info.batch_size, in_dims, inputs)
 
 
+# torch.autograd has a vmap of its own, older than torch.func's, for `grad(is_grads_batched=True)`,
+# `jacobian(vectorize=True)` and gradcheck; a function is not asked for a rule, but sees its tensors.
+_is_of_autograd = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _of_autograds_vmap(inputs: tuple[Any, ...]) -> list[Any]:
+    """Return what `_Backward` makes of several gradients in one tensor."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    dims = tuple(0 if isinstance(part, torch.Tensor) and _is_of_autograd(part) else None for part in inputs)
+    plain = tuple(
+        part if dim is None else torch._remove_batch_dim(part, level, 1, dim)
+        for part, dim in zip(inputs, dims, strict=True)
+    )
+    size = next(len(part) for part, dim in zip(plain, dims, strict=True) if dim is not None)
+    results, _ = _one_by_one(_Backward, size, dims, plain)
+    return [None if part is None else torch._add_batch_dim(part, 0, level) for part in results]
+
+
 class _Recurrence(torch.autograd.Function):
     """Forward of plain tensors under torch.func: the operator ``train`` without the dispatcher."""
 
@@ -256,10 +274,14 @@ class _Recurrence(torch.autograd.Function):
             return (None,) * (8 + len(weights))
         inputs = (ctx.options, ctx.needs_input_grad[2], dy, dh_n, dc_n, x, h, c, lengths, resets, seed, y,
                   token, *weights)  # fmt: skip
-        if torch.is_grad_enabled():  # a second derivative may be asked for
-            dx, dh, dc, *sums = _Backward.apply(*inputs)
-        else:
-            dx, dh, dc, *sums = _Backward.forward(*inputs)
+        # A second derivative may be asked for where gradients are enabled.
+        run = _Backward.apply if torch.is_grad_enabled() else _Backward.forward
+        try:
+            dx, dh, dc, *sums = run(*inputs)
+        except RuntimeError:
+            if not any(isinstance(part, torch.Tensor) and _is_of_autograd(part) for part in inputs):
+                raise
+            dx, dh, dc, *sums = _of_autograds_vmap(inputs)
         return (None, None, dx, dh, dc, None, None, None, *sums)
 
     @staticmethod
@@ -307,7 +329,11 @@ def _one_by_one(
 
 
 def _have_tangents(tensors: Sequence[Tensor | None]) -> bool:
-    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    # Of torch.func the tangents may be below what another transform wrapped, as in forward over reverse.
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) or any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    )
 
 
 def _forward_mode(
@@ -316,9 +342,7 @@ def _forward_mode(
     """Return y, h_n and c_n with tangents: the kernels have none, the formula has."""
     plan = _kernels.plan_of(options, x.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        results = network(
-            plan.spec, plan.layout, x, h, c, weights, lengths, resets, None if seed is None else int(seed)
-        )
+        results = network(plan.spec, plan.layout, x, h, c, weights, lengths, resets, seed)
     y, h_n, *rest = results if plan.steps else (None, *results)
     return y, h_n, rest[0] if plan.lstm else None
 
@@ -340,7 +364,9 @@ def recurrence(
     """
     if forward_ad._current_level >= 0 and _have_tangents((x, h, c, *weights)):
         return _forward_mode(x, h, c, weights, lengths, resets, seed, options)
-    graph = torch.is_grad_enabled() and (
+    tracing = torch._C._get_tracing_state() is not None
+    # torch.jit.trace checks a trace by another one without gradients, which has to be the same.
+    graph = (tracing or torch.is_grad_enabled()) and (
         weights[0].requires_grad
         or x.requires_grad
         or any(w.requires_grad for w in weights)
@@ -351,7 +377,7 @@ def recurrence(
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or x.is_meta
-        or torch._C._get_tracing_state() is not None
+        or tracing
     ):
         plain = False
     elif torch._C._are_functorch_transforms_active():

@@ -51,6 +51,30 @@ def state_from_time_major(layout: Layout, state: Tensor) -> Tensor:
     return state if "T" in layout.axes else state.squeeze(0)
 
 
+class _Scale(torch.autograd.Function):
+    """`reference.dropout_scale` of a seed, under torch.func.vmap of each sample's own; no derivative."""
+
+    @staticmethod
+    def forward(seed: Tensor, spec: Spec, layer: int, steps: int, batch: int) -> Tensor:
+        return torch.from_numpy(reference.dropout_scale(spec, layer, steps, batch, (int(seed), 0)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return (None,) * 5
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, seed: Tensor, *sizes: Any) -> tuple[Tensor, int]:
+        return torch.stack([_Scale.apply(one, *sizes) for one in seed.unbind(in_dims[0])]), 0
+
+
 def network(
     spec: Spec,
     layout: Layout,
@@ -60,7 +84,7 @@ def network(
     weights: Sequence[Tensor],
     lengths: Tensor | None,
     resets: Tensor | None,
-    seed: int | None,
+    seed: Tensor | None,
 ) -> State:
     """Return (y, h_n) or (y, h_n, c_n) in the layout of x; of a cell without y."""
     x = to_time_major(layout, x)
@@ -83,8 +107,7 @@ def network(
         own = {k.removesuffix(suffix): w for k, w in parameters.items() if k.endswith(suffix)}
         if direction == 0:
             if layer > 0 and seed is not None:
-                scale = reference.dropout_scale(spec, layer - 1, steps, batch, (seed, 0))
-                x = x * torch.from_numpy(scale).to(x)
+                x = x * _Scale.apply(seed, spec, layer - 1, steps, batch).to(x)
             outputs: list[Tensor] = []
         y, final = _one_direction(
             spec, own, x, tuple(part[number] for part in state), active, resets, direction

@@ -115,11 +115,17 @@ class Memory:
 
     def views(self, plan: Plan, weights: Sequence[Tensor]) -> tuple[list[Any], bool]:
         """Return the weights as NumPy's arrays of the same memory, and whether a copy of them may be kept."""
-        found: Any = (
-            _core.layouts_of(weights)
-            if _READS
-            else [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
-        )
+        try:
+            found: Any = (
+                _core.layouts_of(weights)
+                if _READS
+                else [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
+            )
+        except (AttributeError, TypeError):
+            for name, w in zip(plan.spec.parameter_shapes(), weights, strict=True):
+                if not isinstance(w, torch.Tensor):
+                    raise TypeError(f"{name} has type {type(w).__name__}; expected a tensor") from None
+            raise
         seen = self.seen
         if seen is not None and seen[0] is plan and seen[1] == found:
             return seen[2], seen[3]
