@@ -5,8 +5,8 @@
 
 Small calls (T of 1 to 8, B = 1, H = 16) show what a call costs beside the kernels, in microseconds; large
 ones what is left of the layers' speed. Everybody has the same weights and x and takes turns; a call is
-inference without gradients, forward with a graph, or forward and backward to the weights (the bare layer's
-backward makes dx too). A figure is the median over turns.
+inference without gradients, forward with a graph (of a cell also with a state), or forward and backward to
+the weights (the bare layer's backward makes dx too). A figure is the median over turns.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def prepared(cell: str, steps: int, batch: int, hidden: int) -> dict[str, Calls]
     array = x.numpy()
     first = cell == "LSTMCell" or not cell.endswith("Cell")
     dy = torch.ones_like(theirs(x)[0] if first else theirs(x))
+    state = (torch.randn_like(dy), torch.randn_like(dy)) if first else torch.randn_like(dy)
     kinds: dict[str, Calls] = {"inference": {}, "with a graph": {}, "training": {}}
     for name, module in (("torch", theirs), ("adapter", mine)):
         parameters = list(module.parameters())
@@ -62,6 +63,8 @@ def prepared(cell: str, steps: int, batch: int, hidden: int) -> dict[str, Calls]
 
         kinds["inference"][name] = infer
         kinds["with a graph"][name] = lambda module=module: module(x)
+        if cell.endswith("Cell"):
+            kinds.setdefault("with a graph, state given", {})[name] = lambda module=module: module(x, state)
         kinds["training"][name] = train
     closed = getattr(fastrnn, cell)(hidden, hidden).eval()
     closed.load_state_dict(theirs.state_dict())

@@ -373,12 +373,7 @@ def recurrence(
         or (h is not None and h.requires_grad)
         or (c is not None and c.requires_grad)
     )
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or x.is_meta
-        or tracing
-    ):
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or x.is_meta or tracing:
         plain = False
     elif torch._C._are_functorch_transforms_active():
         y, h_n, c_n, _ = _Recurrence.apply(options, cached, x, h, c, lengths, resets, seed, *weights)

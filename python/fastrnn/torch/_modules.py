@@ -113,7 +113,12 @@ class _Layer(_Packs, torch.nn.RNNBase):
         return _tensors(self, self._flat_weights_names)
 
     def flatten_parameters(self) -> None:
-        """Forget the packed weights; the next call packs them again.  Nothing else depends on it."""
+        """Forget the packed weights; the next call packs them again.
+
+        Needed in eval mode alone, after writes that torch counts no version for: in place through
+        ``.data`` (``target.data.copy_(...)``), into a NumPy or DLPack view, into a flat buffer that the
+        weights are views of, by a collective of torch.distributed.
+        """
         self._drop()
 
     def extra_repr(self) -> str:
