@@ -5,8 +5,8 @@
 
 Small calls (T of 1 to 8, B = 1, H = 16) show what a call costs beside the kernels, in microseconds; large
 ones what is left of the layers' speed. Everybody has the same weights and x and takes turns; a call is
-inference without gradients, forward with a graph (of a cell also with a state), or forward and backward to
-the weights (the bare layer's backward makes dx too). A figure is the median over turns.
+inference without gradients, forward with a graph, or forward and backward to the weights (the bare layer's
+backward makes dx too), of cells without and with a state. A figure is the median over turns.
 """
 
 from __future__ import annotations
@@ -48,24 +48,28 @@ def prepared(cell: str, steps: int, batch: int, hidden: int) -> dict[str, Calls]
     array = x.numpy()
     first = cell == "LSTMCell" or not cell.endswith("Cell")
     dy = torch.ones_like(theirs(x)[0] if first else theirs(x))
-    state = (torch.randn_like(dy), torch.randn_like(dy)) if first else torch.randn_like(dy)
-    kinds: dict[str, Calls] = {"inference": {}, "with a graph": {}, "training": {}}
+    inputs = {"": (x,)}
+    if cell.endswith("Cell"):
+        h, c = torch.randn(2, *dy.shape)
+        inputs[", state given"] = (x, (h, c) if first else h)
+    kinds: dict[str, Calls] = {}
     for name, module in (("torch", theirs), ("adapter", mine)):
         parameters = list(module.parameters())
+        for what, given in inputs.items():
 
-        def infer(module: Any = module) -> Any:
-            with torch.no_grad():
-                return module(x)
+            def infer(module: Any = module, given: Any = given) -> Any:
+                with torch.no_grad():
+                    return module(*given)
 
-        def train(module: Any = module, parameters: Any = parameters) -> Any:
-            y = module(x)
-            return torch.autograd.grad(y[0] if first else y, parameters, dy)
+            def grow(module: Any = module, given: Any = given) -> Any:
+                return module(*given)
 
-        kinds["inference"][name] = infer
-        kinds["with a graph"][name] = lambda module=module: module(x)
-        if cell.endswith("Cell"):
-            kinds.setdefault("with a graph, state given", {})[name] = lambda module=module: module(x, state)
-        kinds["training"][name] = train
+            def train(module: Any = module, given: Any = given, parameters: Any = parameters) -> Any:
+                y = module(*given)
+                return torch.autograd.grad(y[0] if first else y, parameters, dy)
+
+            for call, run in (("inference", infer), ("with a graph", grow), ("training", train)):
+                kinds.setdefault(call + what, {})[name] = run
     closed = getattr(fastrnn, cell)(hidden, hidden).eval()
     closed.load_state_dict(theirs.state_dict())
     kinds["inference"]["bare"] = lambda: closed(array)

@@ -549,7 +549,11 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, device, dtype
+    input_size, hidden_size : int
+        I and H.
+    bias : bool, default: True
+        Whether there are bias_ih and bias_hh.
+    device, dtype : optional, default: None
         Those of torch.nn.LSTMCell.
     peephole : False, "diagonal" or "full", optional
         As that of `LSTM`; the parameter is ``weight_ch``.
@@ -613,7 +617,11 @@ class GRUCell(_Cell, torch.nn.GRUCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, device, dtype
+    input_size, hidden_size : int
+        I and H.
+    bias : bool, default: True
+        Whether there are bias_ih and bias_hh.
+    device, dtype : optional, default: None
         Those of torch.nn.GRUCell.
     reset_after : bool, optional
         As that of `GRU`.
