@@ -52,7 +52,6 @@ format: $(VENV)/.lint
 
 # The documentation site, in build/site, with warnings as errors; it reads the package and does not need it built.
 docs: $(VENV)/.docs
-	$(PYTHON) scripts/notebooks.py
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # A wheel in dist, tagged with the oldest glibc it runs on, tried out in a new environment; for the CPU alone, or in
