@@ -30,6 +30,7 @@ from fastrnn.training import (
     SGD,
     Adam,
     Batches,
+    Checkpoint,
     History,
     Linear,
     Newton,
@@ -363,6 +364,16 @@ def test_resumed_equals_unbroken_to_the_bit(tmp_path, case, stop):
         assert getattr(resumed, name) == getattr(expected, name), name
     assert resumed.ending == expected.ending
     same_parameters(other, unbroken)
+
+
+def test_a_checkpoint_is_for_a_model_in_training_mode(tmp_path):
+    path, model = tmp_path / "training.safetensors", make_model()
+    optimizer = Adam([model])
+    train(make_model(), steps=3, checkpoint=path)
+    with pytest.raises(RuntimeError, match=r"model, ManyToMany.*, is in eval mode: call train\(\) first"):
+        Checkpoint.load(path, model.eval(), optimizer)
+    assert optimizer.steps == 0
+    assert Checkpoint.load(path, model.train(), optimizer).history.steps == optimizer.steps == 3
 
 
 def test_masks_of_layers_without_a_seed_go_on_too(tmp_path):

@@ -14,6 +14,7 @@ from .. import _files
 from .._backends import on_host
 from ._modes import leaves
 from .history import History
+from .modules import check_writeable
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -117,9 +118,14 @@ class Checkpoint:
         ------
         OSError
             The file cannot be read.
+        RuntimeError
+            The model is in eval mode.
         ValueError
             It is no file of `save`, or of another training.
+
+        Nothing has changed then.
         """
+        check_writeable("model", model)
 
         def make(description: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Checkpoint:
             return _restore(description, arrays, model, optimizer, settings)

@@ -17,7 +17,7 @@ from .._backends import on_host
 from ..layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from ..layouts import integer
 from ._numbers import FINITE, POSITIVE, Range, number
-from .modules import Linear
+from .modules import Linear, check_writeable
 
 GREATER_THAN_TWO: Range = (lambda value: 2 < value < math.inf, "a finite number greater than 2")
 
@@ -291,8 +291,7 @@ def _check_layer(layer: Any, *, linear: bool = False) -> None:
     if not hasattr(layer, "hidden_size") and not (linear and isinstance(layer, Linear)):
         expected = "a layer, a cell or a Linear" if linear else "a layer or a cell"
         raise TypeError(f"layer is {layer!r}; expected {expected}")
-    if not all(parameter.flags.writeable for parameter in layer.parameters.values()):
-        raise RuntimeError(f"layer, {layer!r}, is in eval mode: call train() first")
+    check_writeable("layer", layer)
 
 
 def _check_bias(layer: Any) -> None:

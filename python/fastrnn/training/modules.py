@@ -51,10 +51,15 @@ def module_list(modules: Any) -> list[Module]:
 
 
 def check_trainable(modules: Sequence[Module]) -> None:
-    """Raise RuntimeError for a module in eval mode, whose parameters are read-only."""
+    """Raise RuntimeError for a module that no step can move."""
     for i, module in enumerate(modules):
-        if not all(parameter.flags.writeable for parameter in module.parameters.values()):
-            raise RuntimeError(f"modules[{i}], {module!r}, is in eval mode: call train() before step()")
+        check_writeable(f"modules[{i}]", module, "before step()")
+
+
+def check_writeable(name: str, module: Module, when: str = "first") -> None:
+    """Raise RuntimeError for a module in eval mode, whose parameters are read-only."""
+    if not all(parameter.flags.writeable for parameter in module.parameters.values()):
+        raise RuntimeError(f"{name}, {module!r}, is in eval mode: call train() {when}")
 
 
 class Linear:
