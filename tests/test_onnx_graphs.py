@@ -635,7 +635,18 @@ def broken(*nodes: Any, **constants: Any) -> Any:
         ),
         (broken(NODE("Add", ["x", "x", "x"], ["y"])), "Add node that makes 'y': it has 3 inputs; expected 2"),
         (broken(NODE("Mul", ["x", "x", "x"], ["y"])), "Mul node that makes 'y': it has 3 inputs; expected 2"),
-        (broken(NODE("Split", ["x"], ["y"], num_outputs=2)), "num_outputs is 2, but it has 1 outputs"),
+        (broken(NODE("Concat", ["x"], ["y"])), "Concat node that makes 'y': the attribute axis is missing"),
+        (broken(NODE("Concat", ["x"], ["y"], axis=1.5)), "the attribute axis is FLOAT; expected INT"),
+        (broken(NODE("Constant", [], ["y"], value=3)), "the attribute value is INT; expected TENSOR"),
+        (broken(NODE("Squeeze", ["x"], ["y"], axes=[0])), "unknown attribute 'axes'; expected of none"),
+        (
+            broken(NODE("Split", ["x"], ["y"], num_outputs=1)),
+            "unknown attribute 'num_outputs'; expected of axis",
+        ),
+        (
+            graph_model([NODE("Split", ["x"], ["y"], num_outputs=2)], np.zeros(2, "f"), 18),
+            "num_outputs is 2, but it has 1 outputs",
+        ),
         (broken(NODE("Slice", ["x"], ["y"])), "it has 1 inputs; expected from 3 to 5"),
         (broken(NODE("Relu", [""], ["y"], name="r")), "Relu node 'r': the input X is missing"),
         (broken(NODE("Concat", ["x", ""], ["y"], axis=0)), "the input inputs is missing"),
@@ -704,6 +715,24 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         from_onnx(tmp_path / "none.onnx")
     with pytest.raises(TypeError, match="path has type int; expected a path or"):
         from_onnx(5)
+
+
+@pytest.mark.parametrize(
+    ("node", "opset", "message"),
+    [
+        (NODE("Split", ["x"], ["y", "z"]), 17, "axis 0 has 3 elements, which do not make 2 parts"),
+        (
+            NODE("Split", ["x"], [*"yzvw"], num_outputs=4),
+            18,
+            "axis 0 has 3 elements, which do not make 4 parts",
+        ),
+        (NODE("Softmax", ["x"], ["y"]), 12, "Softmax node that makes 'y': axis is 1; expected one of 1 axes"),
+    ],
+)
+def test_sizes_that_do_not_fit(node: Any, opset: int, message: str) -> None:
+    stack = from_onnx(graph_model([node], np.zeros(3, "f"), opset))
+    with pytest.raises(ValueError, match=message):
+        stack(np.zeros(3, "f"))
 
 
 def test_axes_that_are_no_attribute() -> None:

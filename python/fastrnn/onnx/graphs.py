@@ -23,8 +23,10 @@ from .nodes import (
     Recurrence,
     as_array,
     dtype_of_x,
+    is_own,
     node_label,
     plan,
+    read_attributes,
     read_node,
 )
 
@@ -89,9 +91,11 @@ def _split(values: list[Any], attributes: Mapping[str, Any], opset: int) -> list
     axis, count = attributes.get("axis", 0), attributes["num_outputs"]
     size = values[0].shape[axis]
     parts = values[1] if len(values) > 1 else attributes.get("split")
-    if parts is None:
+    if parts is None:  # equal ones, from opset 18 on with a shorter last one
         each = -(-size // count)
         parts = [each] * (count - 1) + [size - each * (count - 1)]
+        if parts[-1] != each and (opset < 18 or parts[-1] <= 0):
+            raise ValueError(f"axis {axis} has {size} elements, which do not make {count} parts")
     if len(parts) != count or min(parts) < 0 or sum(parts) != size:
         raise ValueError(
             f"the parts are {[int(part) for part in parts]}; expected {count} that make up {size}"
@@ -114,6 +118,8 @@ def _reverse_sequence(values: list[Any], attributes: Mapping[str, Any], opset: i
 def _softmax(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
     x = values[0]
     axis = attributes.get("axis", 1 if opset < 13 else -1)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis is {axis}; expected one of {x.ndim} axes")
     if opset < 13:  # all axes from this one on are one
         axis %= x.ndim
         flat = x.reshape(int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
@@ -254,23 +260,18 @@ class _Step:
 
 
 def _plain_step(node: Any, opset: int) -> _Step:
-    from onnx.helper import get_attribute_value
-
     label = node_label(node)
-    operator = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    operator = _OPERATORS.get(node.op_type) if is_own(node) else None
     if operator is None:
-        domain = f" of the domain {node.domain!r}" if node.domain not in ("", "ai.onnx") else ""
+        domain = "" if is_own(node) else f" of the domain {node.domain!r}"
         raise BadNodeError(
             f"{label}: the operator {node.op_type}{domain} is not among those that run here: "
             f"{', '.join([*CELLS, *_OPERATORS])}"
         )
-    if any(attribute.ref_attr_name for attribute in node.attribute):
-        raise BadNodeError(f"{label}: it has an attribute that is a reference; expected values")
-    attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-    unknown = [name for name in attributes if name not in operator.attributes]
+    unknown = [a.name for a in node.attribute if a.name not in operator.attributes]
     if unknown:
         raise BadNodeError(f"{label}: the attribute {unknown[0]} is not one of those that are known here")
-    alike = _check_signature(node, label, opset)
+    attributes, alike = _read_by_schema(node, label, opset)
     count = len(node.output)
     if node.op_type == "Split" and attributes.setdefault("num_outputs", count) != count:
         raise BadNodeError(f"{label}: num_outputs is {attributes['num_outputs']}, but it has {count} outputs")
@@ -286,10 +287,10 @@ def _plain_step(node: Any, opset: int) -> _Step:
     return _Step(label, tuple(node.input), tuple(node.output), run, view=operator.view)
 
 
-def _check_signature(node: Any, label: str, opset: int) -> list[list[int]]:
-    """Return which inputs have to be of one dtype.
+def _read_by_schema(node: Any, label: str, opset: int) -> tuple[dict[str, Any], list[list[int]]]:
+    """Return the attributes, and which inputs have to be of one dtype.
 
-    Raises BadNodeError for too few or too many inputs or outputs, and for one left out that has to be there.
+    Raises BadNodeError where these, or the number of inputs or outputs, are not those of the operator.
     """
     from onnx.defs import OpSchema, SchemaError, get_schema
 
@@ -310,7 +311,12 @@ def _check_signature(node: Any, label: str, opset: int) -> list[list[int]]:
         if not name and known.option != OpSchema.FormalParameterOption.Optional:
             raise BadNodeError(f"{label}: the input {known.name} is missing")
         alike.setdefault(known.type_str, []).append(place)
-    return [places for places in alike.values() if len(places) > 1]
+    kinds = {name: int(attribute.type.value) for name, attribute in schema.attributes.items()}
+    attributes = read_attributes(node, kinds, lambda text: BadNodeError(f"{label}: {text}"))
+    for name, attribute in schema.attributes.items():
+        if attribute.required and name not in attributes:
+            raise BadNodeError(f"{label}: the attribute {name} is missing")
+    return attributes, [places for places in alike.values() if len(places) > 1]
 
 
 def _recurrent_step(node: Any, constants: Mapping[str, Array]) -> _Step:
@@ -377,7 +383,7 @@ class Stack:
         known = {*self._constants, *self.inputs}
         owner = {name: name for name in known}  # of the memory, which a view has from its first input
         for node in graph.node:
-            if node.op_type in CELLS and node.domain in ("", "ai.onnx"):
+            if node.op_type in CELLS and is_own(node):
                 step = _recurrent_step(node, self._constants)
             else:
                 step = _plain_step(node, opset)

@@ -103,6 +103,11 @@ def node_label(node: Any) -> str:
     return f"{node.op_type} node that makes {made!r}"
 
 
+def is_own(node: Any) -> bool:
+    """Tell whether the operator is one of ONNX's own, or of another domain."""
+    return node.domain in ("", "ai.onnx")
+
+
 def read_node(node: Any) -> Recurrence:
     """Check everything about a node that does not need its inputs' values."""
     op_type = getattr(node, "op_type", None)
@@ -111,8 +116,8 @@ def read_node(node: Any) -> Recurrence:
     label = node_label(node)
 
     bad = partial(_error, label)
-    if node.domain not in ("", "ai.onnx") or op_type not in CELLS:
-        where = f" of the domain {node.domain!r}" if node.domain not in ("", "ai.onnx") else ""
+    if not is_own(node) or op_type not in CELLS:
+        where = "" if is_own(node) else f" of the domain {node.domain!r}"
         raise bad(f"the operator is {op_type!r}{where}; expected RNN, GRU or LSTM of ai.onnx")
     cell = CELLS[op_type]
     values = _attributes(node, cell, bad)
@@ -177,9 +182,7 @@ def _known_inputs(cell: str) -> tuple[str, ...]:
 
 
 def _attributes(node: Any, cell: Cell, bad: Callable[[str], BadNodeError]) -> dict[str, Any]:
-    """Return the attributes as Python values; their names and kinds are checked."""
     from onnx import AttributeProto
-    from onnx.helper import get_attribute_value
 
     kinds = AttributeProto.AttributeType
     expected: dict[str, Any] = {
@@ -192,11 +195,22 @@ def _attributes(node: Any, cell: Cell, bad: Callable[[str], BadNodeError]) -> di
         "layout": kinds.INT,
     }
     expected |= {"gru": {"linear_before_reset": kinds.INT}, "lstm": {"input_forget": kinds.INT}}.get(cell, {})
+    return read_attributes(node, expected, bad)
+
+
+def read_attributes(
+    node: Any, expected: Mapping[str, int], bad: Callable[[str], BadNodeError]
+) -> dict[str, Any]:
+    """Return the attributes as Python values; `expected` are the kinds of those that there may be."""
+    from onnx import AttributeProto
+    from onnx.helper import get_attribute_value
+
+    kinds = AttributeProto.AttributeType
     values: dict[str, Any] = {}
     for attribute in node.attribute:
         name = attribute.name
         if name not in expected:
-            raise bad(f"unknown attribute {name!r}; expected of {', '.join(expected)}")
+            raise bad(f"unknown attribute {name!r}; expected of {', '.join(expected) or 'none'}")
         if name in values:
             raise bad(f"the attribute {name} is given twice")
         if attribute.ref_attr_name or attribute.type != expected[name]:
