@@ -49,8 +49,7 @@ def _squeeze(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Ar
 
 def _unsqueeze(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
     axes = _axes(values, attributes)
-    if axes is None:
-        raise ValueError("axes are missing")
+    assert axes is not None  # no opset leaves them out
     return np.expand_dims(values[0], axes)
 
 
