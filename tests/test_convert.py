@@ -411,6 +411,7 @@ def test_keras_options_that_the_source_contradicts() -> None:
     assert from_keras(gru, reset_after=True, nonlinearity="tanh").reset_after
     arrays = keras_weights(fastrnn.LSTM(I, H))
     for source, options, message in [
+        (gru, {"go_backwards": True}, "go_backwards is True, but that of source is False"),
         (gru, {"reset_after": False}, "reset_after is False, but that of source is True"),
         ([gru], {"nonlinearity": "relu"}, "nonlinearity is 'relu', but that of source is 'tanh'"),
         (arrays, {"reset_after": False}, "reset_after is False, but that of source is True"),
@@ -439,6 +440,21 @@ def test_keras_arrays(
     if num_layers == 1 and not bidirectional:
         safetensors.numpy.save_file(keras_weights(layer), tmp_path / "keras.safetensors")
         same_parameters(layer, from_keras(tmp_path / "keras.safetensors", **(option if not bias else {})))
+
+
+def test_what_keras_arrays_do_not_say(rng: np.random.Generator) -> None:
+    layer = filled(fastrnn.RNN(I, H, nonlinearity="identity", batch_first=True), rng)
+    layer.parameters["bias_hh_l0"][...] = 0
+    arrays = keras_weights(layer)
+    for name in "linear", "identity":
+        made = from_keras(arrays, nonlinearity=name, go_backwards=True)
+        assert isinstance(made, Backwards)
+        same_parameters(layer, made.layer)
+    same_parameters(layer, from_keras(arrays, nonlinearity="linear", go_backwards=False))
+    with pytest.raises(TypeError, match="go_backwards is 1"):
+        from_keras(arrays, go_backwards=1)
+    with pytest.raises(ValueError, match=r"bidirectional=True.*; expected one direction"):
+        from_keras((arrays, arrays), go_backwards=True)
 
 
 def test_two_biases_become_their_sum(rng: np.random.Generator) -> None:

@@ -34,7 +34,13 @@ _KINDS: dict[str, Cell] = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 _NONLINEARITIES = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
 
 
-def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: str | None = None) -> Any:
+def from_keras(
+    source: Any,
+    *,
+    reset_after: bool | None = None,
+    nonlinearity: str | None = None,
+    go_backwards: bool | None = None,
+) -> Any:
     """Make a fastrnn layer of a Keras layer, of a list of them, or of their weights.
 
     Parameters
@@ -45,7 +51,9 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     reset_after : bool, optional
         Of a GRU given by arrays without bias, which cannot say; True if None, as in Keras.
     nonlinearity : str, optional
-        Of a SimpleRNN given by arrays, which cannot say; "tanh" if None.
+        Of a SimpleRNN given by arrays, which cannot say, by Keras's name or fastrnn's; "tanh" if None.
+    go_backwards : bool, optional
+        Of what is given by arrays, which cannot say; False if None.
 
     Returns
     -------
@@ -60,7 +68,7 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     ValueError
         A layer is not built, or computes what fastrnn does not: another activation, merge_mode or
         projection of its own; or a tensor is missing, unexpected or of another shape than expected: the
-        message names it and both shapes; or `reset_after` or `nonlinearity` is not what `source` says.
+        message names it and both shapes; or another argument is not what `source` says.
 
     Notes
     -----
@@ -77,9 +85,13 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     >>> from_keras({name: np.zeros(shape, "float32") for name, shape in shapes.items()})
     GRU(3, 4, batch_first=True)
     """
+    if nonlinearity in _NONLINEARITIES:
+        nonlinearity = _NONLINEARITIES[nonlinearity]
     entries = source if isinstance(source, list) else [source]
     if not entries or isinstance(entries[0], Mapping | tuple | str) or hasattr(entries[0], "__fspath__"):
-        return _assemble(each_direction("source", source), nonlinearity, reset_after)
+        made = _assemble(each_direction("source", source), nonlinearity, reset_after)
+        backwards = go_backwards is not None and boolean("go_backwards", go_backwards)
+        return Backwards(made) if backwards else made
     layers = [_Layer(index, entry, len(entries)) for index, entry in enumerate(entries)]
     check_same_directions("source", [len(layer.tensors) for layer in layers])
     for attribute in ("cell", "activation", "reset_after"):
@@ -94,6 +106,7 @@ def from_keras(source: Any, *, reset_after: bool | None = None, nonlinearity: st
     first = layers[0]
     check_agrees("reset_after", reset_after, first.reset_after)
     check_agrees("nonlinearity", nonlinearity, first.activation)
+    check_agrees("go_backwards", go_backwards, first.go_backwards)
     made = _assemble([layer.tensors for layer in layers], first.activation, first.reset_after, first.cell)
     return Backwards(made) if first.go_backwards else made
 
