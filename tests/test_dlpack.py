@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import fastrnn
@@ -54,6 +55,26 @@ def test_tensors_come_back_as_tensors(dtype: str, batch_first: bool, training: b
         assert type(ours) is torch.Tensor
         np.testing.assert_array_equal(ours.numpy(), theirs)
     assert y.is_contiguous()
+
+
+@pytest.mark.parametrize("beside_the_modules", [False, True])
+def test_plain_calls_in_eval_mode_give_tensors(beside_the_modules: bool) -> None:
+    if beside_the_modules:
+        importlib.import_module("fastrnn.torch")
+    layer, cell = fastrnn.LSTM(IN, H, seed=1).eval(), fastrnn.GRUCell(IN, H, seed=1).eval()
+    x, state = normal(T, B, IN), (normal(1, B, H), normal(1, B, H))
+    weights = layer.state_dict()
+    for given in None, state:
+        there = None if given is None else tuple(part.numpy() for part in given)
+        calls = (
+            (layer(x, given), layer(x.numpy(), there)),
+            (functional.forward(layer._spec, weights, x, given), layer(x.numpy(), there)),
+        )
+        for (y, (h, c)), expected in calls:
+            assert type(y) is type(h) is type(c) is torch.Tensor
+            np.testing.assert_array_equal(y.numpy(), expected[0])
+    assert type(cell(x[0])) is torch.Tensor
+    assert type(layer.stream(B).step(x[0])) is torch.Tensor
 
 
 def test_backward_gives_tensors_too() -> None:

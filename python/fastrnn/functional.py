@@ -30,6 +30,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ._arrays import refuse_overlap
 from ._backends import SEED_END, Array, Backend, backend_of_arrays
 from ._calls import (
@@ -139,7 +141,7 @@ def forward(
     """
     check_spec(spec)
     packed = _packed(spec, weights)
-    if lengths is None and reset is None and out is None:
+    if type(x) is np.ndarray and lengths is None and reset is None and out is None:  # as in that of a layer
         results: tuple[Any, Any] | None = packed.run_plain((TIME_MAJOR.axes,), x, state)
         if results is not None:
             return results

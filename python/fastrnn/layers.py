@@ -740,7 +740,8 @@ class _Layer(_Recurrent):
         backward; nor must the parameters.
         """
         packed = self._packed
-        if packed is not None and lengths is None and reset is None:
+        # NumPy's alone: with fastrnn.torch its tensors are read in place as well, but arrays come back.
+        if packed is not None and type(x) is np.ndarray and lengths is None and reset is None:
             results: tuple[Any, Any] | None = packed.run_plain(self._axes, x, state)
             if results is not None:
                 return results
@@ -1150,7 +1151,7 @@ class _Cell(_Recurrent):
         the parameters.
         """
         packed = self._packed
-        if packed is not None:
+        if packed is not None and type(x) is np.ndarray:  # as in the call of a layer
             state_n = packed.run_plain(self._axes, x, state)
             if state_n is not None:
                 return state_n
