@@ -199,7 +199,7 @@ class DeviceReserve {
     return std::visit([](const auto& saved) { return saved.bytes(); }, saved_);
   }
 
-  // From now on every training forward with dropout counts itself on the device, from 0.
+  // From now on every training forward with masks counts itself on the device, from 0.
   void count_calls(int device) {
     const DeviceScope scope(device);
     counter_ = DeviceArray::empty({1}, element_type<std::int64_t>(), {});
@@ -578,15 +578,17 @@ void register_device_calls(py::module_& m) {
       .def(py::init([](const std::string& cell, const std::string& dtype, Index input_size, Index hidden_size,
                        Index num_layers, bool bidirectional, bool bias, Index proj_size,
                        const std::string& peephole, bool reset_after, const std::string& nonlinearity,
-                       double dropout, int device) {
+                       double dropout, double recurrent_dropout, double zoneout_h, double zoneout_c,
+                       int device) {
              return DeviceNetwork{make_network(cell, input_size, hidden_size, num_layers, bidirectional, bias,
-                                               proj_size, peephole, reset_after, nonlinearity, dropout),
+                                               proj_size, peephole, reset_after, nonlinearity, dropout,
+                                               recurrent_dropout, zoneout_h, zoneout_c),
                                   choose<DType>(dtype, "dtype", kDTypes), device};
            }),
            py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
            py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"),
            py::arg("peephole"), py::arg("reset_after"), py::arg("nonlinearity"), py::arg("dropout"),
-           py::arg("device"))
+           py::arg("recurrent_dropout"), py::arg("zoneout_h"), py::arg("zoneout_c"), py::arg("device"))
       .def(
           "explain",
           [](const DeviceNetwork& n, Index steps, Index batch, bool training, bool tokens) {

@@ -23,7 +23,7 @@ Value choose(const std::string& text, const char* name,
 inline Network make_network(const std::string& cell, Index input_size, Index hidden_size, Index num_layers,
                             bool bidirectional, bool bias, Index proj_size, const std::string& peephole,
                             bool reset_after, const std::string& nonlinearity, double dropout,
-                            double recurrent_dropout = 0, double zoneout_h = 0, double zoneout_c = 0) {
+                            double recurrent_dropout, double zoneout_h, double zoneout_c) {
   Network n;
   LayerShape& s = n.first;
   s.cell = choose<Cell>(cell, "cell", {{"lstm", Cell::lstm}, {"gru", Cell::gru}, {"rnn", Cell::rnn}});

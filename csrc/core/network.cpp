@@ -1,12 +1,20 @@
 #include "core/network.h"
 
+#include <cstdio>
+
 #include "core/check.h"
 
 namespace fastrnn {
 
 namespace {
 constexpr double kMostElements = 1e17;
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
 }
+}  // namespace
 
 void Network::check() const {
   FRNN_CHECK(first.input >= 1 && first.hidden >= 1 && layers >= 1, "sizes must be at least 1");
@@ -49,6 +57,34 @@ std::vector<Index> Network::parameter_sizes() const {
     if (s.peephole == Peephole::full) sizes.push_back(3 * s.hidden * s.hidden);
   }
   return sizes;
+}
+
+StateNoise Network::state_noise(Index layer, Index with_directions, bool training, std::uint64_t seed,
+                                std::uint64_t call) const {
+  const auto mask = [&](double p, MaskOf of) {
+    return Dropout::make(p, seed, call, layer, with_directions, of);
+  };
+  return {mask(recurrent_dropout, MaskOf::recurrent_h),
+          {mask(zoneout_h, MaskOf::zoneout_h), zoneout_h, !training},
+          {mask(zoneout_c, MaskOf::zoneout_c), zoneout_c, !training},
+          training && recurrent_dropout > 0,
+          zoneout_h > 0,
+          zoneout_c > 0};
+}
+
+std::map<std::string, std::string> Network::describe_state_noise(bool training) const {
+  std::map<std::string, std::string> words;
+  if (recurrent_dropout > 0) {
+    words["recurrent_dropout"] =
+        number(recurrent_dropout) +
+        (training ? ": one mask on h for each row of a call, before W_hh" : ": not in inference");
+  }
+  if (zoneout_h > 0 || zoneout_c > 0) {
+    words["zoneout"] =
+        "h " + number(zoneout_h) + (first.cell == Cell::lstm ? ", c " + number(zoneout_c) : "") +
+        (training ? ": a mask for each step, drawn again in backward" : ": the expectation, at each step");
+  }
+  return words;
 }
 
 }  // namespace fastrnn

@@ -2,8 +2,11 @@
 // call.
 #pragma once
 
+#include <map>
+#include <string>
 #include <vector>
 
+#include "core/philox.h"
 #include "core/types.h"
 
 namespace fastrnn {
@@ -34,6 +37,12 @@ struct Network {
   // Throw std::invalid_argument for a network that can't be, and for a call of a size that can't be.
   void check() const;
   void check_call(Index steps, Index batch) const;
+  // Recurrent dropout and zoneout in one call: of a layer with its directions; or of one direction alone,
+  // given the number of its part and 1, which draws the same.
+  StateNoise state_noise(Index layer, Index with_directions, bool training, std::uint64_t seed,
+                         std::uint64_t call) const;
+  // The same in words, for explain(); empty where there is neither.
+  std::map<std::string, std::string> describe_state_noise(bool training) const;
 
   bool operator==(const Network& o) const {
     return first == o.first && layers == o.layers && directions == o.directions && dropout == o.dropout &&

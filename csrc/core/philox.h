@@ -43,7 +43,7 @@ FRNN_HOST_DEVICE Philox4 philox4x32(Philox4 counter, std::uint32_t key0, std::ui
 enum class MaskOf : std::uint32_t { output = 0, recurrent_h = 1, zoneout_h = 2, zoneout_c = 3 };
 
 // A mask on the units of one layer, by default dropout on its outputs.  An element is kept where its 32-bit
-// draw is under the threshold.
+// draw is under the threshold.  There is a draw for each (t, b, unit), but of recurrent_h one for all t.
 struct Dropout {
   std::uint64_t key = 0;
   std::uint64_t threshold = std::uint64_t{1} << 32;
@@ -74,8 +74,20 @@ struct Dropout {
   }
   FRNN_HOST_DEVICE Philox4 counter(Index t, Index b, Index d, Index unit) const {
     return {{static_cast<std::uint32_t>(unit / 4) | static_cast<std::uint32_t>(of) << 29,
-             static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(t),
+             static_cast<std::uint32_t>(b), of == MaskOf::recurrent_h ? 0 : static_cast<std::uint32_t>(t),
              static_cast<std::uint32_t>(layer * directions + d)}};
+  }
+  // The draw of any one unit.  No index into an array, which on a GPU would be memory.
+  FRNN_HOST_DEVICE std::uint32_t draw_one(std::uint64_t under, Index t, Index b, Index d, Index unit) const {
+    const Philox4 four = draw(under, t, b, d, unit);
+    const std::uint32_t even = unit & 2 ? four.word[2] : four.word[0],
+                        odd = unit & 2 ? four.word[3] : four.word[1];
+    return unit & 1 ? odd : even;
+  }
+  // An element as dropout leaves it.
+  template <class V>
+  FRNN_HOST_DEVICE V apply(std::uint32_t drawn, V value) const {
+    return drawn < threshold ? value * static_cast<V>(scale) : V(0);
   }
 };
 

@@ -28,6 +28,7 @@ class BackwardPart {
   const std::int64_t* tokens = nullptr;  // [T,B] or null
   const Dropout* dropout = nullptr;      // mask of x, or null
   const std::uint64_t* dropout_key = nullptr;
+  Noise noise;
   Rows<const T> y;   // as forward left it
   Rows<const T> dy;  // [T,B,R] or null
   const T* h0 = nullptr;
@@ -59,7 +60,7 @@ class BackwardPart {
         !tokens && (dropout || walk.lengths || !is_flat(x, walk.steps, B, shape.input, flat_stride));
     x_copy_ = copy_x ? arena.take<T>(T_B * I) : nullptr;
     dc_ = shape.cell == Cell::lstm ? arena.take<A>(B * H) : nullptr;
-    carry_ = shape.cell == Cell::gru ? arena.take<A>(B * H) : nullptr;
+    carry_ = shape.cell == Cell::gru || noise.zones_h ? arena.take<A>(B * R) : nullptr;
     recurrent_weights_ = reset_after() ? arena.take<T>(GH * R) : nullptr;
     inner_product_ = full || shape.projection || reset_before() ? arena.take<A>(B * H) : nullptr;
     if (shape.projection) {
@@ -73,7 +74,9 @@ class BackwardPart {
     }
     token_keys_ = tokens ? arena.take<std::uint64_t>(2 * T_B) : nullptr;
     token_starts_ = tokens ? arena.take<Index>(I + 1) : nullptr;
-    rows_ = shape.projection || shape.peephole != Peephole::none ? arena.take<T>(T_B * H) : nullptr;
+    const bool reads_new_cells = shape.projection || shape.peephole != Peephole::none;
+    rows_ = reads_new_cells ? arena.take<T>(T_B * H) : nullptr;
+    new_cells_ = reads_new_cells && noise.zones_c ? arena.take<A>(T_B * H) : nullptr;
     partial_ = arena.take<A>(chunks(queue) * std::max(width, H));
     Index split = 0;
     const auto need = [&](Index rows, Index columns, Index depth) {
@@ -97,6 +100,7 @@ class BackwardPart {
     }
     initial_state(queue);
     input_weights(queue);
+    mask_h_prev(queue);
     recurrent_weights(queue);
     if (shape.projection) projection_weights(queue);
     if (shape.peephole != Peephole::none) peephole_weights(queue);
@@ -113,6 +117,7 @@ class BackwardPart {
   bool reset_after() const { return shape.cell == Cell::gru && shape.reset_after; }
   bool reset_before() const { return shape.cell == Cell::gru && !shape.reset_after; }
   Index width() const { return shape.gradient_columns(); }
+  const A* new_cells() const { return new_cells_ ? new_cells_ : reserve.cells; }  // before their zoneout
   Index all_rows() const { return walk.steps * walk.batch; }
   const T* dg_input() const { return dg_ + shape.input_gradient_offset(); }
   Index chunks(const Queue& queue) const {
@@ -185,6 +190,7 @@ class BackwardPart {
       q.units = R;
       q.incoming = incoming();
       q.dp = {dp_, dp_step_, R};
+      q.noise = noise;
       queue.run<LstmProjectBackward<T>>(B, R, q);
       queue.step_product<T>(B, H, R, plain(at_step(dp_, dp_step_, step, R), R), plain(weights.weight_hr, H),
                             inner_product_, H);
@@ -201,6 +207,8 @@ class BackwardPart {
     p.final_cell = dc_n;
     p.dc = dc_;
     p.dg = {dg_, dg_step_, width()};
+    p.noise = noise;
+    p.new_cells = new_cells_;
     if (shape.peephole == Peephole::full) {
       p.phase = LstmPhase::output;
       p.new_dc = new_dc_;
@@ -225,8 +233,8 @@ class BackwardPart {
     p.incoming = incoming();
     p.gates = reserve.gates;
     p.h_prev = h_prev_;
-    p.carry = carry_;
     p.dg = {dg_, dg_step_, width()};
+    p.noise = noise;
     if (reset_before()) {
       p.phase = GruPhase::candidate;
       queue.run<GruBackward<T>>(B, H, p);
@@ -247,6 +255,7 @@ class BackwardPart {
     p.incoming = incoming();
     p.y = y;
     p.dg = {dg_, dg_step_, width()};
+    p.noise = noise;
     queue.run<ElmanBackward<T>>(walk.batch, shape.hidden, p);
   }
 
@@ -262,8 +271,10 @@ class BackwardPart {
     p.more = carry_;
     p.final_state = dh_n;
     p.to = dh0;
+    p.noise = noise;
     queue.run<InitialGradient<T>>(walk.batch, p.width, p);
     if (!dc0) return;
+    p.noise = {};
     p.width = shape.hidden;
     p.step = dc_;
     p.more = next_product_;
@@ -306,6 +317,15 @@ class BackwardPart {
     }
   }
 
+  // h as W_hh read it, in place.
+  void mask_h_prev(const Queue& queue) const {
+    const Index R = shape.recurrent();
+    if (noise.drops_h) {
+      copy_rows<T>(queue, walk, contiguous<const T>(h_prev_, walk.batch, R), R, &noise.recurrent, noise.key,
+                   contiguous(h_prev_, walk.batch, R));
+    }
+  }
+
   // With W_hh the biases: b_hh's gradient is b_ih's, but for the reset-after candidate.
   void recurrent_weights(const Queue& queue) const {
     const Index H = shape.hidden, R = shape.recurrent();
@@ -337,7 +357,7 @@ class BackwardPart {
     p.walk = walk;
     p.units = H;
     p.gates = reserve.gates;
-    p.cells = reserve.cells;
+    p.cells = new_cells();
     p.hidden = rows_;
     queue.run<LstmHidden<T>>(walk.steps, walk.batch, H, p);
     outer_product(queue, dp_, R, R, rows_, H, H, gradients.weight_hr);
@@ -345,16 +365,15 @@ class BackwardPart {
 
   void peephole_weights(const Queue& queue) const {
     const Index H = shape.hidden;
-    const Rows<const A> cells = contiguous<const A>(reserve.cells, walk.batch, H);
     const bool full = shape.peephole == Peephole::full;
-    gather<A>(queue, cells, rows_, H, true, c0);
+    gather<A>(queue, contiguous<const A>(reserve.cells, walk.batch, H), rows_, H, true, c0);
     if (full) {
       outer_product(queue, dg_, width(), 2 * H, rows_, H, H, gradients.weight_ch);
     } else {
       column_sum(queue, dg_, H, gradients.weight_ch, nullptr, rows_);
       column_sum(queue, dg_ + H, H, gradients.weight_ch + H, nullptr, rows_);
     }
-    gather<A>(queue, cells, rows_, H, false, nullptr);
+    gather<A>(queue, contiguous(new_cells(), walk.batch, H), rows_, H, false, nullptr);
     if (full) {
       outer_product(queue, dg_ + 3 * H, width(), H, rows_, H, H, gradients.weight_ch + 2 * H * H);
     } else {
@@ -368,13 +387,14 @@ class BackwardPart {
   T* h_prev_ = nullptr;             // [T,B,R]
   T* x_copy_ = nullptr;             // [T,B,I]: x as flat rows, masked, zeros at padding
   A* dc_ = nullptr;                 // [B,H]
-  A* carry_ = nullptr;              // [B,H]
+  A* carry_ = nullptr;              // [B,R]
   T* recurrent_weights_ = nullptr;  // (3H,H): reset-after, rows n r z
   A* inner_product_ =
       nullptr;       // [B,H]: of a step's second product: gradient of the h before its projection, of r h
   T* dp_ = nullptr;  // [T,B,P]: gradient of the projected h
   T* dp_step_ = nullptr;  // [B,P], or null
-  A* new_dc_ = nullptr;   // full peephole, [B,H] each
+  A* new_cells_ = nullptr;  // [T,B,H]: where zoneout makes others of them
+  A* new_dc_ = nullptr;     // full peephole, [B,H] each
   A* output_product_ = nullptr;
   A* next_product_ = nullptr;
   std::uint64_t* token_keys_ = nullptr;  // what token_gradient wants
@@ -415,9 +435,6 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
 
   Dropout mask;
   std::vector<BackwardPart<T>> directions;
-  const auto layer_mask = [&](Index layer) {  // of the outputs of a layer
-    return Dropout::make(network.dropout, 0, 0, layer, network.directions);
-  };
   T *between[2], *dx_copy;  // dL/dy of the layers below, in turn in one of two arrays
   const auto prepare = [&](Index layer, Arena arena) {
     directions.clear();
@@ -443,11 +460,12 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
         part.dx = between[layer % 2];
         part.dx_stride = width;
         if (network.dropout > 0) {
-          mask = layer_mask(layer - 1);
+          mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
           part.dropout = &mask;
           part.dropout_key = reserve.dropout_key();
         }
       }
+      part.noise = {network.state_noise(i, 1, true, 0, 0), reserve.dropout_key()};
       part.add_dx = direction > 0;
       part.y = columns_from(output(layer), direction * R);
       const Rows<const T> dy =
@@ -475,18 +493,10 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
     // What is left to do on dx: the mask of the layer below, zeros at padding (whatever the weights), its own
     // rows.
     if (!part.dx) continue;
-    const bool masked = layer > 0 && network.dropout > 0;
-    if (!masked && (layer > 0 || (dx_in_place && !args.lengths))) continue;
-    typename GatherRows<T, T>::Params p;
-    p.walk = part.walk;
-    p.width = part.shape.input;
+    if (!part.dropout && (layer > 0 || (dx_in_place && !args.lengths))) continue;
     const Rows<T> flat{part.dx, B * part.dx_stride, part.dx_stride};
-    p.from = {flat.data, flat.time_stride, flat.batch_stride};
-    p.to = layer > 0 ? flat : args.dx;
-    p.masked = masked;
-    if (masked) p.dropout = layer_mask(layer - 1);
-    p.key = reserve.dropout_key();
-    queue.run<GatherRows<T, T>>(args.steps, B, GatherRows<T, T>::groups(p.width, p.dropout.directions), p);
+    copy_rows<T>(queue, part.walk, {flat.data, flat.time_stride, flat.batch_stride}, part.shape.input,
+                 part.dropout, part.dropout_key, layer > 0 ? flat : args.dx);
   }
 }
 

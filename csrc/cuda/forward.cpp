@@ -25,6 +25,7 @@ class ForwardPart {
   const std::int64_t* tokens = nullptr;  // [T,B] or null
   const Dropout* dropout = nullptr;      // mask of x, or null
   const std::uint64_t* dropout_key = nullptr;
+  Noise noise;
   Rows<T> y;  // [T,B,R]
   // States. h_n may be h0, and null; with `cells_state` that is where c lives, instead of c0 and c_n.
   const T* h0 = nullptr;
@@ -52,6 +53,7 @@ class ForwardPart {
         !kNarrow<T> && reserve.gates ? reinterpret_cast<A*>(reserve.gates) : arena.take<A>(T_B * pre_stride_);
     recurrent_ = arena.take<A>(B * GH);
     h_ = h_n && !state_rows.rows ? h_n : arena.take<T>(B * R);
+    h_read_ = noise.drops_h ? arena.take<T>(B * R) : h_;
     if (lstm) {
       if (state_rows.rows || !c_in_place()) {
         c_ = arena.take<A>(B * H);
@@ -132,6 +134,10 @@ class ForwardPart {
   void enter(const Queue& queue) const {
     const Index H = shape.hidden, R = shape.recurrent();
     copy_state(queue, h0, h_, R, state_rows, {}, true);
+    if (noise.drops_h) {
+      copy_rows<T>(queue, {nullptr, nullptr, 1, walk.batch, false}, contiguous<const T>(h_, walk.batch, R), R,
+                   &noise.recurrent, noise.key, contiguous(h_read_, walk.batch, R));
+    }
     if (shape.cell != Cell::lstm) return;
     if (cells_state) {
       copy_state<A, A>(queue, cells_state, c_, H, state_rows, {}, true);
@@ -153,11 +159,11 @@ class ForwardPart {
     }
   }
 
-  // recurrent_ = h W_hh^T, all gates or the first ones.
+  // recurrent_ = h W_hh^T, all gates or the first ones; h with its mask.
   void recurrent_product(const Queue& queue, Index columns) const {
     const Index R = shape.recurrent();
-    queue.step_product<T>(walk.batch, columns, R, plain(h_, R), transposed(weights.weight_hh, R), recurrent_,
-                          shape.gate_rows());
+    queue.step_product<T>(walk.batch, columns, R, plain(h_read_, R), transposed(weights.weight_hh, R),
+                          recurrent_, shape.gate_rows());
   }
 
   Sums<T> sums() const {
@@ -179,10 +185,11 @@ class ForwardPart {
     p.units = H;
     p.sums = sums();
     p.state = c_;
+    p.noise = noise;
     if (shape.projection) {
       p.projected = inner_;
     } else {
-      p.hidden = {y, h_};
+      p.hidden = {y, h_, h_read_};
     }
     p.gates = reserve.gates;
     p.cells = reserve.cells;
@@ -208,7 +215,8 @@ class ForwardPart {
     q.step = step;
     q.units = R;
     q.product = projected_;
-    q.hidden = {y, h_};
+    q.hidden = {y, h_, h_read_};
+    q.noise = noise;
     queue.run<LstmProject<T>>(B, R, q);
   }
 
@@ -219,7 +227,8 @@ class ForwardPart {
     p.step = step;
     p.units = H;
     p.sums = sums();
-    p.hidden = {y, h_};
+    p.hidden = {y, h_, h_read_};
+    p.noise = noise;
     p.gates = reserve.gates;
     if (shape.reset_after) {
       recurrent_product(queue, 3 * H);
@@ -243,7 +252,8 @@ class ForwardPart {
     p.units = shape.hidden;
     p.nonlinearity = shape.nonlinearity;
     p.sums = sums();
-    p.hidden = {y, h_};
+    p.hidden = {y, h_, h_read_};
+    p.noise = noise;
     queue.run<ElmanForward<T>>(walk.batch, shape.hidden, p);
   }
 
@@ -253,6 +263,7 @@ class ForwardPart {
   Index pre_stride_ = 0;
   A* recurrent_ = nullptr;      // [B,G*H]: W_hh h
   T* h_ = nullptr;              // [B,R]: the state between steps
+  T* h_read_ = nullptr;         // [B,R]: the same as W_hh reads it, or h_
   A* c_ = nullptr;              // [B,H]
   T* inner_ = nullptr;          // [B,H]: h before its projection, or r h
   A* projected_ = nullptr;      // [B,P]
@@ -328,7 +339,7 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
 
   const bool masked = reserve && network.dropout > 0 && network.layers > 1;
   if (reserve) reserve->layout(stream, network, args.steps, B);
-  if (masked) {
+  if (masked || (reserve && network.has_state_noise())) {
     Grid one;
     one.blocks = 1;
     launch<BeginDropout>(stream, one, {args.seed, args.call, options.calls, reserve->dropout_key()});
@@ -365,6 +376,7 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
         part.dropout = &mask;
         part.dropout_key = reserve->dropout_key();
       }
+      part.noise = {network.state_noise(i, 1, reserve != nullptr, 0, 0), reserve ? reserve->dropout_key() : nullptr};
       part.y = columns_from(output(layer), direction * R);
       part.h0 = offset(args.h0, i * state_batch * R);
       part.h_n = offset(args.h_n, i * state_batch * R);

@@ -158,7 +158,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     reason = std::string("products and a pointwise kernel for every step: ") +
              (request.stream ? plan.stream_reason : plan.reason);
   }
-  return {
+  std::map<std::string, std::string> words{
       {"kernel", kernel},
       {"strategy", name(plan.strategy)},
       {"strategy_reason", reason},
@@ -173,6 +173,8 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +
                      " processors"},
   };
+  words.merge(request.network.describe_state_noise(request.training));
+  return words;
 }
 
 }  // namespace fastrnn::cuda

@@ -151,6 +151,22 @@ template <class T>
 void check_numbers(Stream stream, const Network& network, const Arguments<T>& args);
 void check_rows(Stream stream, const Index* rows, Index count, Index batch);
 
+// to [T,B,width] = rows with their mask, if there is one, and zeros at padding. May be in place.
+template <class T>
+void copy_rows(const Queue& queue, const Walk& walk, const Rows<const T>& from, Index width,
+               const Dropout* dropout, const std::uint64_t* dropout_key, const Rows<T>& to) {
+  typename GatherRows<T, T>::Params p;
+  p.walk = walk;
+  p.width = width;
+  p.from = from;
+  p.to = to;
+  p.masked = dropout != nullptr;
+  if (dropout) p.dropout = *dropout;
+  p.key = dropout_key;
+  queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(width, p.dropout.directions),
+                              p);
+}
+
 // x as the left operand of a product over all steps: where it lies, or, given memory for a copy, as flat rows
 // with its mask and zeros at padding.
 template <class T>
@@ -161,16 +177,7 @@ Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>&
     is_flat(x, walk.steps, walk.batch, width, stride);
     return plain(x.data, stride);
   }
-  typename GatherRows<T, T>::Params p;
-  p.walk = walk;
-  p.width = width;
-  p.from = x;
-  p.to = contiguous(copy, walk.batch, width);
-  p.masked = dropout != nullptr;
-  if (dropout) p.dropout = *dropout;
-  p.key = dropout_key;
-  queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(width, p.dropout.directions),
-                              p);
+  copy_rows(queue, walk, x, width, dropout, dropout_key, contiguous(copy, walk.batch, width));
   return plain(static_cast<const T*>(copy), width);
 }
 

@@ -37,7 +37,7 @@ class Reserve {
   Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }
   // [T,B,D*R], all but the last layer.
   T* output(Index layer) const { return outputs_[static_cast<std::size_t>(layer)]; }
-  // Key of the dropout masks (Dropout::make_key), on the device.
+  // Key of all masks (Dropout::make_key), on the device.
   std::uint64_t* dropout_key() const { return dropout_key_; }
   bool belongs_to(const Network& network, Index steps, Index batch) const;
   std::size_t bytes() const { return bytes_; }
@@ -58,7 +58,7 @@ class Reserve {
 struct Options {
   Products products = Products::automatic;  // of float32
   // On the device, or null: added to `call`, and then increased by one by every training forward with
-  // dropout, so that a forward replayed from a graph draws new masks.  Backward needs none: the reserve has
+  // masks, so that a forward replayed from a graph draws new ones.  Backward needs none: the reserve has
   // the key.
   std::uint64_t* calls = nullptr;
 };

@@ -71,6 +71,8 @@ void Streams<T>::step_kernels(Stream stream, const T* x, const std::int64_t* tok
   p.count = count;
   p.rows = {rows, batch_};
   p.ticket = ticket_;
+  p.keep_h = static_cast<Compute<T>>(network_.zoneout_h);
+  p.keep_c = static_cast<Compute<T>>(network_.zoneout_c);
   for (Index layer = 0; layer < network_.layers; ++layer) {
     const LayerShape s = network_.shape(layer);
     const auto weights = part_of<LayerParameters<T>>(network_, parameters_, layer);

@@ -1,7 +1,6 @@
 // A stack's forward and backward: memory laid out, layers and directions run on the threads there are, and
 // what explain() says of it.
 #include <algorithm>
-#include <cstdio>
 #include <new>
 #include <optional>
 
@@ -62,17 +61,8 @@ void describe_noise(const Network& network, const Arguments<T>& args, bool train
                     std::vector<StateNoise>& layers) {
   layers.clear();
   const bool any = training ? network.has_state_noise() : network.zoneout_h > 0 || network.zoneout_c > 0;
-  for (Index layer = 0; layer < network.layers && any; ++layer) {
-    const auto mask = [&](double p, MaskOf of) {
-      return Dropout::make(p, args.seed, args.call, layer, network.directions, of);
-    };
-    layers.push_back({mask(network.recurrent_dropout, MaskOf::recurrent_h),
-                      {mask(network.zoneout_h, MaskOf::zoneout_h), network.zoneout_h, !training},
-                      {mask(network.zoneout_c, MaskOf::zoneout_c), network.zoneout_c, !training},
-                      training && network.recurrent_dropout > 0,
-                      network.zoneout_h > 0,
-                      network.zoneout_c > 0});
-  }
+  for (Index layer = 0; layer < network.layers && any; ++layer)
+    layers.push_back(network.state_noise(layer, network.directions, training, args.seed, args.call));
 }
 
 // weight_ih (G*H, I) += from (I, G*H), transposed.
@@ -452,26 +442,6 @@ std::string saved_text(const LayerShape& shape, Index steps, Index batch, Index 
   return segment ? kept + "; backward computes the gates again, " + count + " steps at a time" : kept;
 }
 
-std::string number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
-
-// Passes between the kernels of a step; empty where there is none.
-std::string recurrent_dropout_text(const Network& network, bool training) {
-  if (network.recurrent_dropout == 0) return "";
-  return number(network.recurrent_dropout) +
-         (training ? ": one mask on h for each row of a call, before W_hh" : ": not in inference");
-}
-std::string zoneout_text(const Network& network, bool training) {
-  if (network.zoneout_h == 0 && network.zoneout_c == 0) return "";
-  std::string text = "h " + number(network.zoneout_h);
-  if (network.first.cell == Cell::lstm) text += ", c " + number(network.zoneout_c);
-  return text +
-         (training ? ": a mask for each step, drawn again in backward" : ": the expectation, at each step");
-}
-
 // How weights are stored, and where that is not as they are computed, how they are multiplied and why so.
 template <class W>
 std::string weights_text() {
@@ -544,10 +514,7 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       {"threads", of_layers(thread_count)},
       {"split", of_layers(split_text)},
   };
-  const std::string masked = recurrent_dropout_text(network, training),
-                    zoned = zoneout_text(network, training);
-  if (!masked.empty()) report.emplace("recurrent_dropout", masked);
-  if (!zoned.empty()) report.emplace("zoneout", zoned);
+  report.merge(network.describe_state_noise(training));
   if (training) report.emplace("saved", saved_text(first, steps, batch, checkpoint));
   return report;
 }

@@ -125,15 +125,6 @@ class Backend(ABC):
     def check_dtype(self, dtype: DType) -> None:
         """Raise TypeError for a dtype that is not computed here."""
 
-    def check_spec(self, spec: Spec) -> None:
-        """Raise TypeError or NotImplementedError for a network that is not computed here."""
-        self.check_dtype(spec.dtype)
-
-    def state_noise(self, spec: Spec) -> dict[str, float]:
-        """Return what a compiled Network is told of recurrent dropout and zoneout."""
-        h, c = (*spec.zoneout_of, 0.0)[:2]
-        return {"recurrent_dropout": spec.recurrent_dropout, "zoneout_h": h, "zoneout_c": c}
-
     def network(self, spec: Spec) -> Any:
         """Return the compiled side of a Spec."""
         return _network(self, spec)
@@ -268,6 +259,7 @@ CPU = Cpu()
 
 @functools.lru_cache(maxsize=256)
 def _network(backend: Backend, spec: Spec) -> Any:
+    zoneout_h, zoneout_c = (*spec.zoneout_of, 0.0)[:2]
     return backend.core.Network(
         cell=spec.cell,
         dtype=spec.dtype,
@@ -281,7 +273,9 @@ def _network(backend: Backend, spec: Spec) -> Any:
         reset_after=spec.reset_after,
         nonlinearity=spec.nonlinearity,
         dropout=spec.dropout,
-        **backend.state_noise(spec),
+        recurrent_dropout=spec.recurrent_dropout,
+        zoneout_h=zoneout_h,
+        zoneout_c=zoneout_c,
         **backend.placement,
     )
 

@@ -105,6 +105,9 @@ class Network:
         reset_after: bool,
         nonlinearity: str,
         dropout: float,
+        recurrent_dropout: float,
+        zoneout_h: float,
+        zoneout_c: float,
         device: int,
     ) -> None: ...
     def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]: ...
@@ -124,7 +127,7 @@ class Reserve:
     @property
     def nbytes(self) -> int: ...
     def count_calls(self, device: int) -> None:
-        """Count forwards with dropout on the device from now on; the count is added to their `call`."""
+        """Count forwards with masks on the device from now on; the count is added to their `call`."""
     @property
     def counting(self) -> bool: ...
     @property

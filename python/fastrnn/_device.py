@@ -334,18 +334,6 @@ class Cuda(Backend):
     def check_dtype(self, dtype: DType) -> None:
         pass
 
-    def check_spec(self, spec: Spec) -> None:
-        for name in ("recurrent_dropout", "zoneout"):
-            value = getattr(spec, name)
-            if value not in (0.0, (0.0, 0.0)):
-                raise NotImplementedError(
-                    f"{name} is {value}, which device {self.name!r} does not have; expected 0.0, or device "
-                    f"'cpu'"
-                )
-
-    def state_noise(self, spec: Spec) -> dict[str, float]:
-        return {}
-
     def take_x(self, name: str, value: Any) -> tuple[Library, Array]:
         if not _arrays.is_on_device(value):
             array = _arrays.take(name, value)
@@ -434,9 +422,9 @@ class Cuda(Backend):
         return self.core.Reserve()
 
     def layer_reserve(self, spec: Spec, checkpoint: int | None) -> Any:
-        # Calls with dropout are counted on the device, so that a graph draws new masks at every replay.
+        # Calls with masks are counted on the device, so that a graph draws new ones at every replay.
         reserve = self.reserve(checkpoint)
-        if spec.dropout and spec.num_layers > 1:
+        if spec.has_state_noise or (spec.dropout and spec.num_layers > 1):
             reserve.count_calls(self.index)
         return reserve
 

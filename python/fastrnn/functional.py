@@ -309,7 +309,7 @@ def backward(
 def _parameters(spec: Spec, parameters: Any) -> tuple[Backend, list[Array]]:
     """Return where the parameters are, and the arrays in order."""
     backend = backend_of_arrays(parameters.values() if isinstance(parameters, Mapping) else ())
-    backend.check_spec(spec)
+    backend.check_dtype(spec.dtype)
     shapes = spec.parameter_shapes()
     return backend, check_parameters(backend.own, "parameters", shapes, parameters, spec.dtype)
 

@@ -77,7 +77,7 @@ def init(key: Any, spec: Spec) -> dict[str, Any]:
     """
     if not isinstance(spec, Spec):
         raise TypeError(f"spec has type {type(spec).__name__}; expected a fastrnn.functional.Spec")
-    _ON_CPU.check_spec(spec)
+    _ON_CPU.check_dtype(spec.dtype)
     _refuse_narrowing("spec.dtype", np.dtype(spec.dtype))
     shapes = spec.parameter_shapes()
     bound = spec.hidden_size**-0.5

@@ -170,7 +170,7 @@ class _Recurrent(ABC):
     ) -> None:
         """Set every attribute, in training mode, with own copies of the arrays."""
         # All that may fail comes before the first attribute, since to() changes a layer that is in use.
-        backend.check_spec(spec)
+        backend.check_dtype(spec.dtype)
         own = {name: backend.array(array, spec.dtype) for name, array in parameters.items()}
         sums = {name: backend.zeros(array.shape, spec.dtype) for name, array in own.items()}
         for name, gradient in gradients.items():
@@ -1359,7 +1359,7 @@ def _described(backend: Backend, description: dict[str, Any], parameters: Mappin
     options["cell"] = name.removesuffix("Cell").lower()
     spec = Spec(**options)
     check_num_layers(spec, parameters)
-    backend.check_spec(spec)
+    backend.check_dtype(spec.dtype)
     arrays = check_parameters(
         backend.own, "parameters", kind._shapes(spec), parameters, spec.dtype, cast=True
     )

@@ -18,6 +18,7 @@ struct ElmanForward {
     Nonlinearity nonlinearity = Nonlinearity::tanh;
     Sums<T> sums;
     Hidden<T> hidden;
+    Noise noise;
   };
 
   template <class X>
@@ -25,7 +26,8 @@ struct ElmanForward {
     for_rows(
         x, p.walk, p.step, p.units,
         [&](const RowAt& row, Index unit) {
-          p.hidden.store(row, unit, p.units, cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
+          p.hidden.store(row, unit, p.units, p.noise,
+                         cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
         },
         [&](const RowAt& row, Index unit) { p.hidden.pad(row, unit); });
   }
@@ -43,6 +45,7 @@ struct ElmanBackward {
     Incoming<T> incoming;
     Rows<const T> y;  // [T,B,H], as forward left it
     GradientRows<T> dg;
+    Noise noise;
   };
 
   template <class X>
@@ -50,9 +53,14 @@ struct ElmanBackward {
     for_rows(
         x, p.walk, p.step, p.units,
         [&](const RowAt& row, Index unit) {
+          const Compute<T> dh = p.incoming.take(row, unit, p.units, p.noise);
+          // A kept unit has no part in the step. Its y is not the nonlinearity's, and the slope there, which
+          // may be infinite, means nothing.
+          const bool kept = p.noise.zones_h && dh == 0;
           p.dg.store(row, unit,
-                     cells::activate_backward(p.nonlinearity, p.incoming.at(row, unit, p.units),
-                                              widen(p.y.at(row.time(), row.b)[unit])));
+                     kept ? dh
+                          : cells::activate_backward(p.nonlinearity, dh,
+                                                     widen(p.y.at(row.time(), row.b)[unit])));
         },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }

@@ -32,6 +32,7 @@ struct GruForward {
     Hidden<T> hidden;      // its state is also the h that enters
     T* reset_h = nullptr;  // [B,H] r h, reset-before
     T* gates = nullptr;    // reserve [T,B,saved_gates,H], null in inference
+    Noise noise;
   };
 
   template <class X>
@@ -48,7 +49,7 @@ struct GruForward {
     const A h_prev = widen(p.hidden.state[at]);
     const A r = cells::sigmoid(p.sums.at(row, unit, 3 * H));
     if (p.phase == GruPhase::reset) {
-      p.reset_h[at] = narrow<T>(r * h_prev);
+      p.reset_h[at] = narrow<T>(r * p.noise.masked(row.b, unit, h_prev));
       return;
     }
     const A z = cells::sigmoid(p.sums.at(row, H + unit, 3 * H));
@@ -70,7 +71,7 @@ struct GruForward {
       gates[2 * H] = narrow<T>(n);
       if (p.phase == GruPhase::whole) gates[3 * H] = narrow<T>(q);
     }
-    p.hidden.store(row, unit, H, cells::gru_hidden(z, n, h_prev));
+    p.hidden.store(row, unit, H, p.noise, cells::gru_hidden(z, n, h_prev));
   }
 };
 
@@ -85,11 +86,11 @@ struct GruBackward {
     Index step = 0, units = 0;  // H
     GruPhase phase = GruPhase::whole;
     Incoming<T> incoming;
-    const T* gates = nullptr;   // reserve
-    const T* h_prev = nullptr;  // [T,B,H], as each step saw it
-    A* carry = nullptr;         // [B,H], out: what reaches the h that entered directly; may be incoming.carry
+    const T* gates = nullptr;    // reserve
+    const T* h_prev = nullptr;   // [T,B,H], as each step saw it
     const A* product = nullptr;  // [B,H], phase reset: da_n times W_hn, the gradient of r h
     GradientRows<T> dg;
+    Noise noise;
   };
 
   template <class X>
@@ -106,14 +107,15 @@ struct GruBackward {
     const A r = widen(gates[0]), h_prev = widen(p.h_prev[row.index() * H + unit]);
     if (p.phase == GruPhase::reset) {
       const A d_product = p.product[at];
-      p.dg.store(row, unit, cells::gru_reset_backward(d_product, h_prev, r));
-      p.carry[at] = cells::fma(d_product, r, p.carry[at]);
+      A& carry = p.incoming.carry[at];
+      p.dg.store(row, unit, cells::gru_reset_backward(d_product, p.noise.masked(row.b, unit, h_prev), r));
+      carry = cells::fma(p.noise.masked(row.b, unit, d_product), r, carry);
       return;
     }
     A da_z, da_n, dh_prev;
-    cells::gru_backward(p.incoming.at(row, unit, H), widen(gates[H]), widen(gates[2 * H]), h_prev, da_z, da_n,
-                        dh_prev);
-    p.carry[at] = dh_prev;
+    cells::gru_backward(p.incoming.take(row, unit, H, p.noise), widen(gates[H]), widen(gates[2 * H]), h_prev,
+                        da_z, da_n, dh_prev);
+    p.incoming.leave(at, p.noise, dh_prev);
     if (after) {
       p.dg.store(row, unit, da_n * r);
       p.dg.store(row, H + unit, cells::gru_reset_backward(da_n, widen(gates[3 * H]), r));

@@ -40,6 +40,7 @@ struct LstmForward {
         nullptr;                // cell: [B,2,H] of i f, with the c that entered; output: [B,H] of o, new c
     A* new_cells = nullptr;     // [B,H], from phase to phase
     T* cell_operand = nullptr;  // [B,H]: the c of the next product, rounded
+    Noise noise;
   };
 
   template <class X>
@@ -74,7 +75,6 @@ struct LstmForward {
       save(0, s.i);
       save(1, s.f);
       save(2, s.g);
-      if (p.cells) p.cells[row.index() * H + unit] = c;
       if (p.phase == LstmPhase::cell) {
         p.new_cells[at] = c;
         p.cell_operand[at] = narrow<T>(c);
@@ -89,13 +89,15 @@ struct LstmForward {
     if (p.phase == LstmPhase::output) a_o += p.peephole_sums[at];
     const A o = cells::sigmoid(a_o), h = cells::lstm_hidden(o, c);
     save(3, o);
+    if (p.noise.zones_c) c = p.noise.zone_out(p.noise.c, row, unit, p.state[at], c);
+    if (p.cells) p.cells[row.index() * H + unit] = c;
     const A c_next = row.ends() || row.goes_on() ? c : A(0);
     p.state[at] = c_next;
     if (p.cell_operand) p.cell_operand[at] = narrow<T>(c_next);
     if (p.projected) {
       p.projected[at] = narrow<T>(h);
     } else {
-      p.hidden.store(row, unit, H, h);
+      p.hidden.store(row, unit, H, p.noise, h);
     }
   }
 };
@@ -111,6 +113,7 @@ struct LstmProject {
     Index step = 0, units = 0;            // P
     const Compute<T>* product = nullptr;  // [B,P]
     Hidden<T> hidden;
+    Noise noise;
   };
 
   template <class X>
@@ -118,7 +121,7 @@ struct LstmProject {
     for_rows(
         x, p.walk, p.step, p.units,
         [&](const RowAt& row, Index unit) {
-          p.hidden.store(row, unit, p.units, p.product[row.b * p.units + unit]);
+          p.hidden.store(row, unit, p.units, p.noise, p.product[row.b * p.units + unit]);
         },
         [&](const RowAt& row, Index unit) { p.hidden.pad(row, unit); });
   }
@@ -135,13 +138,16 @@ struct LstmProjectBackward {
     Index step = 0, units = 0;  // P
     Incoming<T> incoming;
     GradientRows<T> dp;
+    Noise noise;
   };
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_rows(
         x, p.walk, p.step, p.units,
-        [&](const RowAt& row, Index unit) { p.dp.store(row, unit, p.incoming.at(row, unit, p.units)); },
+        [&](const RowAt& row, Index unit) {
+          p.dp.store(row, unit, p.incoming.take(row, unit, p.units, p.noise));
+        },
         [&](const RowAt& row, Index unit) { p.dp.clear(row, unit, p.units); });
   }
 };
@@ -170,6 +176,8 @@ struct LstmBackward {
     A* new_dc = nullptr;                // [B,H], from phase to phase
     const A* output_product = nullptr;  // [B,H]: dG's o columns of this step times W_co
     const A* next_product = nullptr;    // [B,H]: dG's i f columns of the next step times W_ci W_cf
+    Noise noise;
+    A* new_cells = nullptr;  // [T,B,H], out: c before its zoneout; or null
   };
 
   template <class X>
@@ -179,20 +187,33 @@ struct LstmBackward {
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 
+  // The c that entered the step.
+  static FRNN_DEVICE A entered(const Params& p, const RowAt& row, Index unit) {
+    if (row.starts_piece()) return 0;
+    if (row.step > 0) return p.cells[row.previous_index() * p.units + unit];
+    return p.c0 ? widen(p.c0[row.b * p.units + unit]) : A(0);
+  }
+
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
     const T* gates = p.gates + row.index() * 4 * H + unit;
-    const A c = p.cells[row.index() * H + unit];
-    A da_o = 0, dc;
-    if (p.phase != LstmPhase::cell) {
-      const A dh = p.unprojected ? p.unprojected[at] : p.incoming.at(row, unit, H);
+    A da_o = 0, dc = 0;
+    A kept = 0;  // of the gradient of c, what zoneout takes to the c that entered
+    if (p.phase != LstmPhase::cell || p.noise.zones_c) {
       if (row.ends()) {
-        dc = p.final_cell ? widen(p.final_cell[at]) : A(0);
+        if (p.final_cell) dc = widen(p.final_cell[at]);
       } else if (row.goes_on()) {
         dc = p.dc[at];
         if (p.next_product) dc += p.next_product[at];
-      } else {
-        dc = 0;
+      }
+      if (p.noise.zones_c) kept = p.noise.zone_out_backward(p.noise.c, row, unit, dc);
+    }
+    if (p.phase != LstmPhase::cell) {
+      const A dh = p.unprojected ? p.unprojected[at] : p.incoming.take(row, unit, H, p.noise);
+      A c = p.cells[row.index() * H + unit];
+      if (p.noise.zones_c) {
+        c = cells::lstm_new_cell(widen(gates[0]), widen(gates[H]), widen(gates[2 * H]), entered(p, row, unit));
+        if (p.new_cells) p.new_cells[row.index() * H + unit] = c;
       }
       cells::lstm_output_backward(dh, widen(gates[3 * H]), c, da_o, dc);
       p.dg.store(row, 3 * H + unit, da_o);
@@ -205,22 +226,14 @@ struct LstmBackward {
       dc = p.new_dc[at] + p.output_product[at];
     }
 
-    A c_prev = 0;
-    if (!row.starts_piece()) {
-      if (row.step > 0) {
-        c_prev = p.cells[row.previous_index() * H + unit];
-      } else if (p.c0) {
-        c_prev = widen(p.c0[at]);
-      }
-    }
     A da_i, da_f, da_g, dc_prev;
-    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]), c_prev, da_i, da_f,
-                              da_g, dc_prev);
+    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
+                              entered(p, row, unit), da_i, da_f, da_g, dc_prev);
     if (p.peephole) {
       dc_prev = cells::fma(widen(p.peephole[unit]), da_i, dc_prev);
       dc_prev = cells::fma(widen(p.peephole[H + unit]), da_f, dc_prev);
     }
-    p.dc[at] = dc_prev;
+    p.dc[at] = p.noise.zones_c ? dc_prev + kept : dc_prev;
     p.dg.store(row, unit, da_i);
     p.dg.store(row, H + unit, da_f);
     p.dg.store(row, 2 * H + unit, da_g);

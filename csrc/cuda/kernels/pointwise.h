@@ -2,7 +2,9 @@
 // so that a warp reads and writes whole sectors.
 #pragma once
 
+#include "cells/zoneout.h"
 #include "core/half.h"
+#include "core/philox.h"
 #include "cuda/kernels/walk.h"
 
 namespace fastrnn::cuda {
@@ -82,17 +84,53 @@ struct Sums {
   }
 };
 
+// Recurrent dropout and zoneout of one direction of one layer (Network::state_noise). A mask is drawn by each
+// thread that needs it, for its one unit; without noise there is a branch that all threads take alike.
+struct Noise : StateNoise {
+  const std::uint64_t* key = nullptr;  // of the masks (Dropout::make_key), on the device; null in inference
+
+  // h as the recurrent products read it, or the gradient of that as the gradient of h.
+  template <class A>
+  FRNN_DEVICE A masked(Index b, Index unit, A value) const {
+    return drops_h ? recurrent.apply(recurrent.draw_one(*key, 0, b, 0, unit), value) : value;
+  }
+  // h or c after its zoneout, where there is one.
+  template <class A>
+  FRNN_DEVICE A zone_out(const Zoneout& zoneout, const RowAt& row, Index unit, A before, A after) const {
+    return cells::zoneout(zoneout.expected ? static_cast<A>(zoneout.p) : keep<A>(zoneout, row, unit), before,
+                          after);
+  }
+  // d, the gradient of that, becomes the gradient of `after`; returns that of `before`.
+  template <class A>
+  FRNN_DEVICE A zone_out_backward(const Zoneout& zoneout, const RowAt& row, Index unit, A& d) const {
+    A before;
+    cells::zoneout_backward(keep<A>(zoneout, row, unit), d, before, d);
+    return before;
+  }
+
+ private:
+  template <class A>
+  FRNN_DEVICE A keep(const Zoneout& zoneout, const RowAt& row, Index unit) const {
+    const Dropout& updates = zoneout.updates;
+    return updates.draw_one(*key, row.time(), row.b, 0, unit) < updates.threshold ? A(0) : A(1);
+  }
+};
+
 // Where the h of one step goes.
 template <class T>
 struct Hidden {
   Rows<T> y;           // [T,B,R]
-  T* state = nullptr;  // [B,R]: the h that enters the next step; of a row that has ended, its last
+  T* state = nullptr;  // [B,R]: the h that enters this step, then the next; of a row that has ended, its last
+  T* read = nullptr;   // [B,R]: the same as the next step's products read it; only with recurrent dropout
 
-  // Of an active row.
-  FRNN_DEVICE void store(const RowAt& row, Index unit, Index width, Compute<T> h) const {
-    const T value = narrow<T>(h);
+  // Of an active row, once: h before zoneout.
+  FRNN_DEVICE void store(const RowAt& row, Index unit, Index width, const Noise& noise, Compute<T> h) const {
+    const Index at = row.b * width + unit;
+    if (noise.zones_h) h = noise.zone_out(noise.h, row, unit, widen(state[at]), h);
+    const T value = narrow<T>(h), next = row.ends() || row.goes_on() ? value : narrow<T>(0);
     y.at(row.time(), row.b)[unit] = value;
-    state[row.b * width + unit] = row.ends() || row.goes_on() ? value : narrow<T>(0);
+    state[at] = next;
+    if (noise.drops_h) read[at] = narrow<T>(noise.masked(row.b, unit, widen(next)));
   }
   FRNN_DEVICE void pad(const RowAt& row, Index unit) const { y.at(row.time(), row.b)[unit] = narrow<T>(0); }
 };
@@ -100,20 +138,30 @@ struct Hidden {
 // Gradient of the h of one step: of its output, of what the next step made of it, or of the final state.
 template <class T>
 struct Incoming {
-  Rows<const T> dy;                       // [T,B,R] or null
-  const Compute<T>* recurrent = nullptr;  // [B,R]: dG of the next step times W_hh; null at the last step
-  const Compute<T>* carry = nullptr;      // [B,R]: what reaches h directly, GRU; or null
-  const T* final_state = nullptr;         // [B,R] dh_n, or null
+  using A = Compute<T>;
 
-  FRNN_DEVICE Compute<T> at(const RowAt& row, Index unit, Index width) const {
+  Rows<const T> dy;               // [T,B,R] or null
+  const A* recurrent = nullptr;   // [B,R]: dG of the next step times W_hh; null at the last step
+  A* carry = nullptr;             // [B,R], GRU and zoneout of h: what reaches h directly, then what it leaves
+                                  // to the h that entered; or null
+  const T* final_state = nullptr;  // [B,R] dh_n, or null
+
+  // Of an active row, once: the gradient of h before zoneout.
+  FRNN_DEVICE A take(const RowAt& row, Index unit, Index width, const Noise& noise) const {
     const Index i = row.b * width + unit;
-    Compute<T> dh = dy ? widen(dy.at(row.time(), row.b)[unit]) : Compute<T>(0);
-    if (row.ends()) return final_state ? dh + widen(final_state[i]) : dh;
-    if (row.goes_on()) {
-      dh += recurrent[i];
+    A dh = dy ? widen(dy.at(row.time(), row.b)[unit]) : A(0);
+    if (row.ends()) {
+      if (final_state) dh += widen(final_state[i]);
+    } else if (row.goes_on()) {
+      dh += noise.masked(row.b, unit, recurrent[i]);
       if (carry) dh += carry[i];
     }
+    if (noise.zones_h) carry[i] = noise.zone_out_backward(noise.h, row, unit, dh);
     return dh;
+  }
+  // After that: the equations, too, take so much of it to the h that entered.
+  FRNN_DEVICE void leave(Index i, const Noise& noise, A direct) const {
+    carry[i] = noise.zones_h ? carry[i] + direct : direct;
   }
 };
 

@@ -2,7 +2,6 @@
 // columns of W_ih for tokens.
 #pragma once
 
-#include "core/philox.h"
 #include "cuda/kernels/pointwise.h"
 
 namespace fastrnn::cuda {
@@ -62,10 +61,7 @@ struct GatherRows {
             Compute<To> value = from      ? static_cast<Compute<To>>(widen(from[j]))
                                 : initial ? widen(initial[j])
                                           : 0;
-            if (p.masked) {
-              value =
-                  draw.word[j] < p.dropout.threshold ? value * static_cast<Compute<To>>(p.dropout.scale) : 0;
-            }
+            if (p.masked) value = p.dropout.apply(draw.word[j], value);
             to[j] = narrow<To>(value);
           }
         });
@@ -114,6 +110,7 @@ struct InitialGradient {
     const Compute<T>* more = nullptr;  // or null
     const T* final_state = nullptr;    // or null
     T* to = nullptr;
+    Noise noise;  // of h: its recurrent dropout masks `step`
   };
 
   template <class X>
@@ -125,7 +122,8 @@ struct InitialGradient {
       if (!row.active()) {
         if (p.final_state) value = widen(p.final_state[i]);
       } else if (!row.starts_piece()) {
-        value = p.more ? p.step[i] + p.more[i] : p.step[i];
+        value = p.noise.masked(b, unit, p.step[i]);
+        if (p.more) value += p.more[i];
       }
       p.to[i] = narrow<T>(value);
     });

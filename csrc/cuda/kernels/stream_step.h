@@ -18,6 +18,7 @@
 #include "cells/elman.h"
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/zoneout.h"
 #include "core/half.h"
 #include "cuda/kernels/walk.h"
 
@@ -49,6 +50,7 @@ struct StreamStep {
     A* c = nullptr;                   // [N,H], in and out, LSTM
     T* y = nullptr;                   // [count,H], out; not h, not x
     std::uint32_t* ticket = nullptr;  // 0 before and after
+    A keep_h = 0, keep_c = 0;         // zoneout by its expectation: the parts of h and c that stay
   };
 
   struct Layout {
@@ -156,7 +158,7 @@ struct StreamStep {
         }
         const A c = cells::lstm_cell(sums[0], sums[1], sums[2], c_prev).c;
         if (p.peephole) sums[3] = cells::fma(widen(p.peephole[2 * H + unit]), c, sums[3]);
-        p.c[state] = c;
+        p.c[state] = p.keep_c > 0 ? cells::zoneout(p.keep_c, c_prev, c) : c;
         h = cells::lstm_hidden(cells::sigmoid(sums[3]), c);
         break;
       }
@@ -167,6 +169,7 @@ struct StreamStep {
       }
       case Cell::rnn: h = cells::activate(p.nonlinearity, sums[0]); break;
     }
+    if (p.keep_h > 0) h = cells::zoneout(p.keep_h, widen(p.h[state]), h);
     x.store_coherent(p.y + row * H + unit, narrow<T>(h));
   }
 
