@@ -156,6 +156,7 @@ def test_the_host_is_not_copied_to_or_from(emulated: Emulated) -> None:
     assert not there.numpy().any()
 
 
+@pytest.mark.parametrize("masks", [{"dropout": 0.4}, {"recurrent_dropout": 0.4, "zoneout": 0.2}])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "make",
@@ -163,13 +164,13 @@ def test_the_host_is_not_copied_to_or_from(emulated: Emulated) -> None:
     ids=["sgd", "adagrad", "rmsprop", "adam", "adamw"],
 )
 def test_every_replay_is_another_training_step(
-    emulated: Emulated, make: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+    emulated: Emulated, make: Any, dtype: str, masks: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With masks of its own for every step, and Adam's steps counted."""
     monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)
     trained = []
     for captured in False, True:
-        layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.4, device="cuda", dtype=dtype, seed=1)
+        layer = fastrnn.GRU(IN, H, num_layers=2, **masks, device="cuda", dtype=dtype, seed=1)
         optimizer = make([layer], learning_rate=0.05)
         x, dy = (
             _device.module().from_host(array, dtype, 0, CAPTURED)

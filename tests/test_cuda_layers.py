@@ -310,11 +310,14 @@ def test_to_and_back_keeps_everything() -> None:
     assert not layer.eval().to("cuda").training
 
 
-def test_dropout_masks_are_those_of_the_cpu() -> None:
+@pytest.mark.parametrize("masks", [{"dropout": 0.5}, {"recurrent_dropout": 0.5}, {"zoneout": 0.5}])
+def test_masks_are_those_of_the_cpu(masks: dict[str, float]) -> None:
+    """Of every call, also of those after a layer has moved."""
     x, results = normal(T, B, IN), []
     for device in "cpu", "cuda":
-        layer = fastrnn.GRU(IN, H, num_layers=2, dropout=0.5, seed=7, device=device)
+        layer = fastrnn.GRU(IN, H, num_layers=2, **masks, seed=7, device=device)
         results.append([layer(x)[0] for _ in range(3)])
+        results[-1].append(layer.to("cpu")(x)[0])
     for here, there in zip(*results, strict=True):
         np.testing.assert_allclose(there, here, rtol=0, atol=1e-6)
     assert np.abs(results[0][0] - results[0][1]).max() > 0.01  # each call has its own
@@ -603,6 +606,13 @@ def test_info_and_explain() -> None:
     assert report["cublas"]
     layer = fastrnn.LSTM(IN, H, device="cuda", seed=1)
     assert layer.explain(normal(T, B, IN))["strategy"] == "step"
+    assert not {"zoneout", "recurrent_dropout"} & set(layer.explain(normal(T, B, IN)))
+    noise = {"recurrent_dropout": 0.25, "zoneout": (0.1, 0.05)}
+    here, there = (fastrnn.LSTM(IN, H, device=device, **noise) for device in ("cpu", "cuda"))
+    for _ in range(2):  # training, inference
+        said, own = (one.explain(normal(T, B, IN)) for one in (there, here))
+        assert {name: said[name] for name in noise} == {name: own[name] for name in noise}
+        here.eval(), there.eval()
     before = fastrnn.get_float32_products()
     fastrnn.set_float32_products("tf32")
     try:

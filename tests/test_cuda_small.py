@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fastrnn.layouts import Spec
 from nested import arrays
-from shapes import VARIANTS, make_spec
+from shapes import NOISE, VARIANTS, make_spec
 from tolerances import FACTOR, chain, size
 
 pytestmark = pytest.mark.cuda
@@ -30,9 +30,9 @@ def device() -> None:
 
 
 def build(variant: str, dtype: str, device: str, **options: Any) -> Any:
-    spec = make_spec(variant, IN, H)
-    given = {name: getattr(spec, name) for name in VARIANTS[variant] if name != "cell"}
-    return CLASSES[spec.cell](IN, H, **given, dtype=dtype, device=device, seed=3, **options)
+    spec = make_spec(variant, IN, H, **options)
+    given = {name: getattr(spec, name) for name in VARIANTS[variant] | options if name != "cell"}
+    return CLASSES[spec.cell](IN, H, **given, dtype=dtype, device=device, seed=3)
 
 
 def pair(variant: str, dtype: str, **options: Any) -> tuple[Any, Any]:
@@ -73,9 +73,13 @@ EVERYTHING = [(variant, "float32") for variant in VARIANTS]
 FORMATS = [(cell, dtype) for cell in ("lstm", "gru", "rnn-tanh") for dtype in EPS if dtype != "float32"]
 
 
+MASKS = pytest.mark.parametrize("masks", [{}, NOISE["both"]], ids=["plain", "noise"])
+
+
+@MASKS
 @pytest.mark.parametrize(("variant", "dtype"), EVERYTHING + FORMATS)
-def test_training_step(variant: str, dtype: str, rng: np.random.Generator) -> None:
-    options = {"num_layers": 2, "bidirectional": True, "dropout": 0.3}
+def test_training_step(variant: str, dtype: str, masks: dict[str, Any], rng: np.random.Generator) -> None:
+    options = {"num_layers": 2, "bidirectional": True, "dropout": 0.3} | masks
     there, here = pair(variant, dtype, **options)
     spec = make_spec(variant, IN, H, **options)
     x = draw(rng, dtype, T, B, IN)
@@ -93,9 +97,13 @@ def test_training_step(variant: str, dtype: str, rng: np.random.Generator) -> No
     compare(results[0][1], results[1][1], spec, dtype, backward=True)
 
 
+@MASKS
 @pytest.mark.parametrize(("variant", "dtype"), EVERYTHING + FORMATS)
-def test_inference_and_stream(variant: str, dtype: str, rng: np.random.Generator) -> None:
-    there, here = pair(variant, dtype, num_layers=2)
+def test_inference_and_stream(
+    variant: str, dtype: str, masks: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """With zoneout's expectation."""
+    there, here = pair(variant, dtype, num_layers=2, **masks)
     there.eval(), here.eval()
     spec = make_spec(variant, IN, H, num_layers=2)
     x = draw(rng, dtype, T, B, IN)

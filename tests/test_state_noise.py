@@ -551,26 +551,3 @@ def test_what_is_no_probability(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         LAYERS[cell](3, 4, **options)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("options", [{"recurrent_dropout": 0.5}, {"zoneout": (0.5, 0.0)}, {"zoneout": 0.25}])
-def test_a_device_has_neither(options: dict[str, Any]) -> None:
-    """The error says so before anything changes."""
-    (name,) = options
-    value = getattr(Spec("lstm", 2, 3, **options), name)
-    message = re.escape(f"{name} is {value}, which device 'cuda:0' does not have; expected 0.0")
-    try:
-        fastrnn.LSTM(2, 3, device="cuda")
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    with pytest.raises(NotImplementedError, match=message):
-        fastrnn.LSTM(2, 3, device="cuda", **options)
-    here = fastrnn.LSTM(2, 3, **options)
-    with pytest.raises(NotImplementedError, match=message):
-        here.to("cuda")
-    assert here.device == "cpu"
-    spec = Spec("lstm", 2, 3, **options)
-    on_device = fastrnn.LSTM(2, 3, device="cuda").parameters
-    with pytest.raises(NotImplementedError, match=message):
-        functional.pack(spec, on_device)

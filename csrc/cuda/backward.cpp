@@ -392,7 +392,7 @@ class BackwardPart {
   A* inner_product_ =
       nullptr;       // [B,H]: of a step's second product: gradient of the h before its projection, of r h
   T* dp_ = nullptr;  // [T,B,P]: gradient of the projected h
-  T* dp_step_ = nullptr;  // [B,P], or null
+  T* dp_step_ = nullptr;    // [B,P], or null
   A* new_cells_ = nullptr;  // [T,B,H]: where zoneout makes others of them
   A* new_dc_ = nullptr;     // full peephole, [B,H] each
   A* output_product_ = nullptr;

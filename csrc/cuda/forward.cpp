@@ -376,7 +376,8 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
         part.dropout = &mask;
         part.dropout_key = reserve->dropout_key();
       }
-      part.noise = {network.state_noise(i, 1, reserve != nullptr, 0, 0), reserve ? reserve->dropout_key() : nullptr};
+      part.noise = {network.state_noise(i, 1, reserve != nullptr, 0, 0),
+                    reserve ? reserve->dropout_key() : nullptr};
       part.y = columns_from(output(layer), direction * R);
       part.h0 = offset(args.h0, i * state_batch * R);
       part.h_n = offset(args.h_n, i * state_batch * R);

@@ -57,10 +57,10 @@ struct ElmanBackward {
           // A kept unit has no part in the step. Its y is not the nonlinearity's, and the slope there, which
           // may be infinite, means nothing.
           const bool kept = p.noise.zones_h && dh == 0;
-          p.dg.store(row, unit,
-                     kept ? dh
-                          : cells::activate_backward(p.nonlinearity, dh,
-                                                     widen(p.y.at(row.time(), row.b)[unit])));
+          p.dg.store(
+              row, unit,
+              kept ? dh
+                   : cells::activate_backward(p.nonlinearity, dh, widen(p.y.at(row.time(), row.b)[unit])));
         },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }

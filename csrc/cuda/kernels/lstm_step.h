@@ -89,16 +89,16 @@ struct LstmForward {
     if (p.phase == LstmPhase::output) a_o += p.peephole_sums[at];
     const A o = cells::sigmoid(a_o), h = cells::lstm_hidden(o, c);
     save(3, o);
-    if (p.noise.zones_c) c = p.noise.zone_out(p.noise.c, row, unit, p.state[at], c);
-    if (p.cells) p.cells[row.index() * H + unit] = c;
-    const A c_next = row.ends() || row.goes_on() ? c : A(0);
-    p.state[at] = c_next;
-    if (p.cell_operand) p.cell_operand[at] = narrow<T>(c_next);
     if (p.projected) {
       p.projected[at] = narrow<T>(h);
     } else {
       p.hidden.store(row, unit, H, p.noise, h);
     }
+    if (p.noise.zones_c) c = p.noise.zone_out(p.noise.c, row, unit, p.state[at], c);
+    if (p.cells) p.cells[row.index() * H + unit] = c;
+    const A c_next = row.ends() || row.goes_on() ? c : A(0);
+    p.state[at] = c_next;
+    if (p.cell_operand) p.cell_operand[at] = narrow<T>(c_next);
   }
 };
 
@@ -212,7 +212,8 @@ struct LstmBackward {
       const A dh = p.unprojected ? p.unprojected[at] : p.incoming.take(row, unit, H, p.noise);
       A c = p.cells[row.index() * H + unit];
       if (p.noise.zones_c) {
-        c = cells::lstm_new_cell(widen(gates[0]), widen(gates[H]), widen(gates[2 * H]), entered(p, row, unit));
+        c = cells::lstm_new_cell(widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
+                                 entered(p, row, unit));
         if (p.new_cells) p.new_cells[row.index() * H + unit] = c;
       }
       cells::lstm_output_backward(dh, widen(gates[3 * H]), c, da_o, dc);

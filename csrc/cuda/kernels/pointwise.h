@@ -140,10 +140,10 @@ template <class T>
 struct Incoming {
   using A = Compute<T>;
 
-  Rows<const T> dy;               // [T,B,R] or null
-  const A* recurrent = nullptr;   // [B,R]: dG of the next step times W_hh; null at the last step
-  A* carry = nullptr;             // [B,R], GRU and zoneout of h: what reaches h directly, then what it leaves
-                                  // to the h that entered; or null
+  Rows<const T> dy;              // [T,B,R] or null
+  const A* recurrent = nullptr;  // [B,R]: dG of the next step times W_hh; null at the last step
+  A* carry = nullptr;            // [B,R], GRU and zoneout of h: what reaches h directly, then what it leaves
+                                 // to the h that entered; or null
   const T* final_state = nullptr;  // [B,R] dh_n, or null
 
   // Of an active row, once: the gradient of h before zoneout.

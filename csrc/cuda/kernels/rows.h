@@ -35,36 +35,36 @@ struct GatherRows {
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     const Index width = p.width / p.dropout.directions, groups = (width + kUnits - 1) / kUnits;
-    for_times(
-        x, p.walk.steps, p.walk.batch, p.dropout.directions * groups, [&](Index t, Index b, Index group) {
-          const Index length = p.walk.length(b), direction = group >= groups ? 1 : 0;
-          const Index unit = (group - direction * groups) * kUnits, first = direction * width + unit;
-          const From* from = nullptr;
-          const To* initial = nullptr;
-          if (t < length) {
-            const RowAt row(p.walk, b, p.walk.reverse ? length - 1 - t : t);
-            if (!p.previous) {
-              from = p.from.at(t, b) + first;
-            } else if (!row.starts_piece()) {
-              if (row.step > 0) {
-                from = p.from.at(row.previous_time(), b) + first;
-              } else if (p.initial) {
-                initial = p.initial + b * p.width + first;
-              }
-            }
-          }
-          To* to = p.to.at(t, b) + first;
-          const Philox4 draw = p.masked ? p.dropout.draw(*p.key, t, b, direction, unit) : Philox4{};
-          FRNN_UNROLL
-          for (int j = 0; j < kUnits; ++j) {
-            if (unit + j >= width) break;
-            Compute<To> value = from      ? static_cast<Compute<To>>(widen(from[j]))
-                                : initial ? widen(initial[j])
-                                          : 0;
-            if (p.masked) value = p.dropout.apply(draw.word[j], value);
-            to[j] = narrow<To>(value);
-          }
-        });
+    for_times(x, p.walk.steps, p.walk.batch, p.dropout.directions * groups,
+              [&](Index t, Index b, Index group) {
+                const Index length = p.walk.length(b), direction = group >= groups ? 1 : 0;
+                const Index unit = (group - direction * groups) * kUnits, first = direction * width + unit;
+                const From* from = nullptr;
+                const To* initial = nullptr;
+                if (t < length) {
+                  const RowAt row(p.walk, b, p.walk.reverse ? length - 1 - t : t);
+                  if (!p.previous) {
+                    from = p.from.at(t, b) + first;
+                  } else if (!row.starts_piece()) {
+                    if (row.step > 0) {
+                      from = p.from.at(row.previous_time(), b) + first;
+                    } else if (p.initial) {
+                      initial = p.initial + b * p.width + first;
+                    }
+                  }
+                }
+                To* to = p.to.at(t, b) + first;
+                const Philox4 draw = p.masked ? p.dropout.draw(*p.key, t, b, direction, unit) : Philox4{};
+                FRNN_UNROLL
+                for (int j = 0; j < kUnits; ++j) {
+                  if (unit + j >= width) break;
+                  Compute<To> value = from      ? static_cast<Compute<To>>(widen(from[j]))
+                                      : initial ? widen(initial[j])
+                                                : 0;
+                  if (p.masked) value = p.dropout.apply(draw.word[j], value);
+                  to[j] = narrow<To>(value);
+                }
+              });
   }
 };
 

@@ -56,7 +56,11 @@ struct RowAt {
     return walk.reset[index()] != 0;
   }
   // Does what leaves this step, an active one, enter the next?
-  FRNN_HOST_DEVICE bool goes_on() const { return !ends() && !RowAt(walk, b, step + 1).starts_piece(); }
+  FRNN_HOST_DEVICE bool goes_on() const {
+    RowAt next = *this;
+    ++next.step;
+    return !ends() && !next.starts_piece();
+  }
 };
 
 }  // namespace fastrnn::cuda
