@@ -19,7 +19,9 @@ struct Network {
   double recurrent_dropout = 0;  // of h as the recurrent products read it, one mask for all steps of a call
   double zoneout_h = 0, zoneout_c = 0;
 
-  bool has_state_noise() const { return recurrent_dropout > 0 || zoneout_h > 0 || zoneout_c > 0; }
+  bool has_state_noise(bool training = true) const {
+    return (training && recurrent_dropout > 0) || zoneout_h > 0 || zoneout_c > 0;
+  }
   Index parts() const { return layers * directions; }
   Index output() const { return directions * first.recurrent(); }
   LayerShape shape(Index layer) const {

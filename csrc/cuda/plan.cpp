@@ -64,6 +64,8 @@ const char* why_step(const Request& request) {
   const LayerShape& s = request.network.first;
   if (request.dtype == DType::float64)
     return "float64 has no tensor-core product that is worth keeping weights for";
+  if (request.network.has_state_noise(request.training))
+    return "recurrent dropout and zoneout are in the kernels of one step";
   if (s.projection) return "a projection needs two exchanges of h in every step";
   if (s.peephole == Peephole::full) return "the full peephole needs an exchange of c in every step";
   if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";

@@ -60,8 +60,7 @@ template <class T>
 void describe_noise(const Network& network, const Arguments<T>& args, bool training,
                     std::vector<StateNoise>& layers) {
   layers.clear();
-  const bool any = training ? network.has_state_noise() : network.zoneout_h > 0 || network.zoneout_c > 0;
-  for (Index layer = 0; layer < network.layers && any; ++layer)
+  for (Index layer = 0; layer < network.layers && network.has_state_noise(training); ++layer)
     layers.push_back(network.state_noise(layer, network.directions, training, args.seed, args.call));
 }
 

@@ -93,6 +93,19 @@ TEST(plan_says_why_a_step_at_a_time) {
   CHECK(says(r, h200, "strategy_reason", "reset_after=False"));
   CHECK(says(r, h200, "products", "2 products"));
   CHECK(says(request(Cell::rnn, DType::float64, 1, 1, 1), h200, "strategy_reason", "float64"));
+  r = request(Cell::lstm, DType::float32, 512, 64, 512);
+  r.network.recurrent_dropout = 0.5;
+  CHECK(says(r, h200, "strategy_reason", "not built yet"));
+  CHECK(says(r, h200, "recurrent_dropout", "0.5: not in inference"));
+  CHECK(describe(r, h200).count("zoneout") == 0);
+  r.training = true;
+  CHECK(says(r, h200, "strategy_reason", "recurrent dropout"));
+  CHECK(says(r, h200, "recurrent_dropout", "one mask on h"));
+  r.network.zoneout_h = 0.25;
+  CHECK(says(r, h200, "zoneout", "h 0.25, c 0: a mask for each step"));
+  r.training = false;
+  CHECK(says(r, h200, "strategy_reason", "zoneout"));
+  CHECK(says(r, h200, "zoneout", "the expectation"));
 }
 
 TEST(plan_gathers_tokens_as_few_or_many) {
