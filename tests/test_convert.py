@@ -633,6 +633,25 @@ def test_flat_names_of_nnx(joined: str, rng: np.random.Generator) -> None:
     )
 
 
+def test_bfloat16_of_jax_is_widened() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    layer = fastrnn.GRU(I, H, seed=0)
+    cell = {
+        part: {kind: jnp.asarray(array, "bfloat16") for kind, array in arrays.items()}
+        for part, arrays in to_flax(layer)["params"].items()
+    }
+    narrow = {
+        part: {kind: np.asarray(array) for kind, array in arrays.items()} for part, arrays in cell.items()
+    }
+    for given in cell, narrow:
+        made = from_flax(given)
+        assert made.dtype == "float32"
+        rounded = np.asarray(cell["hn"]["kernel"]).astype("float32")
+        assert_same_bits(made.parameters["weight_hh_l0"][2 * H :], np.ascontiguousarray(rounded.T))
+    layer.load_state_dict({name: jnp.asarray(a, "bfloat16") for name, a in layer.parameters.items()})
+    assert_same_bits(layer.parameters["weight_hh_l0"], from_flax(cell).parameters["weight_hh_l0"])
+
+
 def test_flax_errors(rng: np.random.Generator) -> None:
     cell = to_flax(fastrnn.LSTM(I, H))["params"]
 

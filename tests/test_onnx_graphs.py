@@ -552,7 +552,6 @@ def test_models_as_keras_exports_them_on_tensorflow(rng: np.random.Generator) ->
 def test_models_as_keras_exports_them_on_torch(
     kind: str, options: dict[str, Any], bidirectional: bool, tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    pytest.importorskip("onnxscript")
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "torch":
         pytest.skip("Keras runs on something else")

@@ -79,7 +79,12 @@ def detached(value: Any) -> Any:
 def plain(value: Any) -> Any:
     """Return a checkpoint's tensor without its graph, and in a width that NumPy has."""
     value = detached(value)
-    return value.float() if str(getattr(value, "dtype", "")) == "torch.bfloat16" else value
+    kind = str(getattr(value, "dtype", ""))
+    if kind == "torch.bfloat16":
+        return value.float()
+    if kind == "bfloat16" and hasattr(value, "astype"):  # of JAX, or of ml_dtypes in NumPy
+        return value.astype("float32")
+    return value
 
 
 def is_on_device(value: Any) -> bool:

@@ -36,10 +36,10 @@ Run = Callable[[list[Array | None]], Sequence[Array | None]]
 OLDEST_OPSET = 7
 
 
-def _axes(values: list[Any], attributes: Mapping[str, Any], place: int = 1) -> tuple[int, ...] | None:
-    """Return the axes of Squeeze or Unsqueeze: an attribute before opset 13, then an input."""
-    if len(values) > place and values[place] is not None:
-        return tuple(int(axis) for axis in values[place])
+def _axes(values: list[Any], attributes: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return axes: an attribute in older opsets, then the second input."""
+    if len(values) > 1 and values[1] is not None:
+        return tuple(int(axis) for axis in values[1])
     return tuple(attributes["axes"]) if "axes" in attributes else None
 
 
@@ -76,9 +76,8 @@ def _slice(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Arra
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size, step = values[0].shape[int(axis)], int(step)
         start, end = (int(edge) + size if edge < 0 else int(edge) for edge in (start, end))
-        if (
-            step < 0
-        ):  # an end before the first element, which is then taken too, is one that Python counts back
+        # Going backwards, an end before the first element takes that too, where Python would count back.
+        if step < 0:
             start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
             chosen[int(axis)] = slice(start, None if end < 0 else end, step) if size else slice(0)
         else:
