@@ -80,10 +80,72 @@ def test_arrays_of_the_device_stay_there(rng):
     assert_close(dx.numpy(), own_dx, n_products=20 * T * H)
     stream = model.eval().stream(B)
     assert_close(stream.step(x[0]), own[0], n_products=20 * H)
-    with pytest.raises(
-        ValueError, match="x is on DLPack device type 2; expected the CPU: copy it there first"
-    ):
-        MODELS["many to one"]("cuda")(on_device)
+
+
+def there(array):
+    return _device.module().from_host(array, array.dtype.name, 0, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": [5, 0, 2]}], ids=["whole", "lengths"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_last_step_is_taken_on_the_device(rng, bidirectional, options):
+    """To the bits of the same model given NumPy's arrays; with a gradient of o and of h_n, or of h_n."""
+    x, do = rng.standard_normal((T, B, X), dtype="float32"), rng.standard_normal((B, Y), dtype="float32")
+    dh = rng.standard_normal((1 + bidirectional, B, H), dtype="float32")
+    results = []
+    for place, back in (there, on_host), (np.asarray, np.asarray):
+        model = ManyToOne(gru("cuda", bidirectional=bidirectional), Y, seed=1)
+        o, h_n = model(place(x), **options)
+        first = model.backward(place(do), place(dh))
+        model(place(x), **options)
+        second = model.backward(None, place(dh))
+        results.append([back(a) for a in (o, h_n, *first, *second, *map(on_host, model.gradients.values()))])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("name", ["one to many", "bridge", "no bridge"])
+def test_a_decoder_s_inputs_are_taken_on_the_device(rng, name, tokens):
+    """A bridge, and what OneToMany starts from, are computed on the host; the arrays come back from there."""
+    x = rng.standard_normal((T, B, X), dtype="float32")
+    inputs = rng.integers(0, X, (T, B)) if tokens else rng.standard_normal((T, B, X), dtype="float32")
+    do, results = rng.standard_normal((T, B, Y), dtype="float32"), []
+    for place, back in (there, on_host), (np.asarray, np.asarray):
+        if name == "one to many":
+            model, first = OneToMany(gru("cuda"), Y, X, seed=1), x[0]
+        else:
+            first = place(x)
+            model = EncoderDecoder(gru("cuda"), gru("cuda", seed=1), Y, bridge=name == "bridge", seed=2)
+        o, h_n = model(first, inputs=place(inputs), target_lengths=[T, 1, 3])
+        model.backward(place(do), h_n)
+        dinputs = [] if tokens else [back(model.dinputs)]
+        results.append([back(o), back(h_n), *dinputs, *map(on_host, model.gradients.values())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_model_takes_on_the_host_alone(rng):
+    x, vectors = there(np.ones((T, B, X), "float32")), np.ones((B, X), "float32")
+    lengths = there(np.full(B, T))
+    host = "is on DLPack device type 2; expected the CPU: copy it there first"
+    with pytest.raises(ValueError, match=f"x {host}"):
+        MODELS["one to many"]("cuda")(there(vectors), inputs=x)
+    with pytest.raises(ValueError, match=f"inputs {host}"):
+        OneToMany(gru("cuda"), Y, X, mode="input")(vectors, inputs=x)
+    with pytest.raises(ValueError, match=f"lengths {host}"):
+        MODELS["many to one"]("cuda")(x, lengths=lengths)
+    with pytest.raises(ValueError, match=f"x {host}"):
+        MODELS["many to one"]("cpu")(x)
+    with pytest.raises(ValueError, match=f"inputs {host}"):
+        EncoderDecoder(gru("cpu"), gru("cpu"), Y)(np.ones((T, B, X), "float32"), inputs=x)
+    with pytest.raises(ValueError, match=f"inputs {host}"):
+        MODELS["one to many"]("cpu")(vectors, inputs=x)
+    model = MODELS["one to many"]("cuda")
+    with pytest.raises(ValueError, match=r"inputs has shape \(5, 3, 4\); expected \(T, B, I\) = "):
+        model(np.ones((B + 1, X), "float32"), inputs=x)
+    with pytest.raises(RuntimeError, match="backward"):  # nothing has run
+        model.first.backward(None, None)
 
 
 def test_parameters_travel(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import expect_shape, take
-from .._backends import Array
+from .._backends import Array, backend_of_device, on_host
 from ..layouts import one_of
 from ..training import Linear
 from ..training._modes import leaves
@@ -43,9 +43,10 @@ def check_one_direction(name: str, layer: Any, why: str) -> None:
         raise ValueError(f"{name} is {layer!r}; expected one direction: {why}")
 
 
-def flat_state(state: State) -> Array:
-    """Return the arrays (N, B, W) of a state as vectors (B, N*W + ...)."""
-    arrays = [np.asarray(array).swapaxes(0, 1) for array in state_arrays(state)]
+def flat_state(state: State, device: str) -> Array:
+    """Return the arrays (N, B, W) of a state, on the host or on this device, as vectors (B, N*W + ...)."""
+    library = backend_of_device(device).own
+    arrays = [on_host(library.take("state", array)).swapaxes(0, 1) for array in state_arrays(state)]
     return np.concatenate([a.reshape(len(a), a.shape[1] * a.shape[2]) for a in arrays], axis=1)
 
 
@@ -111,7 +112,7 @@ class Bridge(Model):
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Array, None]:
         """Map the gradient in s_0 to ``(dx, None)``."""
-        flat, dflat = self._last_call(), flat_state(dstate_n)
+        flat, dflat = self._last_call(), flat_state(dstate_n, self.device)
         if self.nonlinearity == "tanh":
             dflat = dflat * (1 - flat * flat)
         dx = self.affine.backward(dflat)

@@ -133,8 +133,7 @@ class EncoderDecoder(Decoder):
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
         x = self._check_x(x)
-        if not is_on_device(inputs):
-            inputs, target_lengths = self._check_inputs(inputs, x.shape[1], target_lengths)
+        inputs, target_lengths = self._check_inputs(inputs, x.shape[1], target_lengths)
         return self.decoder(inputs, self._encode(x, state, lengths), **given(lengths=target_lengths))
 
     def _check_x(self, x: Any) -> Any:
@@ -149,7 +148,7 @@ class EncoderDecoder(Decoder):
         _, encoded = self.encoder(x, state, **given(lengths=lengths))
         if self.bridge is None:
             return encoded
-        _, started = self.bridge(flat_state(encoded))
+        _, started = self.bridge(flat_state(encoded, self.device))
         return started
 
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
@@ -168,8 +167,7 @@ class EncoderDecoder(Decoder):
     def explain(self, x: Any, *, inputs: Any = None) -> Report:
         """Tell what runs encoder and decoder in a call with these; computes nothing."""
         x = self._check_x(x)
-        if not is_on_device(inputs):
-            inputs, _ = self._check_inputs(inputs, x.shape[1], None)
+        inputs, _ = self._check_inputs(inputs, x.shape[1], None)
         return joined_reports(encoder=self.encoder.explain(x), decoder=self.decoder.explain(inputs))
 
     def start(self, x: Any, state: State = None, *, lengths: Any = None) -> PartStream:

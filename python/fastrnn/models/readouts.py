@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from .._arrays import expect_shape, take
-from .._backends import CPU, Array, is_integer
+from .._arrays import expect_shape, is_on_device, take
+from .._backends import CPU, Array, backend_of_device, is_integer
 from .._calls import TIME_MAJOR, check_lengths, check_tokens
 from ..info import Report
 from ..layouts import Spec, integer, one_of
@@ -137,7 +138,7 @@ class ManyToOne(_Readout):
     def __call__(
         self, x: Any, state: State = None, *, lengths: Any = None, **options: Any
     ) -> tuple[Any, State]:
-        """Run over x (T, B, I) or tokens (T, B) on the host; `options`, reset, are the layer's.
+        """Run over x (T, B, I) or tokens (T, B), with lengths on the host; `options`, reset, are the layer's.
 
         Returns
         -------
@@ -150,16 +151,22 @@ class ManyToOne(_Readout):
         TypeError, ValueError
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
-        x = take("x", x)
-        expect_shape("x", x, {"T": None, "B": None} | ({} if is_integer(x) else {"I": self.input_size}))
-        T, B = x.shape[:2]
+        x = on_host_or_device("x", x)
+        _, taken = backend_of_device(self.device).take_x("x", x)
+        axes: dict[str, int | None] = {"T": None, "B": None}
+        expect_shape("x", taken, axes if is_integer(taken) else axes | {"I": self.input_size})
+        T, B = taken.shape[:2]
         lengths = check_lengths(CPU.own, TIME_MAJOR, T, B, lengths)
         y, state_n = self.layer(x, state, **given(lengths=lengths), **options)
         # Past a row's length y is 0, so that step 0 does for a row without steps.
         last = T - 1 if lengths is None else np.maximum(lengths - 1, 0)
         places = self._places(last, np.arange(B))
-        o = self.readout(np.concatenate([y[place] for place in places], axis=-1))
-        self._saved = (y.shape, places) if self.training else None
+        if is_on_device(y):
+            h = self._moved(y, (B, self.layer.output_size), self._one_by_one(places))
+        else:
+            h = np.concatenate([y[place] for place in places], axis=-1)
+        o = self.readout(h)
+        self._saved = ((T, B, self.layer.output_size), places) if self.training else None
         return o, state_n
 
     def _places(self, last: Any, rows: Array) -> list[tuple[Any, Array, slice]]:
@@ -169,16 +176,41 @@ class ManyToOne(_Readout):
         half = self.layer.output_size // 2
         return [(last, rows, slice(half)), (0, rows, slice(half, None))]
 
+    # On a device no list is an index: rows of different lengths are copied one by one.
+
+    @staticmethod
+    def _one_by_one(places: list[tuple[Any, Array, slice]]) -> Iterator[tuple[Any, Any]]:
+        """Go through the places in y, and those in h (row, units)."""
+        for step, rows, units in places:
+            if np.ndim(step) == 0:
+                yield (step, slice(None), units), (slice(None), units)
+            else:
+                yield from (
+                    ((int(t), int(b), units), (int(b), units)) for t, b in zip(step, rows, strict=True)
+                )
+
+    def _moved(self, source: Any, shape: tuple[int, ...], places: Iterable[tuple[Any, Any]]) -> Any:
+        """Return an array of this shape on the device: 0, but for what comes from places in `source`."""
+        library, source = backend_of_device(self.device).take_x("source", source)
+        moved = library.empty(shape, self.dtype)
+        moved[...] = 0
+        for there, here in places:
+            moved[here] = source[there]
+        return library.give(moved)
+
     def backward(self, do: Any = None, dstate_n: State = None) -> tuple[Any, State]:
         """Back-propagate through the last call; returns ``(dx, dstate)`` as the layer does."""
         shape, places = self._last_call()
         check_backward(self.layer, None, dstate_n)
         dy = None
         if do is not None:
-            dh = self.readout.backward(take("do", do), name="do")
-            dy = np.zeros(shape, dh.dtype)
-            for step, row, units in places:
-                dy[step, row, units] = dh[:, units]
+            dh = self.readout.backward(on_host_or_device("do", do), name="do")
+            if is_on_device(dh):
+                dy = self._moved(dh, shape, ((in_h, in_y) for in_y, in_h in self._one_by_one(places)))
+            else:
+                dy = np.zeros(shape, dh.dtype)
+                for step, row, units in places:
+                    dy[step, row, units] = dh[:, units]
         dx, dstate = self.layer.backward(dy, dstate_n)
         self._saved = None
         return dx, dstate
@@ -207,15 +239,20 @@ class Decoder(Model):
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     def _check_inputs(self, inputs: Any, batch: int, target_lengths: Any) -> tuple[Array, Array | None]:
-        """Return the decoder's inputs and their lengths, checked before anything runs."""
+        """Return the decoder's inputs and their lengths, checked before anything runs.
+
+        Of what is on a device the decoder checks the values.
+        """
         if inputs is None:
             raise ValueError("inputs is None; expected what the decoder is to read (start() for a stream)")
-        array = take("inputs", inputs)
+        library, array = backend_of_device(self.device).take_x("inputs", inputs)
         axes: dict[str, int | None] = {"T": None, "B": batch}
         if not is_integer(array):
-            array = CPU.own.check_float("inputs", array, self._host_dtype, inputs)
+            array = library.check_float("inputs", array, str(self.dtype), inputs)
             axes["I"] = self.decoder.input_size
         expect_shape("inputs", array, axes)
+        if is_on_device(inputs):
+            return inputs, target_lengths
         lengths = check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
         if is_integer(array):
             valid = True if lengths is None else valid_steps(lengths, len(array))
@@ -327,6 +364,8 @@ class OneToMany(Decoder):
             An argument is of the wrong type, dtype, shape or value; nothing has changed then.
         """
         x = self._check_x(x, state)
+        if self.mode == "input" and inputs is not None:
+            inputs = take("inputs", inputs)  # which x stands before: on the host
         inputs, lengths = self._check_inputs(inputs, len(x), target_lengths)
         if self.mode == "state":
             _, state = self.first(x)
