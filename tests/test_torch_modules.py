@@ -834,6 +834,48 @@ def test_weights_that_other_processes_write_are_packed_every_time() -> None:
     assert_close(found.numpy(), expected.numpy(), n_products=2 * products("gru", 1, False))
 
 
+@pytest.mark.skipif(not _kernels._READS, reason="this torch has no functions to read tensors in place")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_the_memory_of_weights_may_be_freed_and_filled(training: bool) -> None:
+    """As by torch's sharded data parallelism between calls, and between forward and backward."""
+    theirs, mine = pair("gru")
+    x = torch.randn(STEPS, BATCH, INPUT)
+    found = []
+    for module in (theirs, mine):
+        y = module.train(training)(x)[0]
+        for p in module.parameters():
+            storage, kept = p.untyped_storage(), p.detach().clone()
+            size_before = storage.size()
+            storage.resize_(0)
+            storage.resize_(size_before)
+            with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(p):
+                p.copy_(kept)
+        found.append([y, module(x)[0], *torch.autograd.grad(y.sum(), list(module.parameters()))])
+    scale = size(*(g.detach().numpy() for g in found[0]))
+    for e, a in zip(*found, strict=True):
+        assert_close(
+            a.detach().numpy(), e.detach().numpy(), n_products=2 * products("gru", 1, False), scale=scale
+        )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_weights_at_an_address_of_no_float(training: bool) -> None:
+    _, mine = pair("gru")
+    x = torch.randn(STEPS, BATCH, INPUT)
+    expected = mine.train(training)(x)[0]
+    memory = bytearray(2) + bytearray(mine.weight_hh_l0.detach().numpy().tobytes())
+    odd = torch.frombuffer(memory, dtype=torch.float32, offset=2).reshape(mine.weight_hh_l0.shape)
+    mine.weight_hh_l0.data = odd
+    assert odd.data_ptr() % 4
+    y = mine(x)[0]
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert mine.weight_hh_l0.grad.abs().sum() > 0
+    with torch.no_grad():
+        odd.mul_(0.5)  # not counted, of a copy that is not kept
+        assert not torch.equal(mine(x)[0], expected)
+
+
 def test_memory_given_back_and_taken_again_is_no_copy_of_before() -> None:
     """What was packed goes as soon as another call has seen other weights."""
     theirs, mine = pair("rnn-tanh")
@@ -1161,8 +1203,17 @@ def test_hooks_and_a_state_carried() -> None:
         assert_close(a.numpy(), e.numpy(), n_products=6 * products("lstm", 1, False), scale=scale)
 
 
-def test_the_message_of_the_layers_for_numpy_leads_here() -> None:
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("name", ["GRU", "GRUCell"])
+def test_the_layers_for_numpy_take_tensors_as_before(name: str, training: bool) -> None:
+    """The kernels read tensors for the modules here alone: results are tensors, and gradients lead here."""
     import fastrnn
 
+    x = torch.randn(*(() if name == "GRUCell" else (5,)), 2, 3)
+    layer = getattr(fastrnn, name)(3, 4, seed=1)
+    layer = layer.train() if training else layer.eval()
+    found = flat(layer(x))[0]
+    assert isinstance(found, torch.Tensor)
+    assert (found.numpy() == flat(layer(x.numpy()))[0]).all()
     with pytest.raises(TypeError, match=re.escape("fastrnn.torch")):
-        fastrnn.GRU(3, 4)(torch.zeros(5, 2, 3, requires_grad=True))
+        layer(x.requires_grad_())

@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <initializer_list>
+#include <numeric>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "bind/tensors.h"
 #include "core/buffers.h"
 #include "core/network.h"
 
@@ -106,39 +109,6 @@ Rows<T> mutable_rows(py::array& a, Index steps, Index batch, Index width, const 
 
 inline bool is_tokens(const py::array& a) { return py::isinstance<py::array_t<std::int64_t>>(a); }
 
-// Parameters (const T) or gradients (T): contiguous arrays with as many elements as there should be, held for
-// the call.
-template <class T>
-struct ArrayList {
-  std::vector<py::array> arrays;
-  std::vector<T*> pointers;
-
-  ArrayList(const py::sequence& from, const std::vector<Index>& sizes, const char* name) {
-    if (from.size() != sizes.size()) {
-      throw py::value_error(std::string(name) + " has " + std::to_string(from.size()) + " arrays; expected " +
-                            std::to_string(sizes.size()));
-    }
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
-      arrays.push_back(as_array(py::object(from[i]), label.c_str()));
-      py::array& a = arrays.back();
-      if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a)) {
-        throw py::type_error(label + " has another dtype than the network");
-      }
-      if (a.size() != sizes[i]) {
-        throw py::value_error(label + " has shape " + shape_text(a) + "; expected " +
-                              std::to_string(sizes[i]) + " elements");
-      }
-      check_memory(a, kPlain, label.c_str());
-      if constexpr (std::is_const_v<T>) {
-        pointers.push_back(static_cast<T*>(a.data()));
-      } else {
-        pointers.push_back(static_cast<T*>(a.mutable_data()));
-      }
-    }
-  }
-};
-
 // NumPy's dtype of T is one object, but that of an array that was pickled another.  The number is compared
 // first, as it is read from the object; it is that of another order of bytes too.
 template <class T>
@@ -154,6 +124,75 @@ bool is_plain(const py::handle& object) {
   const auto a = py::reinterpret_borrow<py::array>(object);
   return (a.dtype().is(py::dtype::of<T>()) || is_equal_dtype<T>(a)) && (a.flags() & kPlain) == kPlain;
 }
+
+// An array or, where they may be, a tensor in the memory of its owner, if it is plain.
+template <class T>
+struct View {
+  const T* data = nullptr;
+  const Index* sizes = nullptr;
+  int axes = 0;
+
+  bool of(const py::handle& object, bool tensors) {
+    if (tensors && Py_TYPE(object.ptr()) == tensor_reader.type) {
+      dlpack::Tensor t{};
+      if (tensor_reader.read(object.ptr(), &t) != 0) {  // sparse, say
+        PyErr_Clear();
+        return false;
+      }
+      if (!is_plain<T>(t)) return false;
+      *this = {reinterpret_cast<const T*>(static_cast<const char*>(t.data) + t.byte_offset), t.shape, t.ndim};
+      return true;
+    }
+    if (!is_plain<T>(object)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    *this = {static_cast<const T*>(array.data()), array.shape(), static_cast<int>(array.ndim())};
+    return true;
+  }
+};
+
+// Parameters (const T), arrays or tensors, or gradients (T), arrays: contiguous, with as many elements as
+// there should be, held for the call.
+template <class T>
+struct ArrayList {
+  std::vector<py::object> held;
+  std::vector<T*> pointers;
+
+  ArrayList(const py::sequence& from, const std::vector<Index>& sizes, const char* name) {
+    if (from.size() != sizes.size()) {
+      throw py::value_error(std::string(name) + " has " + std::to_string(from.size()) + " arrays; expected " +
+                            std::to_string(sizes.size()));
+    }
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
+      held.push_back(from[i]);
+      const auto check_size = [&](Index found, const std::string& shape) {
+        if (found == sizes[i]) return;
+        throw py::value_error(label + " has shape " + shape + "; expected " + std::to_string(sizes[i]) +
+                              " elements");
+      };
+      if constexpr (std::is_const_v<T>) {
+        View<std::remove_const_t<T>> tensor;
+        if (Py_TYPE(held.back().ptr()) == tensor_reader.type && tensor.of(held.back(), true)) {
+          check_size(std::accumulate(tensor.sizes, tensor.sizes + tensor.axes, Index{1}, std::multiplies<>()),
+                     py::str(held.back().attr("shape")).template cast<std::string>());
+          pointers.push_back(tensor.data);
+          continue;
+        }
+      }
+      py::array a = as_array(held.back(), label.c_str());
+      if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a)) {
+        throw py::type_error(label + " has another dtype than the network");
+      }
+      check_size(a.size(), shape_text(a));
+      check_memory(a, kPlain, label.c_str());
+      if constexpr (std::is_const_v<T>) {
+        pointers.push_back(static_cast<T*>(a.data()));
+      } else {
+        pointers.push_back(static_cast<T*>(a.mutable_data()));
+      }
+    }
+  }
+};
 
 // A new array; a large one begins with a cache line, as those of NumPy seldom do.  A vector that straddles
 // two lines costs twice: 3 % of a whole GRU call.

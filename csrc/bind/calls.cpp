@@ -6,7 +6,6 @@
 
 #include "bind/arrays.h"
 #include "bind/register.h"
-#include "bind/tensors.h"
 
 namespace fastrnn::bind {
 namespace {
@@ -89,15 +88,18 @@ std::optional<std::string_view> layout_with(int axes, const py::tuple& layouts) 
 // and to their messages.  These take some 5 us, several times as long as the kernels of one small step.
 template <class T>
 struct PlainCall {
+  bool tensors;  // may be among the arguments
   Index steps = 0, batch = 0;
   bool has_time = false, batch_first = false;
   Shape x_shape, y_shape, h_shape, c_shape;
   const T *x = nullptr, *h0 = nullptr, *c0 = nullptr;
 
+  explicit PlainCall(bool with_tensors) : tensors(with_tensors) {}
+
   // False if it is not plain.
   bool read(const Network& n, const py::tuple& layouts, const py::handle& given, const py::handle& state) {
-    View input;
-    if (!view(given, input)) return false;
+    View<T> input;
+    if (!input.of(given, tensors)) return false;
     const int axes = input.axes - 1;
     const auto layout = layout_with(axes, layouts);
     if (!layout || axes > 2 || input.sizes[axes] != n.first.input) return false;
@@ -133,35 +135,11 @@ struct PlainCall {
            read_array(PyTuple_GET_ITEM(state.ptr(), 1), c_shape, c);
   }
 
-  static bool read_array(const py::handle& value, const Shape& shape, const T*& data) {
-    View found;
-    if (!view(value, found)) return false;
+  bool read_array(const py::handle& value, const Shape& shape, const T*& data) const {
+    View<T> found;
+    if (!found.of(value, tensors)) return false;
     data = found.data;
     return shape.is(found.sizes, found.axes);
-  }
-
-  // An array, or a tensor of the library that is read in place, in its owner's memory.
-  struct View {
-    const T* data = nullptr;
-    const Index* sizes = nullptr;
-    int axes = 0;
-  };
-
-  static bool view(const py::handle& object, View& found) {
-    if (Py_TYPE(object.ptr()) == tensor_reader.type) {
-      dlpack::Tensor t{};
-      if (tensor_reader.read(object.ptr(), &t) != 0) {  // sparse, say
-        PyErr_Clear();
-        return false;
-      }
-      if (!bind::is_plain<T>(t)) return false;
-      found = {reinterpret_cast<const T*>(static_cast<const char*>(t.data) + t.byte_offset), t.shape, t.ndim};
-      return true;
-    }
-    if (!is_plain<T>(object)) return false;
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    found = {static_cast<const T*>(array.data()), array.shape(), static_cast<int>(array.ndim())};
-    return true;
   }
 
   template <class U>
@@ -177,10 +155,10 @@ py::array make(const Shape& shape) {
 
 template <class W>
 py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
-                        const py::handle& state, PyReserve* reserve) {
+                        const py::handle& state, PyReserve* reserve, bool tensors) {
   using T = Compute<W>;
   const Network& n = weights.network();
-  PlainCall<T> call;
+  PlainCall<T> call(tensors);
   if (!weights.packed() || !call.read(n, layouts, x, state)) return py::none();
   ForwardArguments<T> args;
   args.steps = call.steps;
@@ -244,7 +222,7 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
                              const py::handle& x, const py::handle& state, const py::handle& y,
                              PyReserve& reserve, const py::handle& dy, const py::handle& dh_n,
                              const py::handle& dc_n, bool need_dx) {
-  PlainCall<T> call;
+  PlainCall<T> call(true);
   if (!call.read(n, layouts, x, state)) return py::none();
   const auto part = [&](const py::handle& value, const Shape& shape, const T*& data) {
     return value.is_none() || call.read_array(value, shape, data);
@@ -257,10 +235,11 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
   const Reserve<T>& saved = reserve.of<T>();
   if (!saved.belongs_to(n, call.steps, call.batch)) throw py::value_error("reserve belongs to another call");
   const ArrayList<const T> parameter_list(parameters, n.parameter_sizes(), "parameters");
-  py::list sums(parameter_list.arrays.size());
-  for (std::size_t i = 0; i < parameter_list.arrays.size(); ++i) {
-    const py::array& like = parameter_list.arrays[i];
-    py::array sum = empty(py::dtype::of<T>(), like.shape(), static_cast<int>(like.ndim()));
+  py::list sums(parameter_list.held.size());
+  for (std::size_t i = 0; i < parameter_list.held.size(); ++i) {
+    View<T> like;
+    if (!like.of(parameter_list.held[i], true)) return py::none();
+    py::array sum = empty(py::dtype::of<T>(), like.sizes, like.axes);
     args.gradients.push_back(static_cast<T*>(sum.mutable_data()));
     sums[i] = std::move(sum);
   }
@@ -296,9 +275,10 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
 }  // namespace
 
 py::object run_plain(const PyWeights& w, const py::tuple& layouts, const py::handle& x,
-                     const py::handle& state, PyReserve* reserve) {
-  return std::visit([&](const auto& weights) { return run_plain_as(*weights, layouts, x, state, reserve); },
-                    w.weights);
+                     const py::handle& state, PyReserve* reserve, bool tensors) {
+  return std::visit(
+      [&](const auto& weights) { return run_plain_as(*weights, layouts, x, state, reserve, tensors); },
+      w.weights);
 }
 
 void register_calls(py::module_& m) {

@@ -76,7 +76,7 @@ void register_network(py::module_& m) {
           },
           py::arg("parameters"))
       .def("run_plain", &run_plain, py::arg("layouts"), py::arg("x"), py::arg("state"),
-           py::arg("reserve") = py::none())
+           py::arg("reserve") = py::none(), py::arg("tensors") = false)
       .def_property_readonly("nbytes", [](const PyWeights& w) {
         return std::visit([](const auto& weights) { return weights->bytes(); }, w.weights);
       });

@@ -53,16 +53,25 @@ class Weights:
     """
 
     def __init__(self, network: Network, quantized: str | None = None) -> None: ...
-    def pack(self, parameters: Sequence[Array]) -> None:
-        """Pack (again) from arrays in `Spec.parameter_shapes` order; memory is reused."""
+    def pack(self, parameters: Sequence[object]) -> None:
+        """Pack (again) from arrays, or tensors that are read in place, in `Spec.parameter_shapes` order.
+
+        Memory is reused.
+        """
     def run_plain(
-        self, layouts: tuple[str, ...], x: object, state: object, reserve: Reserve | None = None
+        self,
+        layouts: tuple[str, ...],
+        x: object,
+        state: object,
+        reserve: Reserve | None = None,
+        tensors: bool = False,
     ) -> Any:
         """Run a whole call in the layout of x's rank: "TB", "BT" or "T", of a cell "B" or "".
 
         Returns what a layer does, in new arrays: (y, h_n) or (y, (h_n, c_n)), of a cell h_n or (h_n, c_n).
         None, with nothing done, unless x and the state (None, an array, or a tuple of two) are plain:
-        NumPy's own arrays of the network's dtype, C-contiguous and aligned, of the right shapes.
+        NumPy's own arrays of the network's dtype, C-contiguous and aligned, of the right shapes; with
+        `tensors` those of `read_tensors` as well.
         """
     @property
     def nbytes(self) -> int: ...
@@ -79,7 +88,7 @@ class Reserve:
     def nbytes(self) -> int: ...
 
 def read_tensors(type: type) -> bool:
-    """Read tensors of exactly this type in place from now on, wherever "plain" arguments are asked for.
+    """Read tensors of exactly this type in place from now on, where they are asked for.
 
     False, with nothing done, if the type has no table of functions for that (DLPack's, from 1.2 on).
     """
@@ -107,7 +116,7 @@ def forward(
 ) -> None: ...
 def backward(
     network: Network,
-    parameters: Sequence[Array],
+    parameters: Sequence[object],
     x: Array,
     h0: Array | None,
     c0: Array | None,
@@ -127,7 +136,7 @@ def backward(
 ) -> None: ...
 def backward_plain(
     network: Network,
-    parameters: Sequence[Array],
+    parameters: Sequence[object],
     layouts: tuple[str, ...],
     x: object,
     state: object,
@@ -140,7 +149,7 @@ def backward_plain(
 ) -> tuple[Array | None, Array, Array | None, list[Array]] | None:
     """Run backward of a call of `Weights.run_plain` with a reserve: dx, dh, dc and the sums, in new arrays.
 
-    None, with nothing done, unless everything is plain, as there.
+    None, with nothing done, unless everything is plain, as there, or a tensor that is read in place.
     """
 
 class Stream:

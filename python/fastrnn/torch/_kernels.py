@@ -93,7 +93,7 @@ class Memory:
     Attributes
     ----------
     seen
-        Plan and weights (address, shape, strides, dtype) of the last call, their arrays, and whether changes
+        Plan and weights (address, shape, strides, dtype) of the last call, as they are, and whether changes
         of them are counted.
     packed
         The weights packed for inference, and what they are a copy of: plan, arrays, identities, versions.
@@ -114,7 +114,7 @@ class Memory:
         self.reserves: list[Any] = []
 
     def views(self, plan: Plan, weights: Sequence[Tensor]) -> tuple[list[Any], bool]:
-        """Return the weights as NumPy's arrays of the same memory, and whether a copy of them may be kept."""
+        """Return the weights as the kernels take them, and whether a copy of them may be kept."""
         try:
             found: Any = (
                 _core.layouts_of(weights)
@@ -137,9 +137,11 @@ class Memory:
                     f"weights are {weights[0].dtype} and {w.dtype}; expected one dtype for all of them"
                 )
         # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
-        arrays = [w.data.contiguous().numpy() for w in weights]
+        whole = [_aligned(w.data.contiguous()) for w in weights]
         # Only what is no copy stays what the weights are.
-        own = all(a.ctypes.data == w.data_ptr() for a, w in zip(arrays, weights, strict=True))
+        own = all(part.data_ptr() == w.data_ptr() for part, w in zip(whole, weights, strict=True))
+        # An array would be for good: the memory of a tensor that has given one out cannot be resized.
+        arrays = [_plain(part) for part in whole]
         # No version counts what another process writes.
         counted = own and not any(w.is_shared() for w in weights)
         self.packed = None
@@ -181,7 +183,7 @@ def _packed(
     """Return packed weights: those of an earlier call only if nothing has changed since.
 
     The second result is None if they are kept, else what goes to `memory.repacked` after the call; the third
-    the weights as arrays.
+    the weights as the kernels take them.
     """
     arrays, counted = memory.views(plan, weights)
     state = None
@@ -313,11 +315,15 @@ def _whole(tensor: Tensor | None) -> Any:
     return None if tensor is None else _array(tensor.contiguous())
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    # A view of a file's bytes, say, is not.
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
+
+
 def _array(tensor: Tensor) -> Any:
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.data_ptr() % tensor.element_size():  # a view of a file's bytes, say
-        tensor = tensor.clone()
+    tensor = _aligned(tensor)
     try:
         return tensor.numpy()
     except RuntimeError:  # the imaginary part of a conjugate, say, is a view with its sign still to change
@@ -371,7 +377,7 @@ def run_forward(
         (memory.reserves.pop() if memory.reserves else _core.Reserve()) if save or seed is not None else None
     )
     if seed is None and lengths is None and resets is None:
-        done: Any = packed.run_plain(plan.layouts, _plain(x), _plain_state(plan, h, c), reserve)
+        done: Any = packed.run_plain(plan.layouts, _plain(x), _plain_state(plan, h, c), reserve, True)
         if done is not None:
             if again is not None:
                 memory.repacked.append(again)
