@@ -599,6 +599,33 @@ def test_flax_of_jax_arrays_inside_other_modules() -> None:
 
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize("cell", ["OptimizedLSTMCell", "GRUCell", "SimpleCell"])
+def test_both_directions_of_flax(api: str, cell: str, rng: np.random.Generator) -> None:
+    pytest.importorskip("flax")
+    import jax
+
+    x = fill(rng, B, T, I)
+    if api == "linen":
+        import flax.linen as nn
+
+        module = nn.Bidirectional(*(nn.RNN(getattr(nn, cell)(H)) for _ in range(2)))
+        given = module.init(jax.random.key(0), x)
+        right = module.apply(given, x)
+    else:
+        from flax import nnx
+
+        module = nnx.Bidirectional(
+            *(nnx.RNN(getattr(nnx, cell)(I, H, rngs=nnx.Rngs(n))) for n in range(2)), rngs=nnx.Rngs(0)
+        )
+        given = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        right = module(x)
+    layer = from_flax(given).eval()
+    assert layer.bidirectional
+    y, _ = layer(np.ascontiguousarray(x.swapaxes(0, 1)))
+    assert_close(y.swapaxes(0, 1), np.asarray(right), n_products=chain(layer._spec, T))
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, False), (1, True), (3, True)])
 def test_flax_stacks(

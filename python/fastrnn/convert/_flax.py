@@ -24,6 +24,9 @@ from ._parts import (
 
 Array = NDArray[Any]
 
+_SIDES = ("forward_rnn", "backward_rnn")
+"""Of a Bidirectional."""
+
 _IF = re.compile(r"^if_(?=$|[./])")  # also in front of a flat name: if_.kernel, if_/kernel
 
 
@@ -35,7 +38,8 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str | None = None)
     source : mapping, pair of mappings, list of such, or path of a safetensors file of one mapping
         Parameters of an LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell, of linen (``{"params": {"ii":
         {"kernel": ...}}}``, also inside an nn.RNN) or of nnx (``nnx.to_pure_dict(nnx.state(cell,
-        nnx.Param))``); a pair is (forward, backward), a list the layers of a stack, the lowest first.
+        nnx.Param))``), or of a Bidirectional; a pair is (forward, backward), a list the layers of a stack,
+        the lowest first.
     prefix : str, optional
         Of a mapping or file, only the names that begin with it are used, without it.
     nonlinearity : str, optional
@@ -78,7 +82,7 @@ def from_flax(source: Any, *, prefix: str = "", nonlinearity: str | None = None)
 
 
 def _inner(tensors: Any) -> Any:
-    """Take a cell's own mapping, or a pair's, out of those around it; nnx calls the part "if" "if_"."""
+    """Take a cell's own mapping, or a pair of them, out of those around; nnx calls the part "if" "if_"."""
     if isinstance(tensors, tuple):
         return tuple(map(_inner, tensors))
     while isinstance(tensors, Mapping) and len(tensors) == 1:
@@ -87,6 +91,8 @@ def _inner(tensors: Any) -> Any:
             break
         tensors = inner
     if isinstance(tensors, Mapping):
+        if {*tensors} == {*_SIDES}:
+            return tuple(_inner(tensors[side]) for side in _SIDES)
         tensors = {_IF.sub("if", str(name)): value for name, value in tensors.items()}
     return tensors
 
