@@ -424,7 +424,7 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
   request.training = true;
   request.tokens = args.tokens != nullptr;
   request.products = options.products;
-  const Plan plan = make_plan(request, device_info(current_device()).limits);
+  const Plan plan = make_plan(request, current_limits());
   const Queue queue(stream, plan);
   const CublasScope cublas(stream);
 

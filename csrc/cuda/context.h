@@ -21,6 +21,7 @@
 //   Where am I
 //     int thread(), lane(), warp()      in the CTA: lane = thread % 32, warp = thread / 32
 //     int block(), blocks()             in the grid, which has one dimension
+//     static constexpr bool kClusters      whether what is marked [90] may be called: ask by `if constexpr`
 //     int cluster_rank(), cluster_size()    [90] of the CTA in its cluster: block() % cluster_size()
 //
 //   Shared memory: one block for each CTA, cut up by a SharedLayout that host and kernel compute alike.  It
@@ -47,6 +48,8 @@
 //   Copies from global to shared memory behind the thread's back
 //     void cp_async_16(Shared<T> to, const T* from, int bytes = 16)
 //         16 bytes, 16-byte aligned; after the first `bytes` of them, zeros
+//     void cp_async_4(Shared<T> to, const T* from)
+//         the same for one T of 4 bytes
 //     void cp_async_commit()            what was issued since the last commit becomes a group
 //     void cp_async_wait(int pending)   until at most so many groups of this thread are under way; a literal
 //         from 0 to 7.  Other threads may read after a sync()

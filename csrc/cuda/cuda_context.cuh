@@ -38,6 +38,12 @@ class CudaContext {
     unsigned address_;  // in the cluster's window
   };
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  static constexpr bool kClusters = true;
+#else
+  static constexpr bool kClusters = false;
+#endif
+
   FRNN_DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
   FRNN_DEVICE int lane() const { return thread() % kWarp; }
   FRNN_DEVICE int warp() const { return thread() / kWarp; }
@@ -105,6 +111,12 @@ class CudaContext {
   FRNN_DEVICE void cp_async_16(Shared<T> to, const T* from, int bytes = 16) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.address()), "l"(global(from)),
                  "r"(bytes)
+                 : "memory");
+  }
+  template <class T>
+  FRNN_DEVICE void cp_async_4(Shared<T> to, const T* from) const {
+    static_assert(sizeof(T) == 4);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to.address()), "l"(global(from))
                  : "memory");
   }
   FRNN_DEVICE void cp_async_commit() const { asm volatile("cp.async.commit_group;" ::: "memory"); }

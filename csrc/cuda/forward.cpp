@@ -1,5 +1,5 @@
 // Forward over a stack: per direction of a layer one product for the input of all steps, then step by step
-// the recurrent product and one pointwise kernel. The analogue of cpu/forward.cpp and ops/run.cpp.
+// the recurrent product and one pointwise kernel, or one kernel for all steps and both directions. The analogue of cpu/forward.cpp and ops/run.cpp.
 #include <algorithm>
 
 #include "core/check.h"
@@ -7,6 +7,7 @@
 #include "cuda/kernels/elman_step.h"
 #include "cuda/kernels/gru_step.h"
 #include "cuda/kernels/lstm_step.h"
+#include "cuda/persistent.h"
 #include "cuda/sequence.h"
 
 namespace fastrnn::cuda {
@@ -51,7 +52,7 @@ class ForwardPart {
     pre_stride_ = kNarrow<T> ? GH : std::max(GH, saved_gates(shape) * H);
     pre_ =
         !kNarrow<T> && reserve.gates ? reinterpret_cast<A*>(reserve.gates) : arena.take<A>(T_B * pre_stride_);
-    recurrent_ = arena.take<A>(B * GH);
+    recurrent_ = queue.plan().strategy == Strategy::step ? arena.take<A>(B * GH) : nullptr;
     h_ = h_n && !state_rows.rows ? h_n : arena.take<T>(B * R);
     h_read_ = noise.drops_h ? arena.take<T>(B * R) : h_;
     if (lstm) {
@@ -70,9 +71,15 @@ class ForwardPart {
     split_ = tokens ? nullptr : arena.take<char>(queue.split_bytes<T>(T_B, GH, shape.input));
   }
 
-  void run(const Queue& queue) const {
+  // What comes before the steps, and after them.
+  void begin(const Queue& queue) const {
     input_product(queue);
     enter(queue);
+  }
+  void end(const Queue& queue) const { leave(queue); }
+
+  void run(const Queue& queue) const {
+    begin(queue);
     for (Index step = 0; step < walk.steps; ++step) {
       switch (shape.cell) {
         case Cell::lstm: lstm_step(queue, step); break;
@@ -80,7 +87,25 @@ class ForwardPart {
         case Cell::rnn: elman_step(queue, step); break;
       }
     }
-    leave(queue);
+    end(queue);
+  }
+
+  // The steps as a persistent kernel takes them.
+  PersistentForwardPart<T> steps() const {
+    PersistentForwardPart<T> p;
+    p.walk = walk;
+    p.weight_hh = weights.weight_hh;
+    p.bias_ih = weights.bias_ih;
+    p.bias_hh = weights.bias_hh;
+    p.peephole = weights.weight_ch;
+    p.input = pre_;
+    p.input_stride = pre_stride_;
+    p.y = y;
+    p.h = h_;
+    p.c = c_;
+    p.gates = reserve.gates;
+    p.cells = reserve.cells;
+    return p;
   }
 
  private:
@@ -273,6 +298,34 @@ class ForwardPart {
   void* split_ = nullptr;
 };
 
+// All steps of a layer in one launch.
+template <class T>
+void run_persistent(const Queue& queue, const Request& request,
+                    const std::vector<ForwardPart<T>>& directions) {
+  run_side_by_side(queue, directions,
+                   [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
+  const Persistence& launch = queue.plan().persistence;
+  with_persistent_cell(request.network.first.cell, [&](auto cell) {
+    with_tile<T>(launch.tile, [&](auto tile) {
+      using Kernel = PersistentForward<decltype(cell), T, decltype(tile)>;
+      typename Kernel::Params params;
+      params.shape = persistent_shape(request, launch);
+      params.nonlinearity = request.network.first.nonlinearity;
+      for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
+      launch_persistent<Kernel>(queue.stream(), params);
+    });
+  });
+  for (const ForwardPart<T>& part : directions) part.end(queue);
+}
+
+template <class T>
+void run_layer(const Queue& queue, const Request& request, const std::vector<ForwardPart<T>>& directions) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (queue.plan().strategy != Strategy::step) return run_persistent(queue, request, directions);
+  }
+  run_directions(queue, directions);
+}
+
 }  // namespace
 
 template <class T>
@@ -333,7 +386,8 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
   request.training = reserve != nullptr;
   request.tokens = args.tokens != nullptr;
   request.products = options.products;
-  const Plan plan = make_plan(request, device_info(current_device()).limits);
+  request.wish = options.wish;
+  const Plan plan = make_plan(request, current_limits());
   const Queue queue(stream, plan);
   const CublasScope cublas(stream);
 
@@ -395,7 +449,7 @@ void run_forward(Stream stream, const Network& network, const std::vector<const 
   const Memory scratch(most, stream);
   for (Index layer = 0; layer < network.layers; ++layer) {
     prepare(layer, Arena(scratch.get()));
-    run_directions(queue, directions);
+    run_layer(queue, request, directions);
   }
 }
 
@@ -406,7 +460,7 @@ void forward(Stream stream, const Network& network, const std::vector<const T*>&
 }
 
 std::map<std::string, std::string> explain(const Request& request) {
-  std::map<std::string, std::string> words = describe(request, device_info(current_device()).limits);
+  std::map<std::string, std::string> words = describe(request, current_limits());
   words["library"] = describe_cublas();
   return words;
 }

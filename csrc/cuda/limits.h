@@ -18,11 +18,17 @@ struct Limits {
   int shared_per_block = 227 * 1024;      // bytes, with the attribute that allows more than 48 KiB
   int shared_per_processor = 228 * 1024;  // bytes; each block takes 1 KiB of it for the system
   int cluster = 8;                        // blocks that any cluster launch may have; 1 where there are none
+  // Clusters of 2, 4, 8 and 16 blocks that run at once if each block fills a processor; 0 where there are
+  // none.
+  int clusters[4] = {66, 33, 15, 7};
   bool cooperative = true;                // a grid may synchronise
   std::size_t l2 = std::size_t{60} << 20;
   std::size_t memory = std::size_t{139} << 30;
 
   int capability() const { return 10 * major + minor; }  // 90, as in sm_90
 };
+
+// Asks the current device for its clusters, which for 16 blocks depend on the chip itself.
+void count_clusters(Limits& limits);
 
 }  // namespace fastrnn::cuda

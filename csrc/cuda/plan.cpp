@@ -1,6 +1,9 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <limits>
+
+#include "cuda/persistent.h"
 
 namespace fastrnn::cuda {
 namespace {
@@ -60,7 +63,7 @@ const char* name(DType dtype) {
 }
 
 // Why the weights can't stay on chip, whatever the device.
-const char* why_step(const Request& request) {
+const char* why_step(const Request& request, Products products) {
   const LayerShape& s = request.network.first;
   if (request.dtype == DType::float64)
     return "float64 has no tensor-core product that is worth keeping weights for";
@@ -69,7 +72,50 @@ const char* why_step(const Request& request) {
   if (s.projection) return "a projection needs two exchanges of h in every step";
   if (s.peephole == Peephole::full) return "the full peephole needs an exchange of c in every step";
   if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";
-  return "kernels that keep the weights on chip (cta, cluster, grid) are not built yet";
+  if (request.network.has_state_noise()) return "recurrent dropout and zoneout are computed step by step";
+  if (request.dtype == DType::float32 && products != Products::bf16x3)
+    return "float32 on chip is bf16x3, which is not what these products are";
+  if (request.steps == 0 || request.batch == 0) return "there is nothing to compute";
+  const Index most = std::numeric_limits<int>::max();
+  if (request.steps > most || request.batch > most || s.hidden > most) return "T, B or H exceeds an int";
+  return "";
+}
+
+// Cycles of a step by products and pointwise kernels, at 1.755 GHz: two launches of some 2 us, and products at
+// half of what an H200 can at best. Estimates, as those of persistent.cpp.
+double step_cycles(const Request& request) {
+  const LayerShape& s = request.network.first;
+  const double flop = 2.0 * static_cast<double>(request.batch) * static_cast<double>(s.gate_rows()) *
+                      static_cast<double>(s.hidden);
+  const double peak = request.dtype == DType::float32 ? 50e12 : 790e12;  // a second
+  return static_cast<double>(request.network.directions) * 1.755e9 * (4.3e-6 + 2 * flop / peak);
+}
+// Reading the weights and laying them out, before the first step; an estimate.
+constexpr double kLoadCycles = 60e3;
+
+void choose_strategy(Plan& plan, const Request& request, const Limits& limits) {
+  const Wish& wish = request.wish;
+  plan.strategy = Strategy::step;
+  plan.reason = why_step(request, plan.products);
+  if (*plan.reason != '\0') return;
+  if (wish.strategy == Strategy::step) {
+    plan.reason = "as asked for";
+    return;
+  }
+  const PersistentChoice choice = choose_persistent(request, limits);
+  if (!choice.launch.ranks) {
+    plan.reason = wish.strategy ? "what was asked for does not fit this device"
+                                : "the weights do not fit on as many processors as can share them";
+    return;
+  }
+  const double steps = static_cast<double>(request.steps);
+  if (!wish.strategy && steps * step_cycles(request) < kLoadCycles + steps * choice.cycles) {
+    plan.reason = "loading the weights onto the chip and keeping them there is estimated to take longer";
+    return;
+  }
+  plan.strategy = choice.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
+  plan.reason = wish.strategy ? "as asked for" : "by estimates, which no GPU has confirmed yet";
+  plan.persistence = choice.launch;
 }
 
 // Why a step of a stream can't be one kernel, or empty.
@@ -97,8 +143,7 @@ void choose_products(Plan& plan, const Request& request, const Limits& limits) {
         plan.split_from = kWorthSplitting;
         plan.products_reason =
             "products over all steps from 10^9 multiplications on as bf16x3, smaller ones and those of a "
-            "step in "
-            "float32";
+            "step in float32, but bf16x3 where one kernel has all steps";
       } else {
         plan.products = Products::plain;
         plan.products_reason =
@@ -120,14 +165,13 @@ Plan make_plan(const Request& request, const Limits& limits) {
   const Index rows = request.steps * request.batch;
   Plan plan;
 
-  plan.strategy = Strategy::step;
-  plan.reason = why_step(request);
-  if (request.stream) {
+  choose_products(plan, request, limits);
+  if (!request.stream) {
+    choose_strategy(plan, request, limits);
+  } else {
     plan.stream_reason = why_no_stream_kernel(request);
     plan.stream_kernel = *plan.stream_reason == '\0';
   }
-
-  choose_products(plan, request, limits);
 
   // Reading a column of W_ih for one token touches a sector of 32 bytes for every value; transposing touches
   // every value twice. So it pays from about one token for every eight columns on.
@@ -154,6 +198,14 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     kernel += "_fwd_infer_stream";
     products = "part of the kernel";
     reason = "one kernel a layer: products, gates and state in place";
+  } else if (plan.strategy != Strategy::step) {
+    kernel += (request.training ? "_fwd_train_" : "_fwd_infer_") + std::string(name(plan.strategy));
+    products = "part of the kernel";
+    const Persistence& p = plan.persistence;
+    reason = "one kernel a layer for all steps, with W_hh on the chip: every " + std::to_string(p.columns) +
+             " rows of the batch in " +
+             (p.ranks == 1 ? "one CTA" : "a cluster of " + std::to_string(p.ranks) + " CTAs") + "; " +
+             plan.reason;
   } else {
     kernel += request.training ? "_fwd_train_" : "_fwd_infer_";
     kernel += name(plan.strategy);
@@ -169,7 +221,9 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"input", !request.tokens         ? "one product for all steps"
                 : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
                                         : "columns of W_ih gathered, no product"},
-      {"directions", request.network.directions == 2 ? "two, side by side on two streams" : "one"},
+      {"directions", request.network.directions == 1      ? "one"
+                     : plan.strategy == Strategy::step ? "two, side by side on two streams"
+                                                       : "two, in one launch"},
       {"arithmetic", name(plan.products)},
       {"arithmetic_reason", plan.products_reason},
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +

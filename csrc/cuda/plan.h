@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 
 #include "core/half.h"
@@ -27,6 +28,20 @@ enum class Products {
   tf32,       // operands rounded to tf32; only where a caller asks for it
 };
 
+// How a persistent kernel is launched, and which of those that are compiled (Tiles in kernels/persistent.h).
+enum class TileKind { narrow, wide, low };
+struct Persistence {
+  int ranks = 0, columns = 0;
+  TileKind tile = TileKind::narrow;
+};
+
+// What a test or a measurement insists on, of what is possible; the rest is chosen.
+struct Wish {
+  std::optional<Strategy> strategy;
+  int ranks = 0, columns = 0;  // 0: any
+  std::optional<TileKind> tile;
+};
+
 struct Request {
   Network network;
   Index steps = 0, batch = 0;
@@ -34,11 +49,13 @@ struct Request {
   bool training = false, tokens = false;
   bool stream = false;  // one step of a stream
   Products products = Products::automatic;
+  Wish wish;
 };
 
 struct Plan {
   Strategy strategy = Strategy::step;
   const char* reason = "";  // why this one, and none of the faster ones; reasons are literals
+  Persistence persistence;  // unless a step at a time
 
   Products products = Products::plain;
   double split_from = 0;  // bf16x3: multiplications that a product must have to be split

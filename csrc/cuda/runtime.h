@@ -40,12 +40,13 @@ struct DeviceInfo {
   std::string name;
   Limits limits;
 };
-const DeviceInfo& device_info(int device);  // found out once
+const DeviceInfo& device_info(int device);  // found out once; but for its clusters, which current_limits() asks
 
 std::pair<int, int> driver_version();   // (13, 0); (0, 0) without a driver
 std::pair<int, int> runtime_version();  // what this was built with
 
 int current_device();
+const Limits& current_limits();  // of the current device; found out once
 
 // Makes a device current, and puts the one before back at the end of the scope.
 class DeviceScope {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <mutex>
 
 #include "cuda/error.h"
@@ -156,6 +157,19 @@ int current_device() {
   int device = 0;
   FRNN_CUDA(cudaGetDevice(&device));
   return device;
+}
+
+const Limits& current_limits() {
+  static std::mutex* const mutex = new std::mutex;
+  static auto* const known = new std::map<int, Limits>;
+  const int device = current_device();
+  const Limits& limits = device_info(device).limits;
+  const std::lock_guard<std::mutex> lock(*mutex);
+  const auto found = known->find(device);
+  if (found != known->end()) return found->second;
+  Limits counted = limits;
+  count_clusters(counted);
+  return known->emplace(device, counted).first->second;
 }
 
 DeviceScope::DeviceScope(int device) : before_(current_device()) {

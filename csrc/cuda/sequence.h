@@ -183,16 +183,20 @@ Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>&
 
 // Runs the directions of a layer, of which there are one or two: the second on a stream of its own beside the
 // first, since the steps of one rarely fill a device.
-template <class Part>
-void run_directions(const Queue& queue, const std::vector<Part>& directions) {
-  if (directions.size() == 1) return directions[0].run(queue);
+template <class Part, class Body>
+void run_side_by_side(const Queue& queue, const std::vector<Part>& directions, Body body) {
+  if (directions.size() == 1) return body(directions[0], queue);
   Fork fork(queue.stream());
   {
     const CublasScope products(fork.side());
-    directions[1].run(Queue(fork.side(), queue.plan()));
+    body(directions[1], Queue(fork.side(), queue.plan()));
   }
-  directions[0].run(queue);
+  body(directions[0], queue);
   fork.join();
+}
+template <class Part>
+void run_directions(const Queue& queue, const std::vector<Part>& directions) {
+  run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.run(on); });
 }
 
 // Gradient of W_ih (columns, vocabulary) for tokens [rows], from dG's rows. `keys` has memory for 2*rows of

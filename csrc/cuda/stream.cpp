@@ -48,7 +48,7 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
   request.tokens = tokens != nullptr;
   request.stream = true;
   request.products = options.products;
-  if (make_plan(request, device_info(current_device()).limits).stream_kernel) {
+  if (make_plan(request, current_limits()).stream_kernel) {
     if (synchronous()) check_numbers(stream, network_, args);
     if (synchronous() && rows) check_rows(stream, rows, count, batch_);
     const Index values = count * network_.first.input;

@@ -10,7 +10,7 @@ namespace fastrnn::cuda::emulated {
 // ---- cp.async
 
 void Machine::copy_later(Thread& self, Copy copy) {
-  self.cta->memory.issued(self.agent, copy.offset, 16, copy.site);
+  self.cta->memory.issued(self.agent, copy.offset, copy.size, copy.site);
   self.copies.push_back(copy);
   maybe_yield(self);
 }
@@ -21,9 +21,9 @@ void Machine::copies_wait(Thread& self, int pending) {
   });
   for (auto copy = done; copy != self.copies.end(); ++copy) {
     unsigned char* to = self.cta->memory.data() + copy->offset;
-    std::memset(to, 0, 16);
+    std::memset(to, 0, static_cast<std::size_t>(copy->size));
     if (copy->bytes > 0) std::memcpy(to, copy->from, static_cast<std::size_t>(copy->bytes));
-    self.cta->memory.arrived(self.agent.id, self.agent.epoch, copy->offset, 16, copy->site);
+    self.cta->memory.arrived(self.agent.id, self.agent.epoch, copy->offset, copy->size, copy->site);
   }
   self.copies.erase(done, self.copies.end());
 }

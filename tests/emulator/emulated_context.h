@@ -83,6 +83,8 @@ class EmulatedContext {
   EmulatedContext(const EmulatedContext&) = delete;
   EmulatedContext& operator=(const EmulatedContext&) = delete;
 
+  static constexpr bool kClusters = true;
+
   int thread() const { return thread_.index; }
   int lane() const { return thread_.lane(); }
   int warp() const { return thread_.warp(); }
@@ -150,7 +152,13 @@ class EmulatedContext {
     const int offset = to.piece(16, 16, "cp_async_16", site);
     const auto address = reinterpret_cast<std::uintptr_t>(from);
     if (address % 16 != 0) misaligned(static_cast<int>(address % 16), 16, "cp_async_16's source", site);
-    enter()->copy_later(thread_, {thread_.commits, offset, from, bytes, site});
+    enter()->copy_later(thread_, {thread_.commits, offset, from, bytes, 16, site});
+  }
+  template <class T>
+  void cp_async_4(Shared<T> to, const T* from, Site site = Site::here()) {
+    static_assert(sizeof(T) == 4);
+    const int offset = to.piece(4, 4, "cp_async_4", site);
+    enter()->copy_later(thread_, {thread_.commits, offset, from, 4, 4, site});
   }
   void cp_async_commit() { ++thread_.commits; }
   void cp_async_wait(int pending) { enter()->copies_wait(thread_, pending); }

@@ -101,7 +101,8 @@ struct Copy {
   int group = 0;  // the number of commits before it
   int offset = 0;
   const void* from = nullptr;
-  int bytes = 0;  // the rest of the 16 are zeros
+  int bytes = 0;  // the rest of `size` are zeros
+  int size = 0;
   Site site;
 };
 

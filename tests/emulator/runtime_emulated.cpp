@@ -234,6 +234,7 @@ const DeviceInfo& device_info(int) { return machine().info; }
 std::pair<int, int> driver_version() { return {0, 0}; }
 std::pair<int, int> runtime_version() { return {0, 0}; }
 int current_device() { return current; }
+const Limits& current_limits() { return machine().info.limits; }
 
 DeviceScope::DeviceScope(int device) : before_(current) {
   if (device < 0 || device >= emulated::kDevices) throw Error("there is no device " + std::to_string(device));

@@ -169,6 +169,13 @@ struct TokenGradient {
   static constexpr int kAtOnce = 8;  // rows under way from memory together; they are added in order
 };
 
+// float as the sum of two bfloat16. What overflows or is no number has no rest.
+FRNN_HOST_DEVICE void split_float(float value, bfloat16_t& hi, bfloat16_t& lo) {
+  hi = narrow<bfloat16_t>(value);
+  const float rest = value - widen(hi);
+  lo = narrow<bfloat16_t>(rest - rest == 0 ? rest : 0);
+}
+
 // float as the sum of two bfloat16, three times over, so that one product of three times the depth is
 // hi hi + hi lo + lo hi:  to [rows,3*columns] = hi hi lo (first operand) or hi lo hi (second).
 // With depth_rows the copies lie below one another instead: to [3*rows,columns].
@@ -188,10 +195,8 @@ struct SplitFloat {
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_units(x, p.rows, p.columns, [&](Index row, Index column) {
       const float value = p.from[row * p.from_stride + column];
-      const bfloat16_t hi = narrow<bfloat16_t>(value);
-      // What overflows or is no number has no rest.
-      const float rest = value - widen(hi);
-      const bfloat16_t lo = narrow<bfloat16_t>(rest - rest == 0 ? rest : 0);
+      bfloat16_t hi, lo;
+      split_float(value, hi, lo);
       const Index at = p.depth_rows ? row * p.columns + column : 3 * row * p.columns + column;
       const Index next = p.depth_rows ? p.rows * p.columns : p.columns;
       p.to[at] = hi;

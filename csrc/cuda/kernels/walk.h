@@ -38,8 +38,10 @@ struct RowAt {
   const Walk& walk;
   Index b, step, length;
 
-  FRNN_HOST_DEVICE RowAt(const Walk& w, Index row, Index at_step)
-      : walk(w), b(row), step(at_step), length(w.length(row)) {}
+  FRNN_HOST_DEVICE RowAt(const Walk& w, Index row, Index at_step) : RowAt(w, row, at_step, w.length(row)) {}
+  // With the row's length where that is at hand.
+  FRNN_HOST_DEVICE RowAt(const Walk& w, Index row, Index at_step, Index row_length)
+      : walk(w), b(row), step(at_step), length(row_length) {}
 
   FRNN_HOST_DEVICE bool active() const { return step < length; }
   FRNN_HOST_DEVICE bool ends() const { return step + 1 == length; }

@@ -1,0 +1,287 @@
+// What the kernels share that run all steps of a sequence with the recurrent weights on the chip.
+//
+// A group of P CTAs, one or a cluster, has n rows of the batch for the whole sequence; a rank of it has U
+// neighbouring units, with all their gates, and of W_hh what these need. So gates, c and the reserve are a
+// rank's own affair, and one vector a step travels. In the product z = A v, A is the rank's share of W_hh and
+// v holds the rows of the batch as its columns; a warp has whole 16x16 pieces of A, the first of them in
+// registers and the others in shared memory, where they lie as mma wants them.
+//
+// A persistent kernel has at most one CTA on a multiprocessor, whose registers it fills.
+#pragma once
+
+#include "cuda/fragment.h"
+#include "cuda/kernels/pointwise.h"
+#include "cuda/kernels/sums.h"
+
+namespace fastrnn::cuda {
+
+inline constexpr int kPersistentThreads = 256;
+inline constexpr int kPersistentWarps = kPersistentThreads / kWarp;
+inline constexpr int kPiece = 16;  // rows and depth of one mma
+
+// What stands for a value of T on tensor cores: itself, or the sum of two bfloat16.
+template <class T>
+struct Multiplied {
+  using Operand = T;
+  static constexpr int kPlanes = 1;
+  static FRNN_DEVICE void split(T value, T (&planes)[1]) { planes[0] = value; }
+};
+template <>
+struct Multiplied<float> {
+  using Operand = bfloat16_t;
+  static constexpr int kPlanes = 2;
+  static FRNN_DEVICE void split(float value, bfloat16_t (&planes)[2]) {
+    split_float(value, planes[0], planes[1]);
+  }
+};
+
+// What is fixed when a kernel is compiled: the pieces of A that a warp has below each other, the pieces along
+// the depth that it keeps in registers, and the groups of 8 columns that it multiplies at once (1 or 2).
+template <int tall, int deep, int wide>
+struct Tile {
+  static constexpr int kTall = tall, kDeep = deep, kWide = wide;
+  static constexpr int kColumns = 8 * wide;
+  static constexpr int kAtOnce = 2 / wide;  // pieces along the depth that one ldmatrix brings
+  static_assert(wide == 1 || wide == 2, "an ldmatrix has four matrices");
+  static_assert(deep % kAtOnce == 0, "");
+};
+
+// The tiles that are compiled. Two planes have half the depth in as many registers.
+template <class T>
+struct Tiles {
+  static constexpr int kHalves = Multiplied<T>::kPlanes;
+  using Narrow = Tile<4, 8 / kHalves, 1>;  // up to 8 columns
+  using Wide = Tile<4, 8 / kHalves, 2>;
+  using Low = Tile<3, 10 / kHalves, 2>;  // for rows that are a multiple of 48, and not of 64
+};
+
+// How the product of a CTA is divided among its warps: `down` of them along the rows, the others along the
+// depth, whose sums are added in their order.
+struct ProductShape {
+  int rows = 0, depth = 0;  // of A, multiples of 16; the depth of 32
+  int columns = 0;
+  int down = 1;
+  int share = 0;  // pieces along the depth of one warp; even
+
+  FRNN_HOST_DEVICE constexpr ProductShape(int rows_, int depth_, int columns_, int tall)
+      : rows(rows_), depth(depth_), columns(columns_) {
+    while (down < kPersistentWarps && down * tall * kPiece < rows) down *= 2;
+    share = (depth / kPiece + across() - 1) / across();
+    share += share % 2;
+  }
+  FRNN_HOST_DEVICE constexpr bool fits(int tall) const { return down * tall * kPiece >= rows; }
+  FRNN_HOST_DEVICE constexpr int across() const { return kPersistentWarps / down; }
+  FRNN_HOST_DEVICE constexpr int rest(int deep) const { return share > deep ? share - deep : 0; }
+
+  // Sums in shared memory, [across][columns][sum_pitch]: the pitch spreads a fragment over all banks.
+  FRNN_HOST_DEVICE constexpr int sum_pitch() const { return rows + 4; }
+  FRNN_HOST_DEVICE constexpr int sums() const { return across() * columns * sum_pitch(); }
+  // The vectors, [planes][columns][vector_pitch]: an odd multiple of 16 bytes, for ldmatrix.
+  FRNN_HOST_DEVICE constexpr int vector_pitch() const { return depth + 8; }
+  FRNN_HOST_DEVICE constexpr int vectors(int planes) const { return planes * columns * vector_pitch(); }
+};
+
+// The share of A that a warp has, and its products.
+template <class T, class Tile, class X>
+class Weights {
+ public:
+  using M = Multiplied<T>;
+  using Operand = typename M::Operand;
+  using Words = Pack<std::uint32_t, 4>;  // of a fragment, in one load
+  static constexpr int kPlanes = M::kPlanes, kTall = Tile::kTall, kDeep = Tile::kDeep, kWide = Tile::kWide;
+
+  // Fragments in shared memory, of all warps.
+  static FRNN_HOST_DEVICE constexpr int rest(const ProductShape& shape) {
+    return kPersistentThreads * shape.rest(kDeep) * kTall * kPlanes;
+  }
+
+  // row(i) is row i of A as something that has at(k); asked for rows and depth within the shape.
+  template <class Shared, class Row>
+  FRNN_DEVICE void load(X& x, const ProductShape& shape, const Shared& rest, Row row) {
+    row0_ = x.warp() % shape.down * kTall * kPiece;
+    slice_ = x.warp() / shape.down;
+    first_ = slice_ * shape.share;
+    const int left = shape.depth / kPiece - first_;
+    share_ = left < 0 ? 0 : left < shape.share ? left : shape.share;
+    rest0_ = x.warp() * shape.rest(kDeep) * kTall * kPlanes * kWarp + x.lane();
+    FRNN_UNROLL
+    for (int tall = 0; tall < kTall; ++tall) {
+      const int at = row0_ + tall * kPiece;
+      const bool has = at < shape.rows;
+      const decltype(row(0)) rows[2] = {row(has ? at + fragment_a_element(x.lane(), 0, 0).row : 0),
+                                        row(has ? at + fragment_a_element(x.lane(), 1, 0).row : 0)};
+      const int most = has ? share_ : 0;
+      FRNN_UNROLL
+      for (int step = 0; step < kDeep; ++step) {
+        Words words[kPlanes] = {};
+        if (step < most) fragment(x, rows, step, words);
+        FRNN_UNROLL
+        for (int plane = 0; plane < kPlanes; ++plane) kept_[step][tall][plane] = words[plane];
+      }
+      FRNN_ROLLED
+      for (int step = kDeep; step < share_; ++step) {
+        Words words[kPlanes] = {};
+        if (has) fragment(x, rows, step, words);
+        FRNN_UNROLL
+        for (int plane = 0; plane < kPlanes; ++plane) rest.store(place(step, tall, plane), words[plane]);
+      }
+    }
+  }
+
+  // sums = A times all columns of `vectors`, this warp's share of the rows and the depth.
+  template <class Rest, class Vectors, class Sums>
+  FRNN_DEVICE void multiply(X& x, const ProductShape& shape, const Rest& rest, const Vectors& vectors,
+                            const Sums& sums) const {
+    FRNN_ROLLED
+    for (int column = 0; column < shape.columns; column += Tile::kColumns) {
+      FragmentC sum[kTall][kWide] = {};
+      const int row = kWide == 2 ? x.lane() / 16 * 8 + x.lane() % 8 : x.lane() % 8;
+      const int along = kWide == 2 ? x.lane() / 8 % 2 * 8 : x.lane() / 8 * 8;
+      const auto mine = vectors.from((column + row) * shape.vector_pitch() + along);
+      const auto columns = [&](int step, Matrices<Operand>(&four)[kPlanes]) {
+        FRNN_UNROLL
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          four[plane] = x.ldmatrix_x4(mine.from(plane * shape.vectors(1) + (first_ + step) * kPiece));
+        }
+      };
+      FRNN_UNROLL
+      for (int step = 0; step < kDeep; step += Tile::kAtOnce) {
+        if (step < share_) {
+          Matrices<Operand> four[kPlanes];
+          columns(step, four);
+          FRNN_UNROLL
+          for (int i = 0; i < Tile::kAtOnce; ++i) {
+            FRNN_UNROLL
+            for (int tall = 0; tall < kTall; ++tall) {
+              multiply(x, kept_[step + i][tall], four, i, sum[tall]);
+            }
+          }
+        }
+      }
+      FRNN_ROLLED
+      for (int step = kDeep; step < share_; step += Tile::kAtOnce) {
+        Matrices<Operand> four[kPlanes];
+        columns(step, four);
+        FRNN_UNROLL
+        for (int i = 0; i < Tile::kAtOnce; ++i) {
+          FRNN_UNROLL
+          for (int tall = 0; tall < kTall; ++tall) {
+            Words words[kPlanes];
+            FRNN_UNROLL
+            for (int plane = 0; plane < kPlanes; ++plane) {
+              words[plane] = rest.load(place(step + i, tall, plane));
+            }
+            multiply(x, words, four, i, sum[tall]);
+          }
+        }
+      }
+      FRNN_UNROLL
+      for (int tall = 0; tall < kTall; ++tall) {
+        FRNN_UNROLL
+        for (int wide = 0; wide < kWide; ++wide) {
+          FRNN_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            const Position at = fragment_c_element(x.lane(), i);
+            const int to = row0_ + tall * kPiece + at.row, of = column + 8 * wide + at.column;
+            if (row0_ + tall * kPiece < shape.rows) {
+              sums.store((slice_ * shape.columns + of) * shape.sum_pitch() + to, sum[tall][wide].value[i]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // This lane's part of a piece of A.
+  template <class Row>
+  FRNN_DEVICE void fragment(X& x, const Row (&rows)[2], int step, Words (&words)[kPlanes]) const {
+    FRNN_UNROLL
+    for (int word = 0; word < 4; ++word) {
+      FRNN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int k = (first_ + step) * kPiece + fragment_a_element(x.lane(), word, half).column;
+        Operand planes[kPlanes];
+        M::split(rows[word % 2].at(k), planes);
+        FRNN_UNROLL
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          words[plane].value[word] |= std::uint32_t{planes[plane].bits} << (16 * half);
+        }
+      }
+    }
+  }
+
+  FRNN_DEVICE int place(int step, int tall, int plane) const {
+    return rest0_ + (((step - kDeep) * kTall + tall) * kPlanes + plane) * kWarp;
+  }
+  // One piece of A times the columns at hand; of two planes all products but the least.
+  static FRNN_DEVICE void multiply(X& x, const Words (&words)[kPlanes],
+                                   const Matrices<Operand> (&four)[kPlanes], int i, FragmentC (&sum)[kWide]) {
+    FRNN_UNROLL
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const std::uint32_t* const w = words[plane].value;
+      const FragmentA<Operand> a = {{w[0], w[1], w[2], w[3]}};
+      FRNN_UNROLL
+      for (int other = 0; other < kPlanes - plane; ++other) {
+        FRNN_UNROLL
+        for (int wide = 0; wide < kWide; ++wide) {
+          const int at = 2 * (i * kWide + wide);
+          x.mma(sum[wide], a, FragmentB<Operand>{{four[other].word[at], four[other].word[at + 1]}});
+        }
+      }
+    }
+  }
+
+  Words kept_[kDeep][kTall][kPlanes];
+  int row0_ = 0, slice_ = 0;  // of this warp: its first row, and its place along the depth,
+  int first_ = 0, share_ = 0;  // where it has these pieces
+  int rest0_ = 0;              // where this lane's words in shared memory begin
+};
+
+// The elements that a thread has of an array [columns][units]: units a multiple of 16, columns of 8, so that
+// the lanes of a warp stay together, and 8 neighbouring lanes have 8 neighbouring units of one column.
+struct Elements {
+  int unit, column, units, columns, next_unit, next_column;
+
+  FRNN_DEVICE Elements(int thread, int units_, int columns_)
+      : unit(thread % units_),
+        column(thread / units_),
+        units(units_),
+        columns(columns_),
+        next_unit(kPersistentThreads % units_),
+        next_column(kPersistentThreads / units_) {}
+
+  template <class Body>
+  FRNN_DEVICE void each(Body body) const {
+    int u = unit, c = column;
+    FRNN_ROLLED
+    while (c < columns) {
+      body(c, u);
+      u += next_unit;
+      c += next_column;
+      if (u >= units) {
+        u -= units;
+        ++c;
+      }
+    }
+  }
+};
+
+// The group of a CTA: one direction, and some rows of the batch.
+struct PersistentShape {
+  int hidden = 0, batch = 0;  // H, B
+  int directions = 1;
+  int ranks = 1;    // P
+  int columns = 8;  // n; a multiple of the tile's
+
+  // U: by whole pieces of depth, which are taken in pairs.
+  FRNN_HOST_DEVICE constexpr int units() const {
+    const int unit = ranks == 1 ? 2 * kPiece : kPiece;
+    return (hidden + ranks * unit - 1) / (ranks * unit) * unit;
+  }
+  FRNN_HOST_DEVICE constexpr int padded() const { return ranks * units(); }
+  FRNN_HOST_DEVICE constexpr int groups() const { return (batch + columns - 1) / columns; }
+  FRNN_HOST_DEVICE constexpr int blocks() const { return directions * groups() * ranks; }
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,11 @@
+// The persistent kernels of float.
+#include "cuda/kernels/persistent_forward.h"
+#include "cuda/launch_cuda.cuh"
+
+namespace fastrnn::cuda {
+
+#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
+#define FRNN_T float
+#include "cuda/kernels/persistent.inc"
+
+}  // namespace fastrnn::cuda

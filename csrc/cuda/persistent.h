@@ -1,0 +1,62 @@
+// Sequences in persistent kernels: whether, and divided how.
+#pragma once
+
+#include "core/check.h"
+#include "cuda/kernels/persistent_forward.h"
+#include "cuda/launch.h"
+#include "cuda/plan.h"
+
+namespace fastrnn::cuda {
+
+// Calls body(Tile) for the tile of that kind.
+template <class T, class Body>
+void with_tile(TileKind kind, Body body) {
+  switch (kind) {
+    case TileKind::narrow: return body(typename Tiles<T>::Narrow{});
+    case TileKind::wide: return body(typename Tiles<T>::Wide{});
+    case TileKind::low: return body(typename Tiles<T>::Low{});
+  }
+}
+
+// Calls body(Cell) for what the kernels have of a cell.
+template <class Body>
+void with_persistent_cell(Cell cell, Body body) {
+  switch (cell) {
+    case Cell::lstm: return body(PersistentLstm{});
+    case Cell::gru: return body(PersistentGru{});
+    case Cell::rnn: return body(PersistentElman{});
+  }
+}
+
+inline PersistentShape persistent_shape(const Request& request, const Persistence& choice) {
+  PersistentShape s;
+  s.hidden = static_cast<int>(request.network.first.hidden);
+  s.batch = static_cast<int>(request.batch);
+  s.directions = static_cast<int>(request.network.directions);
+  s.ranks = choice.ranks;
+  s.columns = choice.columns;
+  return s;
+}
+
+// Starts a persistent kernel; its parameters have the shape.
+template <class Kernel>
+void launch_persistent(Stream stream, const typename Kernel::Params& params) {
+  const PersistentShape& s = params.shape;
+  FRNN_CHECK(Index{s.groups()} * s.directions * s.ranks < Index{1} << 31,
+             "B exceeds what one launch can count");
+  Grid grid;
+  grid.blocks = s.blocks();
+  grid.shared = typename Kernel::Layout(s).shared.bytes();
+  grid.cluster = s.ranks;
+  launch<Kernel>(stream, grid, params);
+}
+
+// Of those that the device can run and the wish allows, the fastest by the model; no ranks if there is none.
+// `cycles` of one step.
+struct PersistentChoice {
+  Persistence launch;
+  double cycles = 0;
+};
+PersistentChoice choose_persistent(const Request& request, const Limits& limits);
+
+}  // namespace fastrnn::cuda
