@@ -1,5 +1,6 @@
 // Forward over a stack: per direction of a layer one product for the input of all steps, then step by step
-// the recurrent product and one pointwise kernel, or one kernel for all steps and both directions. The analogue of cpu/forward.cpp and ops/run.cpp.
+// the recurrent product and one pointwise kernel, or one kernel for all steps and both directions. The
+// analogue of cpu/forward.cpp and ops/run.cpp.
 #include <algorithm>
 
 #include "core/check.h"
@@ -302,8 +303,7 @@ class ForwardPart {
 template <class T>
 void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
-  run_side_by_side(queue, directions,
-                   [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
+  run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().persistence;
   with_persistent_cell(request.network.first.cell, [&](auto cell) {
     with_tile<T>(launch.tile, [&](auto tile) {

@@ -21,7 +21,7 @@ struct Limits {
   // Clusters of 2, 4, 8 and 16 blocks that run at once if each block fills a processor; 0 where there are
   // none.
   int clusters[4] = {66, 33, 15, 7};
-  bool cooperative = true;                // a grid may synchronise
+  bool cooperative = true;  // a grid may synchronise
   std::size_t l2 = std::size_t{60} << 20;
   std::size_t memory = std::size_t{139} << 30;
 

@@ -81,8 +81,8 @@ const char* why_step(const Request& request, Products products) {
   return "";
 }
 
-// Cycles of a step by products and pointwise kernels, at 1.755 GHz: two launches of some 2 us, and products at
-// half of what an H200 can at best. Estimates, as those of persistent.cpp.
+// Cycles of a step by products and pointwise kernels, at 1.755 GHz: two launches of some 2 us, and products
+// at half of what an H200 can at best. Estimates, as those of persistent.cpp.
 double step_cycles(const Request& request) {
   const LayerShape& s = request.network.first;
   const double flop = 2.0 * static_cast<double>(request.batch) * static_cast<double>(s.gate_rows()) *
@@ -221,7 +221,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"input", !request.tokens         ? "one product for all steps"
                 : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
                                         : "columns of W_ih gathered, no product"},
-      {"directions", request.network.directions == 1      ? "one"
+      {"directions", request.network.directions == 1   ? "one"
                      : plan.strategy == Strategy::step ? "two, side by side on two streams"
                                                        : "two, in one launch"},
       {"arithmetic", name(plan.products)},

@@ -40,7 +40,8 @@ struct DeviceInfo {
   std::string name;
   Limits limits;
 };
-const DeviceInfo& device_info(int device);  // found out once; but for its clusters, which current_limits() asks
+const DeviceInfo& device_info(
+    int device);  // found out once; but for its clusters, which current_limits() asks
 
 std::pair<int, int> driver_version();   // (13, 0); (0, 0) without a driver
 std::pair<int, int> runtime_version();  // what this was built with

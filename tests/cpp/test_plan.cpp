@@ -1,5 +1,6 @@
 // How calls are computed on devices that need not be there: an A100, an H200, a GeForce.
 #include "check.h"
+#include "cuda/persistent.h"
 #include "cuda/plan.h"
 
 using namespace fastrnn;
@@ -7,15 +8,16 @@ using namespace fastrnn::cuda;
 
 namespace {
 
-Limits device(int major, int minor, int processors) {
+Limits device(int major, int minor, int processors, int shared_kilobytes = 227) {
   Limits limits;
   limits.major = major;
   limits.minor = minor;
   limits.processors = processors;
+  limits.shared_per_block = shared_kilobytes * 1024;
   return limits;
 }
-const Limits a100 = device(8, 0, 108), rtx4090 = device(8, 9, 128), h200 = device(9, 0, 132),
-             b200 = device(10, 0, 148), rtx5090 = device(12, 0, 170);
+const Limits a100 = device(8, 0, 108, 163), rtx4090 = device(8, 9, 128, 99), h200 = device(9, 0, 132),
+             b200 = device(10, 0, 148), rtx5090 = device(12, 0, 170, 99);
 
 Request request(Cell cell, DType dtype, Index steps, Index batch, Index hidden) {
   Request r;
@@ -73,14 +75,112 @@ TEST(plan_has_one_way_for_other_types) {
   }
 }
 
+// An exhaustive search is not repeated here: what is chosen fits, and is what such a layer needs.
+TEST(plan_keeps_weights_on_the_chip) {
+  struct {
+    Cell cell;
+    DType dtype;
+    Index batch, hidden;
+    const Limits& limits;
+    Strategy strategy;
+  } const cases[] = {
+      {Cell::lstm, DType::bfloat16, 1, 64, h200, Strategy::cta},
+      {Cell::lstm, DType::bfloat16, 64, 512, h200, Strategy::cluster},
+      {Cell::gru, DType::float16, 16, 512, h200, Strategy::cluster},
+      {Cell::lstm, DType::bfloat16, 16, 768, h200, Strategy::cluster},
+      {Cell::rnn, DType::bfloat16, 16, 1024, h200, Strategy::cluster},
+      {Cell::gru, DType::float32, 64, 512, h200, Strategy::cluster},
+      {Cell::gru, DType::bfloat16, 64, 96, a100, Strategy::cta},
+      {Cell::lstm, DType::bfloat16, 64, 512, a100, Strategy::step},   // has no clusters
+      {Cell::lstm, DType::bfloat16, 16, 1024, h200, Strategy::step},  // does not fit
+      {Cell::gru, DType::float32, 16, 768, h200, Strategy::step},     // nor this
+      {Cell::lstm, DType::bfloat16, 256, 768, h200, Strategy::step},  // is faster by products
+      {Cell::lstm, DType::float32, 16, 64, rtx4090, Strategy::step},  // float32 in three products is not
+  };
+  for (const auto& c : cases) {
+    const Request r = request(c.cell, c.dtype, 512, c.batch, c.hidden);
+    const Plan plan = make_plan(r, c.limits);
+    CHECK(plan.strategy == c.strategy);
+    CHECK((plan.persistence.ranks > 1) == (c.strategy == Strategy::cluster));
+    if (plan.strategy == Strategy::step) continue;
+    with_persistent_cell(c.cell, [&](auto cell) {
+      with_tile<float>(plan.persistence.tile, [&](auto tile) {
+        using Kernel = PersistentForward<decltype(cell), float, decltype(tile)>;
+        const PersistentShape s = persistent_shape(r, plan.persistence);
+        CHECK(s.padded() >= c.hidden && s.groups() * s.columns >= c.batch);
+        CHECK(s.blocks() % plan.persistence.ranks == 0);
+        if (c.dtype == DType::float32) {
+          CHECK(typename Kernel::Layout(s).shared.bytes() <= c.limits.shared_per_block);
+        }
+      });
+    });
+  }
+}
+
+TEST(plan_asks_for_no_more_clusters_than_there_are) {
+  const Request r = request(Cell::lstm, DType::bfloat16, 512, 16, 512);
+  Limits limits = h200;
+  CHECK(make_plan(r, limits).persistence.ranks == 16);
+  limits.clusters[3] = 0;
+  CHECK(make_plan(r, limits).persistence.ranks == 8);
+  CHECK(says(r, limits, "strategy", "cluster"));
+  CHECK(says(r, limits, "strategy_reason", "a cluster of 8 CTAs"));
+  CHECK(says(r, limits, "strategy_reason", "no GPU has confirmed"));
+  CHECK(says(r, limits, "kernel", "lstm_fwd_infer_cluster"));
+  CHECK(says(r, limits, "products", "part of the kernel"));
+  for (int& count : limits.clusters) count = 0;
+  CHECK(make_plan(r, limits).strategy == Strategy::step);
+  CHECK(says(r, limits, "strategy_reason", "do not fit"));
+}
+
+TEST(plan_does_what_is_wished_if_it_can) {
+  Request r = request(Cell::gru, DType::bfloat16, 3, 5, 40);
+  CHECK(make_plan(r, h200).strategy == Strategy::step);
+  CHECK(says(r, h200, "strategy_reason", "to take longer"));
+  r.wish.strategy = Strategy::cluster;
+  r.wish.ranks = 4;
+  r.wish.columns = 16;
+  r.wish.tile = TileKind::wide;
+  const Plan plan = make_plan(r, h200);
+  CHECK(plan.strategy == Strategy::cluster && plan.persistence.ranks == 4);
+  CHECK(plan.persistence.columns == 16 && plan.persistence.tile == TileKind::wide);
+  CHECK(says(r, h200, "strategy_reason", "as asked for"));
+  CHECK(make_plan(r, a100).strategy == Strategy::step);
+  CHECK(says(r, a100, "strategy_reason", "does not fit this device"));
+  r.steps = 512;
+  r.wish.strategy = Strategy::step;
+  CHECK(make_plan(r, h200).strategy == Strategy::step);
+}
+
+// What is shared out among ranks and warps is there once, and fits.
+TEST(plan_divides_products_whole) {
+  for (const int hidden : {1, 15, 16, 17, 33, 100, 512, 768}) {
+    for (const int ranks : {1, 2, 4, 8, 16}) {
+      PersistentShape s;
+      s.hidden = hidden;
+      s.ranks = ranks;
+      CHECK(s.padded() >= hidden && s.units() % kPiece == 0 && s.padded() % (2 * kPiece) == 0);
+      for (const int tall : {3, 4}) {
+        const ProductShape p(4 * s.units(), s.padded(), s.columns, tall);
+        CHECK(p.down * p.across() == kPersistentWarps);
+        CHECK(p.share % 2 == 0 && p.share * kPiece * p.across() >= p.depth);
+        CHECK(!p.fits(tall) || p.down * tall * kPiece >= p.rows);
+        CHECK(p.vector_pitch() / 8 % 2 == 1);
+      }
+    }
+  }
+}
+
 TEST(plan_says_why_a_step_at_a_time) {
   Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
+  r.network.zoneout_h = 0.1;
   CHECK(make_plan(r, h200).strategy == Strategy::step);
-  CHECK(says(r, h200, "strategy_reason", "not built yet"));
+  CHECK(says(r, h200, "strategy_reason", "zoneout"));
   CHECK(says(r, h200, "kernel", "lstm_fwd_infer_step"));
   CHECK(says(r, h200, "products", "1 product per step"));
   r.training = true;
   CHECK(says(r, h200, "kernel", "lstm_fwd_train_step"));
+  r.network.zoneout_h = 0;
   r.network.first.projection = 100;
   CHECK(says(r, h200, "strategy_reason", "projection"));
   CHECK(says(r, h200, "products", "1 more for the projection"));
@@ -93,9 +193,13 @@ TEST(plan_says_why_a_step_at_a_time) {
   CHECK(says(r, h200, "strategy_reason", "reset_after=False"));
   CHECK(says(r, h200, "products", "2 products"));
   CHECK(says(request(Cell::rnn, DType::float64, 1, 1, 1), h200, "strategy_reason", "float64"));
+  r = request(Cell::gru, DType::float32, 512, 64, 512);
+  r.products = Products::plain;
+  CHECK(says(r, h200, "strategy_reason", "float32 on chip is bf16x3"));
+  CHECK(says(request(Cell::gru, DType::bfloat16, 512, 0, 512), h200, "strategy_reason", "nothing"));
   r = request(Cell::lstm, DType::float32, 512, 64, 512);
   r.network.recurrent_dropout = 0.5;
-  CHECK(says(r, h200, "strategy_reason", "not built yet"));
+  CHECK(make_plan(r, h200).strategy == Strategy::cluster);
   CHECK(says(r, h200, "recurrent_dropout", "0.5: not in inference"));
   CHECK(describe(r, h200).count("zoneout") == 0);
   r.training = true;

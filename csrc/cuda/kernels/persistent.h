@@ -50,9 +50,10 @@ struct Tile {
 template <class T>
 struct Tiles {
   static constexpr int kHalves = Multiplied<T>::kPlanes;
-  using Narrow = Tile<4, 8 / kHalves, 1>;  // up to 8 columns
+  using Narrow = Tile<4, 8 / kHalves, 1>;
   using Wide = Tile<4, 8 / kHalves, 2>;
-  using Low = Tile<3, 10 / kHalves, 2>;  // for rows that are a multiple of 48, and not of 64
+  // For rows that are a multiple of 48, not of 64: a cluster of 16 holds H = 768.
+  using Low = Tile<3, kHalves == 1 ? 10 : 4, 1>;
 };
 
 // How the product of a CTA is divided among its warps: `down` of them along the rows, the others along the
@@ -233,7 +234,7 @@ class Weights {
   }
 
   Words kept_[kDeep][kTall][kPlanes];
-  int row0_ = 0, slice_ = 0;  // of this warp: its first row, and its place along the depth,
+  int row0_ = 0, slice_ = 0;   // of this warp: its first row, and its place along the depth,
   int first_ = 0, share_ = 0;  // where it has these pieces
   int rest0_ = 0;              // where this lane's words in shared memory begin
 };

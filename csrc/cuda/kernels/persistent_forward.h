@@ -107,8 +107,7 @@ struct PersistentElman {
   static constexpr bool kCell = false;
 
   template <class T, class Sums>
-  static FRNN_DEVICE float step(const Sums& sums, Nonlinearity nonlinearity, bool, float&,
-                                float (&)[1]) {
+  static FRNN_DEVICE float step(const Sums& sums, Nonlinearity nonlinearity, bool, float&, float (&)[1]) {
     return cells::activate(nonlinearity, sums.at(0, kGates));
   }
 };
@@ -219,7 +218,8 @@ struct PersistentForward {
     for (int i = x.thread(); i < s.columns; i += kThreads) {
       const Index row = first_row + i;
       lengths.store(i, row < s.batch ? static_cast<int>(walk.length(row)) : 0);
-      if (walk.reset) goes_on.store(i, row < s.batch && walk.length(row) > 0 && RowAt(walk, row, 0).goes_on());
+      if (walk.reset)
+        goes_on.store(i, row < s.batch && walk.length(row) > 0 && RowAt(walk, row, 0).goes_on());
     }
     for (int i = x.thread(); i < kGates * units; i += kThreads) {
       const Index unit = first_unit + i % units, at = i / units * H + unit;
@@ -290,19 +290,19 @@ struct PersistentForward {
         T next = {};
         const Index row = first_row + column;
         if (row < s.batch && first_unit + unit < H) {
-          next = step_of(p, part, row_at(column, t), first_unit + unit,
-                         !walk.reset || goes_on.load(t % 2 * s.columns + column),
-                         PersistentSums<decltype(sums)>{input, sums, bias, peephole, product_shape, units,
-                                                        column, unit},
-                         state, column * units + unit);
+          next = step_of(
+              p, part, row_at(column, t), first_unit + unit,
+              !walk.reset || goes_on.load(t % 2 * s.columns + column),
+              PersistentSums<decltype(sums)>{input, sums, bias, peephole, product_shape, units, column, unit},
+              state, column * units + unit);
         }
         if (last) return;
         if (ranks == 1) {
           store(x, product_shape, buffer(t + 1), column, unit, next);
         } else {
           if constexpr (X::kClusters) {
-            send(x, product_shape, ranks, buffer(t + 1), full.from((t + 1) % 2), column,
-                 rank * units + unit, next);
+            send(x, product_shape, ranks, buffer(t + 1), full.from((t + 1) % 2), column, rank * units + unit,
+                 next);
           }
         }
       });
@@ -334,8 +334,8 @@ struct PersistentForward {
       return T{};
     }
     float saved[kSaved], carried = state.load(own);
-    const T h = narrow<T>(
-        Cell::template step<T>(sums, p.nonlinearity, part.peephole != nullptr, carried, saved));
+    const T h =
+        narrow<T>(Cell::template step<T>(sums, p.nonlinearity, part.peephole != nullptr, carried, saved));
     *y = h;
     if (part.gates) {
       FRNN_UNROLL

@@ -10,10 +10,19 @@
 using namespace fastrnn;
 using cuda::Strategy;
 using cuda::TileKind;
+using cuda::emulated::all_schedules;
+using cuda::emulated::Schedule;
+using cuda::emulated::ScheduleScope;
 
 namespace {
 
-constexpr TileKind kTiles[] = {TileKind::narrow, TileKind::wide, TileKind::low};
+constexpr Cell kCells[] = {Cell::lstm, Cell::gru, Cell::rnn};
+
+// How a case is divided: into groups of so many CTAs with so many rows of the batch.
+struct Division {
+  int ranks, columns;
+  TileKind tile;
+};
 
 Network network(Cell cell, Index hidden) {
   Network n;
@@ -23,13 +32,26 @@ Network network(Cell cell, Index hidden) {
   return n;
 }
 
-// The case in groups of so many CTAs, if that is what the plan makes of it.
+// Rows of all lengths, from 0 to T; resets at the first step, at the last, twice in a row and in padding.
+Case of_all_lengths(const Network& n, Index steps, Index batch) {
+  Case c{n, steps, batch};
+  c.reset.resize(static_cast<std::size_t>(steps * batch));
+  for (Index b = 0; b < batch; ++b) {
+    c.lengths.push_back(b == 0 ? steps : (b * 5 + 2) % (steps + 1));
+    for (const Index t : {b % steps, (b + 1) % steps, steps - 1 - b / 2 % steps}) {
+      if (b % 4 != 3) c.reset[static_cast<std::size_t>(t * batch + b)] = 1;
+    }
+  }
+  return c;
+}
+
+// The case divided so, if that is what the plan makes of it.
 template <class T>
-Case persistent(Case c, int ranks, int columns, TileKind tile) {
-  c.wish.strategy = ranks == 1 ? Strategy::cta : Strategy::cluster;
-  c.wish.ranks = ranks;
-  c.wish.columns = columns;
-  c.wish.tile = tile;
+Case divided(Case c, const Division& d) {
+  c.wish.strategy = d.ranks == 1 ? Strategy::cta : Strategy::cluster;
+  c.wish.ranks = d.ranks;
+  c.wish.columns = d.columns;
+  c.wish.tile = d.tile;
   if (std::is_same_v<T, float>) c.products = cuda::Products::bf16x3;
   cuda::Request request;
   request.network = c.network;
@@ -40,29 +62,139 @@ Case persistent(Case c, int ranks, int columns, TileKind tile) {
   request.wish = c.wish;
   const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
   CHECK(plan.strategy == c.wish.strategy);
-  CHECK(plan.persistence.ranks == ranks && plan.persistence.columns == columns);
-  CHECK(plan.persistence.tile == tile);
+  CHECK(plan.persistence.ranks == d.ranks && plan.persistence.columns == d.columns);
+  CHECK(plan.persistence.tile == d.tile);
   return c;
 }
 
 template <class T>
-void check(const Case& c, int ranks, int columns, TileKind tile) {
-  compare<T>(persistent<T>(c, ranks, columns, tile));
+void compare_divided(const Case& c, const Division& d) {
+  compare<T>(divided<T>(c, d));
+}
+void compare_all_types(const Case& c, const Division& d) {
+  compare_divided<float>(c, d);
+  compare_divided<half_t>(c, d);
+  compare_divided<bfloat16_t>(c, d);
 }
 
-// The same in every element type.
-void check_all(const Case& c, int ranks, int columns, TileKind tile) {
-  check<float>(c, ranks, columns, tile);
-  check<half_t>(c, ranks, columns, tile);
-  check<bfloat16_t>(c, ranks, columns, tile);
-}
+const Division kDivisions[] = {{1, 8, TileKind::narrow}, {2, 8, TileKind::narrow}, {4, 16, TileKind::wide},
+                               {1, 32, TileKind::wide},  {2, 16, TileKind::low},   {4, 8, TileKind::narrow}};
 
 }  // namespace
 
-TEST(persistent_in_one_cta_or_several) {
-  for (const Cell cell : {Cell::lstm, Cell::gru, Cell::rnn}) {
-    for (const int ranks : {1, 2, 4}) {
-      check_all({network(cell, 33), 3, 5}, ranks, 8, TileKind::narrow);
+TEST(persistent_in_every_division) {
+  for (const Cell cell : kCells) {
+    for (const Division& d : kDivisions) compare_all_types({network(cell, 33), 3, 5}, d);
+  }
+}
+
+TEST(persistent_batches_around_a_group) {
+  for (const Cell cell : kCells) {
+    for (const Index batch : {1, 7, 8, 9, 17}) {
+      compare_divided<bfloat16_t>({network(cell, 17), 2, batch}, {2, 8, TileKind::narrow});
+      compare_divided<half_t>({network(cell, 16), 2, batch}, {1, 16, TileKind::wide});
+    }
+  }
+}
+
+TEST(persistent_of_few_and_many_steps) {
+  for (const Cell cell : kCells) {
+    for (const Index steps : {1, 2, 3, 8}) {
+      for (const Division& d : {kDivisions[0], kDivisions[1], kDivisions[5]}) {
+        compare_divided<half_t>({network(cell, 40), steps, 3}, d);
+        Case c{network(cell, 15), steps, 9};
+        c.states = false;
+        compare_divided<float>(c, d);
+      }
+    }
+  }
+}
+
+TEST(persistent_with_lengths_and_resets) {
+  for (const Cell cell : kCells) {
+    for (const Division& d : kDivisions) {
+      Network n = network(cell, 34);
+      n.directions = 2;
+      compare_all_types(of_all_lengths(n, 5, 11), d);
+      Case c = of_all_lengths(network(cell, 5), 4, 6);
+      c.reset.clear();
+      compare_divided<bfloat16_t>(c, d);
+      c = of_all_lengths(network(cell, 5), 4, 6);
+      c.lengths.clear();
+      compare_divided<half_t>(c, d);
+    }
+  }
+}
+
+// Layers, directions, peepholes, biases, activations, dropout, layouts: all that a persistent kernel takes.
+TEST(persistent_options) {
+  for (const Network& n : networks()) {
+    const LayerShape& s = n.first;
+    if (s.projection || s.peephole == Peephole::full || (s.cell == Cell::gru && !s.reset_after)) continue;
+    Case c = ragged(n);
+    compare_all_types(c, kDivisions[0]);
+    c.batch_first = true;
+    c.pad = 1;
+    compare_divided<bfloat16_t>(c, kDivisions[1]);
+    c = ragged(n);
+    c.tokens = true;
+    compare_divided<half_t>(c, kDivisions[3]);
+  }
+}
+
+// Weights that do not all fit into registers, in every tile; the depths are odd pieces more than one has.
+TEST(persistent_with_weights_in_shared_memory) {
+  compare_divided<bfloat16_t>({network(Cell::lstm, 150), 2, 3}, {2, 8, TileKind::narrow});
+  compare_divided<half_t>({network(Cell::lstm, 150), 2, 17}, {2, 16, TileKind::wide});
+  compare_divided<bfloat16_t>({network(Cell::gru, 180), 2, 3}, {2, 16, TileKind::low});
+  compare_divided<float>({network(Cell::lstm, 80), 2, 3}, {1, 8, TileKind::narrow});
+  compare_divided<float>({network(Cell::gru, 90), 2, 3}, {1, 16, TileKind::low});
+  compare_divided<half_t>({network(Cell::rnn, 270), 2, 3}, {1, 8, TileKind::narrow});
+  compare_divided<bfloat16_t>({network(Cell::gru, 250), 2, 3}, {8, 8, TileKind::narrow});
+  compare_divided<bfloat16_t>({network(Cell::lstm, 250), 2, 3}, {16, 8, TileKind::narrow});
+}
+
+// No order in which threads run and messages arrive makes a difference, and none is a race.
+TEST(persistent_in_every_schedule) {
+  for (const Cell cell : kCells) {
+    for (const Schedule& schedule : all_schedules(2)) {
+      const ScheduleScope scope(schedule);
+      const Case c = of_all_lengths(network(cell, 20), 4, 3);
+      compare_divided<bfloat16_t>(c, kDivisions[0]);
+      compare_divided<bfloat16_t>(c, kDivisions[1]);
+      if (schedule.seed == 0) compare_divided<float>(c, kDivisions[5]);
+    }
+  }
+}
+
+// A row is computed from itself alone: among others, and by itself, it has the same bits.
+TEST(persistent_rows_do_not_depend_on_each_other) {
+  for (const Cell cell : kCells) {
+    const Case all = divided<bfloat16_t>({network(cell, 20), 3, 9}, kDivisions[1]);
+    const Inputs in(all);
+    const Outputs together = on_device<bfloat16_t>(all, in);
+    for (Index b = 0; b < all.batch; ++b) {
+      Case one = all;
+      one.batch = 1;
+      Inputs its = in;
+      const auto row = [&](const Values& from, Index times, Index width) {
+        Values to;
+        for (Index t = 0; t < times; ++t) {
+          const auto first = from.begin() + (t * all.batch + b) * width;
+          to.insert(to.end(), first, first + width);
+        }
+        return to;
+      };
+      its.x = row(in.x, 3, 3);
+      its.h0 = row(in.h0, 1, 20);
+      its.c0 = row(in.c0, 1, 20);
+      its.dy = row(in.dy, 3, 20);
+      its.dh_n = row(in.dh_n, 1, 20);
+      its.dc_n = row(in.dc_n, 1, 20);
+      const Outputs alone = on_device<bfloat16_t>(one, its);
+      CHECK(alone.y == row(together.y, 3, 20));
+      CHECK(alone.h_n == row(together.h_n, 1, 20));
+      if (cell == Cell::lstm) CHECK(alone.c_n == row(together.c_n, 1, 20));
     }
   }
 }

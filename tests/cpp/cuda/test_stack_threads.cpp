@@ -39,8 +39,15 @@ struct Problem {
 
 }  // namespace
 
+// Step by step, and in persistent kernels of one CTA and two.
+const cuda::Wish wishes[] = {
+    {cuda::Strategy::step, 0, 0, {}}, {cuda::Strategy::cta, 1, 8, {}}, {cuda::Strategy::cluster, 2, 8, {}}};
+
 TEST(calls_have_no_races) {
-  for (const Cell cell : cells) {
+  for (int i = 0; i < 9; ++i) {
+    const Cell cell = cells[i % 3];
+    cuda::Options options;
+    options.wish = wishes[i / 3];
     const Problem p(cell);
     const Network& n = p.network;
     const Index states = p.batch * n.first.hidden, outputs = p.steps * states;
@@ -66,7 +73,7 @@ TEST(calls_have_no_races) {
     forward.h_n = h_n.data();
     forward.c_n = cell == Cell::lstm ? c_n.data() : nullptr;
     cuda::Reserve<float> reserve;
-    cuda::forward<float>({}, n, p.pointers, forward, &reserve);
+    cuda::forward<float>({}, n, p.pointers, forward, &reserve, options);
 
     BackwardArguments<float> backward;
     inputs(backward);
@@ -77,7 +84,7 @@ TEST(calls_have_no_races) {
     backward.dx = contiguous(dx.data(), p.batch, n.first.input);
     backward.dh0 = dh0.data();
     backward.dc0 = cell == Cell::lstm ? dc0.data() : nullptr;
-    cuda::backward<float>({}, n, backward, reserve);
+    cuda::backward<float>({}, n, backward, reserve, options);
     p.check_finite(y);
     p.check_finite(dx);
   }

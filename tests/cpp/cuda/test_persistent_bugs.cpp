@@ -1,0 +1,166 @@
+// Is each way to get the protocol of the persistent kernels wrong found? The kernels run as they are, on a
+// context that leaves out, or changes, one of their calls.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "cuda/kernels/persistent_forward.h"
+#include "emulator/launch_emulated.h"
+
+using namespace fastrnn;
+using namespace fastrnn::cuda;
+using emulated::all_schedules;
+using emulated::KernelError;
+using emulated::Schedule;
+using emulated::ScheduleScope;
+
+namespace {
+
+enum class Bug {
+  none,
+  wrong_phase,        // waits for the other parity
+  missing_expect_tx,  // the barrier counts no bytes
+  overwritten,        // no sync() between reading h, or the sums, and sending
+  lanes_apart,        // no sync_warp() between other lanes' reading and sending
+  leaves_early,       // rank 0 does not meet the others at the end
+};
+
+#define FRNN_AS_IT_IS(call)                  \
+  template <class... A>                      \
+  decltype(auto) call(A&&... a) {            \
+    return x_.call(std::forward<A>(a)...);   \
+  }
+
+template <class X, Bug bug>
+class Faulty {
+ public:
+  static constexpr bool kClusters = true;
+  explicit Faulty(X& x) : x_(x) {}
+
+  FRNN_AS_IT_IS(thread)
+  FRNN_AS_IT_IS(lane)
+  FRNN_AS_IT_IS(warp)
+  FRNN_AS_IT_IS(block)
+  FRNN_AS_IT_IS(view)
+  FRNN_AS_IT_IS(shuffle_xor)
+  FRNN_AS_IT_IS(ldmatrix_x4)
+  FRNN_AS_IT_IS(mma)
+  FRNN_AS_IT_IS(cp_async_4)
+  FRNN_AS_IT_IS(cp_async_commit)
+  FRNN_AS_IT_IS(cp_async_wait)
+  FRNN_AS_IT_IS(mbarrier_init)
+  FRNN_AS_IT_IS(fence_mbarrier_init)
+  FRNN_AS_IT_IS(map_rank)
+  FRNN_AS_IT_IS(st_async)
+
+  void sync() {
+    if (bug != Bug::overwritten || syncs_++ == 0) x_.sync();  // the first ends the preparations
+  }
+  void sync_warp() {
+    if (bug != Bug::lanes_apart) x_.sync_warp();
+  }
+  template <class Barrier>
+  void mbarrier_arrive_expect_tx(const Barrier& barrier, int bytes) {
+    bug == Bug::missing_expect_tx ? x_.mbarrier_arrive(barrier) : x_.mbarrier_arrive_expect_tx(barrier, bytes);
+  }
+  template <class Barrier>
+  void mbarrier_wait_parity(const Barrier& barrier, int parity) {
+    x_.mbarrier_wait_parity(barrier, bug == Bug::wrong_phase ? 1 - parity : parity);
+  }
+  void cluster_arrive() {
+    if (meets()) x_.cluster_arrive();
+  }
+  void cluster_wait() {
+    if (meets()) x_.cluster_wait();
+    ++meetings_;
+  }
+
+ private:
+  bool meets() { return bug != Bug::leaves_early || meetings_ == 0 || x_.cluster_rank() != 0; }
+
+  X& x_;
+  int syncs_ = 0, meetings_ = 0;
+};
+
+template <class Kernel, Bug bug>
+struct Planted {
+  static constexpr const char* kName = Kernel::kName;
+  static constexpr int kThreads = Kernel::kThreads;
+  using Params = typename Kernel::Params;
+  template <class X>
+  static void run(const Params& p, X& x) {
+    Faulty<X, bug> faulty(x);
+    Kernel::run(p, faulty);
+  }
+};
+
+// A forward of two ranks whose outputs do not matter.
+template <class Cell>
+struct Forward {
+  using T = bfloat16_t;
+  using Kernel = PersistentForward<Cell, T, Tiles<T>::Narrow>;
+  static constexpr std::size_t kSteps = 4, kBatch = 3, kHidden = 20;
+
+  std::vector<T> weights = std::vector<T>(Cell::kGates * kHidden * kHidden, narrow<T>(0.125f));
+  std::vector<float> input = std::vector<float>(kSteps * kBatch * Cell::kGates * kHidden, 0.25f);
+  std::vector<T> y = std::vector<T>(kSteps * kBatch * kHidden), h = std::vector<T>(kBatch * kHidden);
+  std::vector<float> c = std::vector<float>(kBatch * kHidden);
+
+  template <Bug bug>
+  void run() {
+    typename Kernel::Params p;
+    p.shape.hidden = kHidden;
+    p.shape.batch = kBatch;
+    p.shape.ranks = 2;
+    PersistentForwardPart<T>& part = p.parts[0];
+    part.walk = {nullptr, nullptr, kSteps, kBatch, false};
+    part.weight_hh = weights.data();
+    part.input = input.data();
+    part.input_stride = Cell::kGates * kHidden;
+    part.y = contiguous(y.data(), Index{kBatch}, Index{kHidden});
+    part.h = h.data();
+    part.c = c.data();
+    const Grid grid = {p.shape.blocks(), typename Kernel::Layout(p.shape).shared.bytes(), p.shape.ranks};
+    launch<Planted<Kernel, bug>>(Stream{}, grid, p);
+  }
+};
+
+// Reported in every schedule, as one of these: what is noticed first depends on the schedule.
+template <class Problem, Bug bug>
+void check_bug(const std::vector<std::string>& diagnoses) {
+  for (const Schedule& schedule : all_schedules(4)) {
+    const ScheduleScope scope(schedule);
+    Problem problem;
+    problem.template run<Bug::none>();
+    std::string message = "no error";
+    try {
+      problem.template run<bug>();
+    } catch (const KernelError& error) {
+      message = error.what();
+    }
+    bool known = false;
+    for (const auto& diagnosis : diagnoses) known |= message.find(diagnosis) != std::string::npos;
+    if (!known) check::fail(__FILE__, __LINE__, message + "; expected: " + diagnoses[0]);
+  }
+}
+
+template <Bug bug>
+void check_forward(const std::vector<std::string>& diagnoses) {
+  check_bug<Forward<PersistentLstm>, bug>(diagnoses);
+  check_bug<Forward<PersistentElman>, bug>(diagnoses);
+}
+
+}  // namespace
+
+TEST(persistent_forward_waits_for_the_right_phase) {
+  check_forward<Bug::wrong_phase>({"wrong mbarrier phase: thread"});
+}
+TEST(persistent_forward_expects_its_bytes) {
+  check_forward<Bug::missing_expect_tx>({"race: thread", "what nothing has written"});
+}
+TEST(persistent_forward_overwrites_nothing_that_is_read) {
+  check_forward<Bug::overwritten>({"race: thread", "what nothing has written"});
+  check_forward<Bug::lanes_apart>({"race: thread"});
+}
+TEST(persistent_forward_ends_together) { check_forward<Bug::leaves_early>({"early exit: thread"}); }
