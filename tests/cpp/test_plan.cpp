@@ -84,7 +84,7 @@ TEST(plan_keeps_weights_on_the_chip) {
     const Limits& limits;
     Strategy strategy;
   } const cases[] = {
-      {Cell::lstm, DType::bfloat16, 1, 64, h200, Strategy::cta},
+      {Cell::lstm, DType::bfloat16, 1, 16, h200, Strategy::cta},
       {Cell::lstm, DType::bfloat16, 64, 512, h200, Strategy::cluster},
       {Cell::gru, DType::float16, 16, 512, h200, Strategy::cluster},
       {Cell::lstm, DType::bfloat16, 16, 768, h200, Strategy::cluster},

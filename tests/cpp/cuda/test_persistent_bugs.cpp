@@ -26,10 +26,10 @@ enum class Bug {
   leaves_early,       // rank 0 does not meet the others at the end
 };
 
-#define FRNN_AS_IT_IS(call)                  \
-  template <class... A>                      \
-  decltype(auto) call(A&&... a) {            \
-    return x_.call(std::forward<A>(a)...);   \
+#define FRNN_AS_IT_IS(call)                \
+  template <class... A>                    \
+  decltype(auto) call(A&&... a) {          \
+    return x_.call(std::forward<A>(a)...); \
   }
 
 template <class X, Bug bug>
@@ -62,7 +62,8 @@ class Faulty {
   }
   template <class Barrier>
   void mbarrier_arrive_expect_tx(const Barrier& barrier, int bytes) {
-    bug == Bug::missing_expect_tx ? x_.mbarrier_arrive(barrier) : x_.mbarrier_arrive_expect_tx(barrier, bytes);
+    bug == Bug::missing_expect_tx ? x_.mbarrier_arrive(barrier)
+                                  : x_.mbarrier_arrive_expect_tx(barrier, bytes);
   }
   template <class Barrier>
   void mbarrier_wait_parity(const Barrier& barrier, int parity) {
