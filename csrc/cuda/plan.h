@@ -49,7 +49,7 @@ struct Request {
   bool training = false, tokens = false;
   bool stream = false;  // one step of a stream
   Products products = Products::automatic;
-  Wish wish;
+  Wish wish = {};
 };
 
 struct Plan {

@@ -61,7 +61,7 @@ struct Options {
   // masks, so that a forward replayed from a graph draws new ones.  Backward needs none: the reserve has
   // the key.
   std::uint64_t* calls = nullptr;
-  Wish wish;  // for tests and measurements
+  Wish wish = {};  // for tests and measurements
 };
 
 // Inference, or training if `reserve` is given.
