@@ -38,6 +38,46 @@ void allow_all_of_the_device(int device) {
   allowed.fetch_or(bit, std::memory_order_relaxed);
 }
 
+// A launch as the runtime wants it described.
+struct LaunchConfig {
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+
+  LaunchConfig(Stream stream, const Grid& grid, int threads) {
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared);
+    config.stream = static_cast<cudaStream_t>(stream.handle);
+    config.attrs = attributes;
+    if (grid.cluster > 1) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
+      attribute.val.clusterDim.y = 1;
+      attribute.val.clusterDim.z = 1;
+    }
+    if (grid.cooperative) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+};
+
+// Clusters of such a grid that the current device runs at once; 0 of a size that it does not have.
+template <class Kernel>
+int clusters_at_once(const Grid& grid) {
+  allow_all_of_the_device<Kernel>(current_device());
+  const LaunchConfig launched({}, grid, Kernel::kThreads);
+  int count = 0;
+  if (cudaOccupancyMaxActiveClusters(&count, run_kernel<Kernel>, &launched.config) == cudaSuccess)
+    return count;
+  cudaGetLastError();
+  return 0;
+}
+
 template <class Kernel>
 void launch(Stream stream, const Grid& grid, const typename Kernel::Params& params) {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
@@ -47,27 +87,9 @@ void launch(Stream stream, const Grid& grid, const typename Kernel::Params& para
   constexpr int always_allowed = 48 * 1024;
   if (grid.shared > always_allowed || grid.cluster > 1) allow_all_of_the_device<Kernel>(current_device());
 
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
-  config.blockDim = dim3(Kernel::kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared);
-  config.stream = static_cast<cudaStream_t>(stream.handle);
-  config.attrs = attributes;
-  if (grid.cluster > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-  }
-  if (grid.cooperative) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-  }
-  check_status(static_cast<int>(cudaLaunchKernelEx(&config, run_kernel<Kernel>, params)), Kernel::kName,
-               __FILE__, __LINE__);
+  const LaunchConfig launched(stream, grid, Kernel::kThreads);
+  check_status(static_cast<int>(cudaLaunchKernelEx(&launched.config, run_kernel<Kernel>, params)),
+               Kernel::kName, __FILE__, __LINE__);
   check_launch(Kernel::kName, stream);
 }
 

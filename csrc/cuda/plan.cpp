@@ -72,7 +72,6 @@ const char* why_step(const Request& request, Products products) {
   if (s.projection) return "a projection needs two exchanges of h in every step";
   if (s.peephole == Peephole::full) return "the full peephole needs an exchange of c in every step";
   if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";
-  if (request.network.has_state_noise()) return "recurrent dropout and zoneout are computed step by step";
   if (request.dtype == DType::float32 && products != Products::bf16x3)
     return "float32 on chip is bf16x3, which is not what these products are";
   if (request.steps == 0 || request.batch == 0) return "there is nothing to compute";
