@@ -165,16 +165,16 @@ struct ArrayList {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
       held.push_back(from[i]);
-      const auto check_size = [&](Index found, const std::string& shape) {
-        if (found == sizes[i]) return;
+      const auto refuse_size = [&](const std::string& shape) {
         throw py::value_error(label + " has shape " + shape + "; expected " + std::to_string(sizes[i]) +
                               " elements");
       };
       if constexpr (std::is_const_v<T>) {
         View<std::remove_const_t<T>> tensor;
         if (Py_TYPE(held.back().ptr()) == tensor_reader.type && tensor.of(held.back(), true)) {
-          check_size(std::accumulate(tensor.sizes, tensor.sizes + tensor.axes, Index{1}, std::multiplies<>()),
-                     py::str(held.back().attr("shape")).template cast<std::string>());
+          if (std::accumulate(tensor.sizes, tensor.sizes + tensor.axes, Index{1}, std::multiplies<>()) !=
+              sizes[i])
+            refuse_size(py::str(held.back().attr("shape")).template cast<std::string>());
           pointers.push_back(tensor.data);
           continue;
         }
@@ -183,7 +183,7 @@ struct ArrayList {
       if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a)) {
         throw py::type_error(label + " has another dtype than the network");
       }
-      check_size(a.size(), shape_text(a));
+      if (a.size() != sizes[i]) refuse_size(shape_text(a));
       check_memory(a, kPlain, label.c_str());
       if constexpr (std::is_const_v<T>) {
         pointers.push_back(static_cast<T*>(a.data()));
