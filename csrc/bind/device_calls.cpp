@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <mutex>
 #include <utility>
 #include <variant>
 
@@ -29,11 +30,49 @@ constexpr std::initializer_list<std::pair<const char*, cuda::Products>> kProduct
     {"bf16x3", cuda::Products::bf16x3},
     {"tf32", cuda::Products::tf32}};
 
+// What a measurement insists on in all calls of this process.
+std::mutex wish_mutex;
+cuda::Wish common_wish;
+constexpr std::initializer_list<std::pair<const char*, cuda::Strategy>> kStrategies{
+    {"step", cuda::Strategy::step}, {"cta", cuda::Strategy::cta}, {"cluster", cuda::Strategy::cluster}};
+constexpr std::initializer_list<std::pair<const char*, cuda::TileKind>> kTiles{
+    {"narrow", cuda::TileKind::narrow}, {"wide", cuda::TileKind::wide}, {"low", cuda::TileKind::low}};
+
+cuda::Wish current_wish() {
+  const std::lock_guard<std::mutex> lock(wish_mutex);
+  return common_wish;
+}
+
+cuda::Options options_with(std::uint64_t* calls = nullptr) {
+  return {float32_products, calls, current_wish()};
+}
+
+template <class Value>
+const char* word_for(Value value, std::initializer_list<std::pair<const char*, Value>> choices) {
+  for (const auto& [word, meant] : choices) {
+    if (meant == value) return word;
+  }
+  return "";
+}
+
 struct DeviceNetwork {
   Network network;
   DType dtype = DType::float32;
   int device = 0;
 };
+
+cuda::Request request_for(const DeviceNetwork& n, Index steps, Index batch, bool training, bool tokens) {
+  cuda::Request request;
+  request.network = n.network;
+  request.steps = steps;
+  request.batch = batch;
+  request.dtype = n.dtype;
+  request.training = training;
+  request.tokens = tokens;
+  request.products = float32_products;
+  request.wish = current_wish();
+  return request;
+}
 
 constexpr std::initializer_list<std::pair<const char*, DType>> kDTypes{{"float32", DType::float32},
                                                                        {"float64", DType::float64},
@@ -274,7 +313,7 @@ void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const DeviceArr
   if (c_n) args.c_n = work.mutable_pointer<T>(*c_n, {n.parts(), args.batch, n.first.hidden}, "c_n");
   if (n.first.cell == Cell::lstm && !c_n) throw py::value_error("c_n is needed for an LSTM");
   Reserve<T>* saved = reserve ? &reserve->fill<T>(dn.device, work.stream()) : nullptr;
-  const cuda::Options options{float32_products, reserve ? reserve->counter(work.stream()) : nullptr};
+  const cuda::Options options = options_with(reserve ? reserve->counter(work.stream()) : nullptr);
   run_sized("forward", n, args.steps, args.batch,
             [&] { cuda::forward<T>(work.stream(), n, parameters, args, saved, options); });
 }
@@ -308,7 +347,7 @@ void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parame
   if (dc0) args.dc0 = work.mutable_pointer<T>(*dc0, c_shape, "dc0");
   if (n.first.cell == Cell::lstm && !dc0) throw py::value_error("dc0 is needed for an LSTM");
   run_sized("backward", n, steps, batch,
-            [&] { cuda::backward<T>(work.stream(), n, args, saved, {float32_products, nullptr}); });
+            [&] { cuda::backward<T>(work.stream(), n, args, saved, options_with()); });
 }
 
 // ---- streams
@@ -375,9 +414,8 @@ class DeviceStreamOf final : public DeviceStream {
     } else {
       values = work.pointer<T>(x, {count, n.first.input}, "x");
     }
-    run_sized("step", n, 1, count, [&] {
-      streams_->step(work.stream(), values, tokens, indices, count, {float32_products, nullptr});
-    });
+    run_sized("step", n, 1, count,
+              [&] { streams_->step(work.stream(), values, tokens, indices, count, options_with()); });
     refresh();
     DeviceArray out = y;
     out.shape[0] = count;
@@ -398,8 +436,7 @@ class DeviceStreamOf final : public DeviceStream {
       args.x = work.rows<T>(x, {args.steps, args.batch, n.first.input}, "x");
     }
     args.y = work.mutable_rows<T>(out, {args.steps, args.batch, n.output()}, "y");
-    run_sized("run", n, args.steps, args.batch,
-              [&] { streams_->run(work.stream(), args, {float32_products, nullptr}); });
+    run_sized("run", n, args.steps, args.batch, [&] { streams_->run(work.stream(), args, options_with()); });
     refresh();
   }
 
@@ -593,17 +630,29 @@ void register_device_calls(py::module_& m) {
           "explain",
           [](const DeviceNetwork& n, Index steps, Index batch, bool training, bool tokens) {
             const DeviceScope scope(n.device);
-            cuda::Request request;
-            request.network = n.network;
-            request.steps = steps;
-            request.batch = batch;
-            request.dtype = n.dtype;
-            request.training = training;
-            request.tokens = tokens;
-            request.products = float32_products;
-            return cuda::explain(request);
+            return cuda::explain(request_for(n, steps, batch, training, tokens));
           },
-          py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"));
+          py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"))
+      .def(
+          "launches",
+          [](const DeviceNetwork& n, Index steps, Index batch, bool training) {
+            const DeviceScope scope(n.device);
+            py::list found;
+            for (const auto& [launch, seconds] :
+                 cuda::launches(request_for(n, steps, batch, training, false))) {
+              const cuda::Strategy strategy =
+                  launch.ranks == 1 ? cuda::Strategy::cta : cuda::Strategy::cluster;
+              py::dict one;
+              one["strategy"] = word_for(strategy, kStrategies);
+              one["ranks"] = launch.ranks;
+              one["columns"] = launch.columns;
+              one["tile"] = word_for(launch.tile, kTiles);
+              one["estimate"] = seconds;
+              found.append(one);
+            }
+            return found;
+          },
+          py::arg("steps"), py::arg("batch"), py::arg("training"));
 
   py::class_<DeviceWeights>(m, "Weights", py::module_local())
       .def(py::init([](const DeviceNetwork& n) { return DeviceWeights{n, {}}; }), py::arg("network"))
@@ -668,12 +717,19 @@ void register_device_calls(py::module_& m) {
       "set_float32_products",
       [](const std::string& how) { float32_products = choose<cuda::Products>(how, "products", kProducts); },
       py::arg("how"));
-  m.def("get_float32_products", [] {
-    for (const auto& [name, products] : kProducts) {
-      if (products == float32_products) return name;
-    }
-    return "";
-  });
+  m.def("get_float32_products", [] { return word_for(float32_products.load(), kProducts); });
+  m.def(
+      "set_wish",
+      [](const std::string& strategy, int ranks, int columns, const std::string& tile) {
+        cuda::Wish wish;
+        if (!strategy.empty()) wish.strategy = choose<cuda::Strategy>(strategy, "strategy", kStrategies);
+        if (!tile.empty()) wish.tile = choose<cuda::TileKind>(tile, "tile", kTiles);
+        wish.ranks = ranks;
+        wish.columns = columns;
+        const std::lock_guard<std::mutex> lock(wish_mutex);
+        common_wish = wish;
+      },
+      py::arg("strategy") = "", py::arg("ranks") = 0, py::arg("columns") = 0, py::arg("tile") = "");
 }
 
 }  // namespace fastrnn::bind

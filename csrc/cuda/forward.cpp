@@ -465,6 +465,10 @@ std::map<std::string, std::string> explain(const Request& request) {
   return words;
 }
 
+std::vector<PossibleLaunch> launches(const Request& request) {
+  return possible_launches(request, current_limits());
+}
+
 #define FRNN_INSTANTIATE(T)                                                                               \
   template class Reserve<T>;                                                                              \
   template void run_forward(Stream, const Network&, const std::vector<const T*>&,                         \

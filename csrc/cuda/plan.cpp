@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/persistent.h"
+#include "cuda/tuned.h"
 
 namespace fastrnn::cuda {
 namespace {
@@ -80,19 +81,47 @@ const char* why_step(const Request& request, Products products) {
   return "";
 }
 
-// Cycles of a step by products and pointwise kernels, at 1.755 GHz: two launches of some 2 us, and products
-// at half of what an H200 can at best. Estimates, as those of persistent.cpp.
+// A second of an H200, in cycles, in which the model counts.
+constexpr double kClock = 1.755e9;
+
+// Cycles of a step by products and pointwise kernels: two launches of some 2 us, and products at half of what
+// an H200 can at best. Estimates, as those of persistent.cpp.
 double step_cycles(const Request& request) {
   const LayerShape& s = request.network.first;
   const double flop = 2.0 * static_cast<double>(request.batch) * static_cast<double>(s.gate_rows()) *
                       static_cast<double>(s.hidden);
   const double peak = request.dtype == DType::float32 ? 50e12 : 790e12;  // a second
-  return static_cast<double>(request.network.directions) * 1.755e9 * (4.3e-6 + 2 * flop / peak);
+  return static_cast<double>(request.network.directions) * kClock * (4.3e-6 + 2 * flop / peak);
 }
 // Reading the weights and laying them out, before the first step; an estimate.
 constexpr double kLoadCycles = 60e3;
 
-void choose_strategy(Plan& plan, const Request& request, const Limits& limits) {
+// What was measured on such a device for such a call, or null: with the same H, and with up to twice as many
+// rows, which the same CTAs compute in the same time or little more.
+const Tuned* measured(const Request& request, const Limits& limits, const TunedTable& table) {
+  const Network& n = request.network;
+  if (n.directions > 1) return nullptr;
+  const Tuned* best = nullptr;
+  for (const Tuned* row = table.rows; row != table.rows + table.count; ++row) {
+    if (row->capability == limits.capability() && row->processors == limits.processors &&
+        row->cell == n.first.cell && row->dtype == request.dtype && row->training == request.training &&
+        row->hidden == n.first.hidden && row->batch >= request.batch && row->batch < 2 * request.batch &&
+        (!best || row->batch < best->batch))
+      best = row;
+  }
+  return best;
+}
+
+Wish wish_for(const Persistence& launch) {
+  Wish wish;
+  wish.strategy = launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
+  wish.ranks = launch.ranks;
+  wish.columns = launch.columns;
+  wish.tile = launch.tile;
+  return wish;
+}
+
+void choose_strategy(Plan& plan, const Request& request, const Limits& limits, const TunedTable& table) {
   const Wish& wish = request.wish;
   plan.strategy = Strategy::step;
   plan.reason = why_step(request, plan.products);
@@ -101,19 +130,34 @@ void choose_strategy(Plan& plan, const Request& request, const Limits& limits) {
     plan.reason = "as asked for";
     return;
   }
-  const PersistentChoice choice = choose_persistent(request, limits);
+  PersistentChoice choice;
+  double by_steps = step_cycles(request);
+  const char* reason = wish.strategy ? "as asked for" : "by estimates, which no GPU has confirmed yet";
+  const char* why_steps =
+      "loading the weights onto the chip and keeping them there is estimated to take longer";
+  if (const Tuned* row = wish.strategy ? nullptr : measured(request, limits, table)) {
+    Request known = request;
+    known.wish = wish_for(row->launch);
+    choice = choose_persistent(known, limits);
+    if (choice.launch.ranks) {  // not where other clusters leave too few processors
+      choice.cycles = kClock * row->launch_seconds;
+      by_steps = kClock * row->step_seconds;
+      reason = why_steps = row->source;
+    }
+  }
+  if (!choice.launch.ranks) choice = choose_persistent(request, limits);
   if (!choice.launch.ranks) {
     plan.reason = wish.strategy ? "what was asked for does not fit this device"
                                 : "the weights do not fit on as many processors as can share them";
     return;
   }
   const double steps = static_cast<double>(request.steps);
-  if (!wish.strategy && steps * step_cycles(request) < kLoadCycles + steps * choice.cycles) {
-    plan.reason = "loading the weights onto the chip and keeping them there is estimated to take longer";
+  if (!wish.strategy && steps * by_steps < kLoadCycles + steps * choice.cycles) {
+    plan.reason = why_steps;
     return;
   }
   plan.strategy = choice.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
-  plan.reason = wish.strategy ? "as asked for" : "by estimates, which no GPU has confirmed yet";
+  plan.reason = reason;
   plan.persistence = choice.launch;
 }
 
@@ -159,14 +203,34 @@ void choose_products(Plan& plan, const Request& request, const Limits& limits) {
 
 }  // namespace
 
-Plan make_plan(const Request& request, const Limits& limits) {
+TunedTable tuned() { return {kTuned.data(), kTuned.size()}; }
+
+std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits) {
+  std::vector<PossibleLaunch> found;
+  Plan plan;
+  choose_products(plan, request, limits);
+  if (*why_step(request, plan.products) != '\0') return found;
+  Request one = request;
+  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
+    for (const int ranks : {1, 2, 4, 8, 16}) {
+      for (const int columns : {8, 16, 32, 64}) {
+        one.wish = wish_for({ranks, columns, tile});
+        const PersistentChoice choice = choose_persistent(one, limits);
+        if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
+      }
+    }
+  }
+  return found;
+}
+
+Plan make_plan(const Request& request, const Limits& limits, const TunedTable& table) {
   const LayerShape& s = request.network.first;
   const Index rows = request.steps * request.batch;
   Plan plan;
 
   choose_products(plan, request, limits);
   if (!request.stream) {
-    choose_strategy(plan, request, limits);
+    choose_strategy(plan, request, limits, table);
   } else {
     plan.stream_reason = why_no_stream_kernel(request);
     plan.stream_kernel = *plan.stream_reason == '\0';
@@ -181,8 +245,9 @@ Plan make_plan(const Request& request, const Limits& limits) {
   return plan;
 }
 
-std::map<std::string, std::string> describe(const Request& request, const Limits& limits) {
-  const Plan plan = make_plan(request, limits);
+std::map<std::string, std::string> describe(const Request& request, const Limits& limits,
+                                            const TunedTable& table) {
+  const Plan plan = make_plan(request, limits, table);
   const LayerShape& s = request.network.first;
   std::string products = "1 product per step";
   if (s.cell == Cell::gru && !s.reset_after)

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/half.h"
 #include "core/network.h"
@@ -74,9 +75,34 @@ struct Plan {
   }
 };
 
-Plan make_plan(const Request& request, const Limits& limits);
+// What was fastest where it was measured, of layers of one direction (tuned.h has those that are built in).
+struct Tuned {
+  int capability = 0, processors = 0;  // of the device
+  const char* source = "";             // which device, and of which commit; a literal
+  Cell cell = Cell::lstm;
+  DType dtype = DType::float32;
+  bool training = false;
+  Index hidden = 0, batch = 0;
+  Persistence launch;                           // the fastest of the persistent kernel
+  double launch_seconds = 0, step_seconds = 0;  // of one step, by that and by a kernel for every step
+};
+struct TunedTable {
+  const Tuned* rows = nullptr;
+  std::size_t count = 0;
+};
+TunedTable tuned();
+
+Plan make_plan(const Request& request, const Limits& limits, const TunedTable& table = tuned());
 
 // The plan in words, for explain().
-std::map<std::string, std::string> describe(const Request& request, const Limits& limits);
+std::map<std::string, std::string> describe(const Request& request, const Limits& limits,
+                                            const TunedTable& table = tuned());
+
+// Every launch of the persistent kernel that is possible, with what the model estimates for one step.
+struct PossibleLaunch {
+  Persistence launch;
+  double seconds = 0;
+};
+std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits);
 
 }  // namespace fastrnn::cuda

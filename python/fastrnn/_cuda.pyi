@@ -7,7 +7,7 @@ others are handles.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from numpy.typing import NDArray
 
@@ -89,6 +89,15 @@ def from_dlpack(array: Any, stream: int, home: int = 0) -> DeviceArray:
 
 def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
 
+class Launch(TypedDict):
+    """Of a persistent kernel; `estimate` is what the model says of one step, in seconds."""
+
+    strategy: str
+    ranks: int
+    columns: int
+    tile: str
+    estimate: float
+
 class Network:
     def __init__(
         self,
@@ -111,6 +120,8 @@ class Network:
         device: int,
     ) -> None: ...
     def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]: ...
+    def launches(self, steps: int, batch: int, training: bool) -> list[Launch]:
+        """Return those of the persistent kernel that are possible, with or without a wish."""
 
 class Weights:
     """Parameters for the forward kernels, which read them where they lie: nothing is copied."""
@@ -234,6 +245,12 @@ def set_float32_products(how: str) -> None:
     """ "automatic", "plain", "bf16x3" or "tf32"."""
 
 def get_float32_products() -> str: ...
+def set_wish(strategy: str = "", ranks: int = 0, columns: int = 0, tile: str = "") -> None:
+    """What all later calls insist on, of what is possible for them; without arguments all is chosen again.
+
+    strategy "step", "cta" or "cluster"; tile "narrow", "wide" or "low".  For tests and measurements.
+    """
+
 def why_unavailable() -> str:
     """Why there is no device; empty if there is one."""
 

@@ -1,4 +1,6 @@
 // How calls are computed on devices that need not be there: an A100, an H200, a GeForce.
+#include <vector>
+
 #include "check.h"
 #include "cuda/persistent.h"
 #include "cuda/plan.h"
@@ -150,6 +152,88 @@ TEST(plan_does_what_is_wished_if_it_can) {
   r.steps = 512;
   r.wish.strategy = Strategy::step;
   CHECK(make_plan(r, h200).strategy == Strategy::step);
+}
+
+TEST(plan_follows_what_was_measured) {
+  // Made up: the launch is not the model's, nor is who is faster.
+  const Persistence launch{8, 16, TileKind::wide};
+  Tuned rows[] = {{90, 132, "measured on a GPU, commit abc", Cell::lstm, DType::bfloat16, false, 512, 64,
+                   launch, 2e-6, 3e-6},
+                  {90, 132, "measured on a GPU, commit abc", Cell::lstm, DType::bfloat16, false, 512, 48,
+                   launch, 3e-6, 2e-6}};
+  const TunedTable table{rows, 2};
+  const auto reason = [&](const Request& r, const Limits& limits) {
+    return describe(r, limits, table).at("strategy_reason");
+  };
+  const auto same = [&](const Persistence& p) {
+    return p.ranks == launch.ranks && p.columns == launch.columns && p.tile == launch.tile;
+  };
+  Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
+  CHECK(!same(make_plan(r, h200, {}).persistence));
+  for (const Index batch : {64, 49}) {
+    r.batch = batch;
+    CHECK(make_plan(r, h200, table).strategy == Strategy::cluster);
+    CHECK(same(make_plan(r, h200, table).persistence));
+    CHECK(reason(r, h200).find("of 8 CTAs; measured on a GPU, commit abc") != std::string::npos);
+  }
+  for (const Index batch : {48, 33}) {  // the nearest above counts, by which steps are faster
+    r.batch = batch;
+    CHECK(make_plan(r, h200, table).strategy == Strategy::step);
+    CHECK(reason(r, h200).find("every step: measured on a GPU, commit abc") != std::string::npos);
+  }
+  // At few steps, reading the weights (34 us by estimate) takes longer than the step that it saves.
+  r.batch = 64;
+  r.steps = 33;
+  CHECK(make_plan(r, h200, table).strategy == Strategy::step);
+  r.steps = 36;
+  CHECK(make_plan(r, h200, table).strategy == Strategy::cluster);
+  r.steps = 512;
+
+  const auto modelled = [&](const Request& other, const Limits& limits) {
+    return describe(other, limits, table) == describe(other, limits, {});
+  };
+  CHECK(!modelled(r, h200));
+  const auto with = [&](auto change) {
+    Request other = r;
+    change(other);
+    return other;
+  };
+  CHECK(modelled(with([](Request& o) { o.batch = 65; }), h200));
+  CHECK(modelled(with([](Request& o) { o.batch = 24; }), h200));
+  CHECK(modelled(with([](Request& o) { o.network.first.hidden = 496; }), h200));
+  CHECK(modelled(with([](Request& o) { o.network.first.cell = Cell::gru; }), h200));
+  CHECK(modelled(with([](Request& o) { o.dtype = DType::float16; }), h200));
+  CHECK(modelled(with([](Request& o) { o.training = true; }), h200));
+  CHECK(modelled(with([](Request& o) { o.network.directions = 2; }), h200));
+  CHECK(modelled(with([](Request& o) { o.wish.strategy = Strategy::cluster; }), h200));
+  Limits slice = h200;
+  slice.processors = 66;
+  CHECK(modelled(r, slice));
+  CHECK(modelled(r, b200));
+  Limits shared = h200;  // others hold what clusters of 8 need
+  shared.clusters[2] = shared.clusters[3] = 0;
+  CHECK(modelled(r, shared));
+}
+
+TEST(plan_lists_launches_that_are_possible) {
+  Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
+  const Plan plan = make_plan(r, h200);
+  const std::vector<PossibleLaunch> found = possible_launches(r, h200);
+  int chosen = 0;
+  for (const PossibleLaunch& one : found) {
+    CHECK(one.seconds > 0 && one.seconds < 1e-3);
+    r.wish.strategy = one.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
+    r.wish.ranks = one.launch.ranks;
+    r.wish.columns = one.launch.columns;
+    r.wish.tile = one.launch.tile;
+    const Persistence p = make_plan(r, h200).persistence;
+    CHECK(p.ranks == one.launch.ranks && p.columns == one.launch.columns && p.tile == one.launch.tile);
+    chosen += p.ranks == plan.persistence.ranks && p.columns == plan.persistence.columns &&
+              p.tile == plan.persistence.tile;
+  }
+  CHECK(chosen == 1);
+  CHECK(possible_launches(request(Cell::lstm, DType::bfloat16, 512, 64, 512), a100).empty());
+  CHECK(possible_launches(request(Cell::lstm, DType::float64, 512, 64, 16), h200).empty());
 }
 
 // What is shared out among ranks and warps is there once, and fits.
