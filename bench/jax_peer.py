@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from peers import Data, OnHost, Run, first_reason, only_32_or_64_bits
+from peers import Data, OnHost, Run, first_reason, one_length, only_32_or_64_bits
 from workloads import Workload
 
 jax.config.update("jax_platforms", "cpu")
@@ -97,7 +97,7 @@ class Jax(OnHost):
 
     def unable(self, workload: Workload) -> str:
         both = (workload.resets and workload.bidirectional, "resets in one direction only")
-        return first_reason(only_32_or_64_bits(workload), both)
+        return first_reason(only_32_or_64_bits(workload), one_length(workload), both)
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
         # XLA's threads follow the affinity of the process: worker.py sets it.

@@ -36,11 +36,12 @@ def data(workload: Workload) -> Data:
     rng = np.random.default_rng(1)
     T, B, features = workload.steps, workload.batch, workload.input_size
     reset = rng.random((T, B)) < 0.02 if workload.resets else None
+    lengths = rng.permutation(np.append(rng.integers(1, T + 1, size=B - 1), T)) if workload.ragged else None
     if workload.tokens:
         tokens = rng.integers(features, size=(T, B))
-        return Data(weights, tokens, np.eye(features, dtype=dtype)[tokens], reset)
+        return Data(weights, tokens, np.eye(features, dtype=dtype)[tokens], reset, lengths)
     x = rng.standard_normal((T, B, features)).astype(dtype)
-    return Data(weights, x, x, reset)
+    return Data(weights, x, x, reset, lengths)
 
 
 def arrays(result: Any) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from peers import AbsentError, Data, OnHost, Run, first_reason, no_resets, only_inference
+from peers import AbsentError, Data, OnHost, Run, first_reason, no_resets, one_length, only_inference
 from workloads import GATES, Workload
 
 # torch.nn's gates in the order of ONNX: i o f g of i f g o, z r n of r z n.
@@ -81,7 +81,7 @@ class OnnxPeer(OnHost):
 
     def unable(self, workload: Workload) -> str:
         others = (workload.dtype != "float32", f"no {workload.dtype}")
-        return first_reason(only_inference(workload), no_resets(workload), others)
+        return first_reason(only_inference(workload), no_resets(workload), one_length(workload), others)
 
 
 class OnnxRuntime(OnnxPeer):

@@ -1,13 +1,14 @@
 """Who is measured: each implementation behind one interface, all given the same weights and data.
 
-fastrnn, PyTorch, and a loop in NumPy are here; onnx_peers.py and jax_peer.py have the others.
+fastrnn, PyTorch, and a loop in NumPy are here; the others in onnx_peers.py, jax_peer.py and flashrnn_peer.py.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ class Data:
     x: np.ndarray  # [T, B, I], or tokens [T, B]
     vectors: np.ndarray  # [T, B, I]: x, tokens as one-hot vectors
     reset: np.ndarray | None = None  # bool [T, B]: rows whose state is zero before the step
+    lengths: np.ndarray | None = None  # [B]
 
 
 class AbsentError(Exception):
@@ -68,6 +70,10 @@ def only_inference(workload: Workload) -> tuple[bool, str]:
 
 def no_resets(workload: Workload) -> tuple[bool, str]:
     return workload.resets, "no resets inside a sequence"
+
+
+def one_length(workload: Workload) -> tuple[bool, str]:
+    return workload.ragged, "no lengths"
 
 
 def only_32_or_64_bits(workload: Workload) -> tuple[bool, str]:
@@ -126,10 +132,13 @@ def layer_of(module: Any, workload: Workload, **options: Any) -> Any:
     )
 
 
-def fastrnn_run(layer: Any, workload: Workload, x: Any, reset: Any, dy: Any) -> Run:
+def fastrnn_run(
+    layer: Any, workload: Workload, x: Any, dy: Any, reset: Any = None, lengths: Any = None
+) -> Run:
     if workload.run == "streaming":
         return partial(layer.eval().stream(batch=workload.batch).step, x[0])
-    options = {} if reset is None else {"reset": reset}
+    given = {"reset": reset, "lengths": lengths}
+    options = {name: value for name, value in given.items() if value is not None}
     if workload.run == "forward":
         layer.eval()
         return lambda: layer(x, **options)[0]
@@ -170,15 +179,29 @@ class FastRNN(OnHost):
         if self.rounded:
             layer.eval().quantize(self.rounded)
         dy = np.ones(workload.output_shape, workload.dtype)
-        return fastrnn_run(layer, workload, data.x, data.reset, dy)
+        return fastrnn_run(layer, workload, data.x, dy, data.reset, data.lengths)
+
+
+@contextmanager
+def wished(**wish: str | int) -> Iterator[None]:
+    """Of what is possible for them, calls of fastrnn on a device insist on this (`set_wish` of `_cuda`)."""
+    core = importlib.import_module("fastrnn._device").module()
+    core.set_wish(**wish)
+    try:
+        yield
+    finally:
+        core.set_wish()
 
 
 class FastRNNCuda(OnDevice):
+    """`strategy`: what the graph is captured with, in place of what is chosen."""
+
     rival = None
 
-    def __init__(self, graph: bool = False) -> None:
+    def __init__(self, graph: bool = False, strategy: str = "") -> None:
         self.library = importlib.import_module("fastrnn")
         super().__init__(graph)
+        self.strategy = strategy
         try:
             self.library.LSTM(1, 1, device="cuda")
         except (RuntimeError, TypeError) as error:  # TypeError: a version that has no such argument
@@ -187,13 +210,40 @@ class FastRNNCuda(OnDevice):
     def unable(self, workload: Workload) -> str:
         return first_reason(no_replayed_stream(self, workload))
 
-    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
+    def layer(self, workload: Workload, data: Data) -> tuple[Any, Any]:
+        """With its weights, and x."""
         layer = layer_of(self.library, workload, dtype=workload.dtype, device="cuda")
         layer.load_state_dict(data.weights)
-        x = self.on_device(data.x, workload)
-        reset = None if data.reset is None else self.torch.from_numpy(data.reset).to("cuda")
+        return layer, self.on_device(data.x, workload)
+
+    def launches(self, layer: Any, workload: Workload) -> list[dict[str, Any]]:
+        """Of the persistent kernels that are possible, with the model's estimate of a step in seconds."""
+        network = layer._backend.network(layer._spec)
+        return network.launches(workload.steps, workload.batch, workload.run == "training")
+
+    def call(self, layer: Any, workload: Workload, data: Data, x: Any) -> Run:
+        reset, lengths = (
+            None if value is None else self.torch.from_numpy(value).to("cuda")
+            for value in (data.reset, data.lengths)
+        )
         dy = self.on_device(np.ones(workload.output_shape, np.float32), workload)
-        return self.finish(fastrnn_run(layer, workload, x, reset, dy))
+        return fastrnn_run(layer, workload, x, dy, reset, lengths)
+
+    def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
+        layer, x = self.layer(workload, data)
+        call = self.call(layer, workload, data, x)
+        if not self.strategy:
+            return self.finish(call)
+        with wished(strategy=self.strategy):
+            insist(layer, x, self.strategy)
+            return self.finish(call)
+
+
+def insist(layer: Any, x: Any, strategy: str) -> None:
+    """RuntimeError unless it is what a call does."""
+    report = layer.explain(x)
+    if report["strategy"] != strategy:
+        raise RuntimeError(f"is not computed as {strategy}: {report['strategy_reason']}")
 
 
 def torch_layer(torch: Any, workload: Workload, data: Data, device: str) -> Any:
@@ -202,26 +252,34 @@ def torch_layer(torch: Any, workload: Workload, data: Data, device: str) -> Any:
     return layer
 
 
+def sequence_call(
+    peer: Torch | Cudnn, layer: Any, workload: Workload, data: Data, x: Any, tf32: bool = False
+) -> Run:
+    lengths = None if data.lengths is None else peer.torch.from_numpy(data.lengths)
+    training = workload.run == "training"
+    return peer.calls.layer_call(layer, x, training, tf32, not workload.tokens, lengths)
+
+
 class Torch(OnHost):
     """torch.nn's layers; for a streaming step its cells, which take half the time of a layer with T = 1."""
 
     rival = "fastrnn"
 
     def __init__(self) -> None:
-        self.library = importlib.import_module("torch")
+        self.torch = importlib.import_module("torch")
         self.calls = importlib.import_module("torch_calls")
-        self.version = self.library.__version__
+        self.version = self.torch.__version__
 
     def unable(self, workload: Workload) -> str:
         return first_reason(only_32_or_64_bits(workload), no_resets(workload))
 
     def prepare(self, workload: Workload, data: Data, threads: int) -> Run:
-        self.library.set_num_threads(threads)
-        layer = torch_layer(self.library, workload, data, "cpu")
-        x = self.library.from_numpy(data.vectors)
+        self.torch.set_num_threads(threads)
+        layer = torch_layer(self.torch, workload, data, "cpu")
+        x = self.torch.from_numpy(data.vectors)
         if workload.run == "streaming":
             return self.calls.cells_step(layer, x[0])
-        return self.calls.layer_call(layer, x, workload.run == "training", with_dx=not workload.tokens)
+        return sequence_call(self, layer, workload, data, x)
 
 
 class Cudnn(OnDevice):
@@ -244,8 +302,7 @@ class Cudnn(OnDevice):
         x = self.on_device(data.vectors, workload)
         if workload.run == "streaming":
             return self.calls.layer_step(layer, x, self.tf32)
-        training = workload.run == "training"
-        return self.finish(self.calls.layer_call(layer, x, training, self.tf32, not workload.tokens))
+        return self.finish(sequence_call(self, layer, workload, data, x, self.tf32))
 
 
 class NumpyLoop(OnHost):
@@ -262,6 +319,7 @@ class NumpyLoop(OnHost):
         return first_reason(
             only_32_or_64_bits(workload),
             only_inference(workload),
+            one_length(workload),
             (workload.num_layers > 1 or workload.bidirectional, "one layer and one direction only"),
         )
 
@@ -341,7 +399,15 @@ ON_DEVICE: dict[str, Callable[[], Peer]] = {
     "cudnn-graph": lambda: Cudnn(graph=True),
     "cudnn-tf32-graph": lambda: Cudnn(tf32=True, graph=True),
 }
-ALL = ON_HOST | ROUNDED | ON_DEVICE
+# On a device too, measured when they are asked for: not every size has all strategies, and FlashRNN compiles
+# itself for every size.
+SPECIAL: dict[str, Callable[[], Peer]] = {
+    "fastrnn-cuda-cta-graph": lambda: FastRNNCuda(graph=True, strategy="cta"),
+    "fastrnn-cuda-cluster-graph": lambda: FastRNNCuda(graph=True, strategy="cluster"),
+    "flashrnn": other("flashrnn_peer", "FlashRNN"),
+    "flashrnn-graph": other("flashrnn_peer", "FlashRNN", True),
+}
+ALL = ON_HOST | ROUNDED | ON_DEVICE | SPECIAL
 
 
 def available(names: list[str]) -> tuple[dict[str, Peer], list[str]]:

@@ -3,6 +3,7 @@
     python bench/plot.py bench/results/NAME.json [OTHER.json ...] [--out FOLDER/NAME]
 
 NAME-speedup-*.png     time of the best peer / fastrnn over H and B, a panel for each cell and pass
+NAME-crossover-*.png   time of fastrnn on the CPU / on the GPU, in the same way
 NAME-throughput-*.png  sequences per second against H and against B, CPU and GPU
 NAME-steps.png         histogram of single streaming steps
 NAME-growth.png        time against T, B, H, layers and threads
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ COLOURS = {
     "fastrnn": "#d62728",
     "torch": "#ff9d3b",
     "cudnn": "#76b900",
+    "flashrnn": "#17658c",
     "onnxruntime": "#5a6acf",
     "openvino": "#2ba5b8",
     "jax": "#9467bd",
@@ -145,15 +147,36 @@ def filling(rows: list[Row]) -> list[Row]:
 
 
 def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
-    """A figure for each T and number of threads, a row of panels for each pass, a panel for each cell."""
+    def best(row: Row) -> float | None:
+        found = row.against(own)
+        return found.median if found else None
+
+    over_sizes(pictures, rows, "speedup", own, best, f"Time of the best peer / {own}", f"{own} is faster")
+
+
+def crossover(pictures: Pictures, rows: list[Row]) -> None:
+    what, end = "Time on the CPU / on the GPU", "the GPU is faster"
+    over_sizes(pictures, rows, "crossover", "fastrnn", Row.gpu_gain, what, end)
+
+
+def over_sizes(
+    pictures: Pictures,
+    rows: list[Row],
+    kind: str,
+    own: str,
+    ratio_of: Callable[[Row], float | None],
+    what: str,
+    blue: str,
+) -> None:
+    """Ratios over H and B: a figure for each T, type and threads, a panel for each pass and cell."""
     from matplotlib.colors import TwoSlopeNorm
 
     groups: dict[tuple[int, int, str], list[Row]] = {}
     for row in plain(rows):
-        if row.rivals(own):
+        if ratio_of(row) is not None:
             groups.setdefault((row.load.steps, row.threads, row.load.dtype), []).append(row)
     for (T, threads, dtype), some in groups.items():
-        name = f"speedup-T{T}-{threads}t" + "".join(f"-{k}" for k in (dtype, own) if k not in PLAIN)
+        name = f"{kind}-T{T}-{threads}t" + "".join(f"-{k}" for k in (dtype, own) if k not in PLAIN)
         some = filling(some)
         hidden = sorted({row.load.hidden_size for row in some})
         batches = sorted({row.load.batch for row in some})
@@ -171,9 +194,8 @@ def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
                 grid = [[math.nan] * len(batches) for _ in hidden]
                 for row in some:
                     if (row.load.run, row.load.cell) == (run, cell):
-                        best = row.against(own)
-                        assert best is not None
-                        ratio = best.median
+                        ratio = ratio_of(row)
+                        assert ratio is not None
                         x, y = batches.index(row.load.batch), hidden.index(row.load.hidden_size)
                         grid[y][x] = math.log2(ratio)
                         strong = abs(grid[y][x]) > 1.2
@@ -197,7 +219,7 @@ def speedup(pictures: Pictures, rows: list[Row], own: str) -> None:
         bar = figure.colorbar(image, ax=axes, shrink=0.7, extend="both")
         bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/4", "1/2", "1", "2", "4"])
         unit = f"T = {T}, {threads} thread" + "s" * (threads > 1) + f", {dtype}"
-        pictures.save(figure, name, f"Time of the best peer / {own}: {unit}; blue: {own} is faster")
+        pictures.save(figure, name, f"{what}: {unit}; blue: {blue}")
 
 
 def throughput(pictures: Pictures, rows: list[Row]) -> None:
@@ -401,6 +423,7 @@ def draw(results: list[dict[str, Any]], stem: Path, only: Collection[str] = ()) 
     rows = [row for row in all_rows(results) if row.peers]
     for own in dict.fromkeys(own for row in rows for own in row.owns):
         speedup(pictures, rows, own)
+    crossover(pictures, rows)
     throughput(pictures, rows)
     latency(pictures, rows)
     growing(pictures, results)

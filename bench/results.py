@@ -80,6 +80,12 @@ class Row:
             return Ratio(slow, *other["beside"][slow])
         return quotient(slow, entry, other)
 
+    def gpu_gain(self) -> float | None:
+        """fastrnn's time on the CPU / on the GPU, called from Python; None unless both were measured."""
+        if {"fastrnn", "fastrnn-cuda"} <= self.peers.keys():
+            return self.ratio("fastrnn", "fastrnn-cuda").median
+        return None
+
     @property
     def broken(self) -> str:
         """Why fastrnn has no figure to trust: it failed, or differs from all whose results were compared.
@@ -135,7 +141,7 @@ def quotient(slow: str, entry: dict[str, Any], other: dict[str, Any]) -> Ratio:
 
 
 def on_device(peer: str) -> bool:
-    return "cud" in peer
+    return "cud" in peer or peer.startswith("flashrnn")
 
 
 def git(*command: str) -> str:

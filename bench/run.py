@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peers import ALL, ON_DEVICE, ON_HOST, ROUNDED
+from peers import ALL, ON_DEVICE, ON_HOST, ROUNDED, SPECIAL
 from plot import draw
 from progress import within
 from results import commit, rows_of, write
@@ -101,7 +101,7 @@ class Team:
     def __init__(self, threads: int, names: list[str], result: Result) -> None:
         self.threads, self.result = threads, result
         self.workers: list[Worker] = []
-        for group, count in ((ON_HOST | ROUNDED, threads), (ON_DEVICE, 0)):
+        for group, count in ((ON_HOST | ROUNDED, threads), (ON_DEVICE | SPECIAL, 0)):
             if chosen := [name for name in names if name in group]:
                 worker = Worker(count, chosen)
                 result.about(worker)

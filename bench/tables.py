@@ -225,6 +225,23 @@ def gains(rows: list[Row], own: str) -> str:
     return markdown(["", "threads", "sizes", "x one thread", "least", "most"], lines) if lines else ""
 
 
+def crossovers(rows: list[Row]) -> str:
+    """By H, the least B that was measured from which on the GPU is faster, with the ratio there."""
+    hidden = sorted({row.load.hidden_size for row in rows})
+    lines = []
+    for what, some in grouped(rows, kind).items():
+        by_hidden = grouped(some, lambda row: (row.load.hidden_size,))
+        cells = []
+        for H in hidden:
+            gains = {row.load.batch: row.gpu_gain() or 0.0 for row in by_hidden.get((H,), [])}
+            lost = max((B for B, gain in gains.items() if gain <= 1), default=0)
+            won = min((B for B in gains if lost < B), default=None)
+            never = f"not to B={lost}: {gains[lost]:.2f}" if lost else ""
+            cells.append(never if won is None else f"B={won}: {gains[won]:.2f}")
+        lines.append([what, what.threads, *cells])
+    return markdown(["", "threads", *(f"H={H}" for H in hidden)], lines)
+
+
 def times(results: list[dict[str, Any]]) -> str:
     """Milliseconds against each axis, and the power of it that each implementation's time follows."""
     lines = growth(results)
@@ -265,6 +282,10 @@ def report(results: list[dict[str, Any]]) -> str:
         parts.append((f"Named workloads: {own}", one_by_one(named, own) if named else ""))
         streams = [row for row in mine if "steps" in row.peers[own]]
         parts.append((f"Single steps: {own}", steps(streams) if streams else ""))
+    both = [row for row in rows if row.gpu_gain() and not row.load.name]
+    parts.append(
+        ("From which B on the GPU is faster: time on the CPU / there", crossovers(both) if both else "")
+    )
     parts.append(("How time grows", times(results)))
     both = [row for row in rows if "fastrnn" in row.peers and row.peers.keys() & ROUNDED.keys()]
     parts.append(("Weights of fewer bits", rounded(both) if both else ""))

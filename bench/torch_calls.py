@@ -6,38 +6,63 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 Call = Callable[[], Any]
 
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
 
+def padded(data: torch.Tensor, like: PackedSequence | None) -> Any:
+    """A result that can be compared: of packed sequences, a function that makes it."""
+    if like is None:
+        return data
+    return lambda: pad_packed_sequence(like._replace(data=data))[0]
+
+
 def layer_call(
-    layer: torch.nn.RNNBase, x: torch.Tensor, training: bool, tf32: bool = False, with_dx: bool = True
+    layer: torch.nn.RNNBase,
+    x: torch.Tensor,
+    training: bool,
+    tf32: bool = False,
+    with_dx: bool = True,
+    lengths: torch.Tensor | None = None,
 ) -> Call:
-    """Forward, or forward and backward from dy = 1 to all weights and, `with_dx`, to the input."""
+    """Forward, or forward and backward from dy = 1 to all weights and, `with_dx`, to the input.
+
+    With `lengths` (on the host) x is packed before, and y stays so.
+    """
     on_device = x.is_cuda
+    pack = None if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
+    data = x if pack is None else pack.data
+
+    def forward() -> torch.Tensor:
+        if on_device:  # a peer with the other rounding may have had the turn before
+            torch.backends.cudnn.allow_tf32 = tf32
+        if pack is None:
+            return layer(data)[0]
+        return layer(pack._replace(data=data))[0].data
+
     if not training:
         layer.eval()
 
-        def infer() -> dict[str, torch.Tensor]:
-            if on_device:  # a peer with the other rounding may have had the turn before
-                torch.backends.cudnn.allow_tf32 = tf32
+        def infer() -> dict[str, Any]:
             with torch.no_grad():
-                return {"y": layer(x)[0]}
+                return {"y": padded(forward(), pack)}
 
         return infer
-    x = x.clone().requires_grad_(with_dx)
-    wanted = {"dx": x} if with_dx else {}
+    data = data.clone().requires_grad_(with_dx)
+    wanted = {"dx": data} if with_dx else {}
     wanted |= {"dw" if name == "weight_hh_l0" else name: value for name, value in layer.named_parameters()}
-    dy = torch.ones_like(layer(x)[0])
+    dy = torch.ones_like(forward())
 
-    def train() -> dict[str, torch.Tensor]:
-        if on_device:
-            torch.backends.cudnn.allow_tf32 = tf32
-        y, _ = layer(x)
-        gradients = dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), dy), strict=True))
-        return {"y": y.detach()} | gradients
+    def train() -> dict[str, Any]:
+        y = forward()
+        found = torch.autograd.grad(y, list(wanted.values()), dy)
+        gradients = dict(zip(wanted, found, strict=True))
+        if with_dx:
+            gradients["dx"] = padded(gradients["dx"], pack)
+        return {"y": padded(y.detach(), pack)} | gradients
 
     return train
 

@@ -32,6 +32,7 @@ class Workload:
     dtype: str = "float32"  # one of DTYPES
     tokens: bool = False  # x is integers; who takes only vectors gets them as one-hot vectors, made before
     resets: bool = False  # a few rows start anew at every step
+    ragged: bool = False  # every row has a length of its own, one of them T
     name: str = ""  # one of NAMED
 
     @property
@@ -42,7 +43,9 @@ class Workload:
     def beyond(self) -> bool:
         """Is it outside the grid that means are taken over?"""
         steps = (1, 100, 1000) if self.run == "forward" else (1,) if self.run == "streaming" else (100, 1000)
-        other = self.num_layers * self.directions > 1 or self.tokens or self.resets or self.name
+        other = (
+            self.num_layers * self.directions > 1 or self.tokens or self.resets or self.ragged or self.name
+        )
         inside = self.steps in steps and 1 <= self.batch <= 128 and 16 <= self.hidden_size <= 1024
         return bool(other) or not inside
 
@@ -104,7 +107,7 @@ class Workload:
 
     def __str__(self) -> str:
         extra = f" L{self.num_layers}" * (self.num_layers > 1) + " bi" * self.bidirectional
-        extra += " tokens" * self.tokens + " resets" * self.resets
+        extra += " tokens" * self.tokens + " resets" * self.resets + " ragged" * self.ragged
         extra += f" {self.dtype}" * (self.dtype != "float32") + f" ({self.name})" * bool(self.name)
         size = f"T{self.steps} B{self.batch} I{self.input_size} H{self.hidden_size}"
         return f"{self.cell.upper():4} {self.run:9} {size}{extra}"

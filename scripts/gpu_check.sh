@@ -3,19 +3,21 @@
 #
 #     scripts/gpu_check.sh [OUT] [PART ...]
 #
-# PARTs run in this order, all of them by default:
+# PARTs, in this order; all of them by default, but the last two only if they are named:
 #     probe     scripts/gpu_probe.cu: limits and latencies of the device
 #     build     the package with its CUDA module, into build/gpu, for this device alone
 #     tests     pytest -m cuda
 #     sanitize  compute-sanitizer's memcheck and racecheck over tests/test_cuda_small.py
 #     cudnn     bench/cudnn.py: torch's layers, which are cuDNN's
 #     bench     bench/run.py: fastrnn beside them, and beside the CPU
+#     tune      bench/tune.py: every launch of the persistent kernels, 3 minutes
+#     targets   bench/device_targets.py: each case that was aimed at, 4 minutes
 #
 # OUT (build/gpu_check) receives check.json, log.txt, and a JSON file of every measurement with its plot, eight files
-# at most. A table comes last.
+# at most, and one of each part that is named. A table comes last.
 # No network is needed: nvcc, and a Python ($PYTHON, or python3) with numpy, safetensors, cmake, ninja, pybind11,
 # scikit-build-core, pytest, hypothesis and torch. A part that fails or is out of time leaves the others alone;
-# all limits together are below 9 minutes. The exit status is 0 if no part failed.
+# all limits of the parts by default are together below 9 minutes. The exit status is 0 if no part failed.
 # shellcheck disable=SC2329 # parts are functions that are called by name
 set -uo pipefail
 
@@ -29,11 +31,12 @@ export PYTHONPATH=$PWD/build/gpu/site${PYTHONPATH:+:$PYTHONPATH}
 UNAVAILABLE=77 # exit status of a part that this machine cannot run
 export UNAVAILABLE
 
-declare -A limit=([probe]=90 [build]=130 [tests]=90 [sanitize]=90 [cudnn]=50 [bench]=75) # seconds
+declare -A limit=([probe]=90 [build]=130 [tests]=90 [sanitize]=90 [cudnn]=50 [bench]=85 [tune]=200 [targets]=240) # seconds
+all=(probe build tests sanitize cudnn bench tune targets)
 parts=("${@:2}")
-[ ${#parts[@]} -gt 0 ] || parts=(probe build tests sanitize cudnn bench)
+[ ${#parts[@]} -gt 0 ] || parts=("${all[@]:0:6}")
 for part in "${parts[@]}"; do
-    [ -n "${limit[$part]:-}" ] || { echo "unknown part '$part'; there are: probe build tests sanitize cudnn bench" >&2; exit 64; }
+    [ -n "${limit[$part]:-}" ] || { echo "unknown part '$part'; there are: ${all[*]}" >&2; exit 64; }
 done
 
 # The parts. The last line that one prints is its note in the table.
@@ -120,7 +123,19 @@ bench() {
     "$PYTHON" bench/run.py --peers "${gpu[@]}" --dtypes float32 bfloat16 --steps 512 --batch 64 16 \
         --hidden 2048 512 1024 --seconds 0.2 --total 45 --out "$out/bench_gpu.json" || return
     "$PYTHON" bench/run.py --peers fastrnn torch fastrnn-cuda cudnn cudnn-tf32 --threads "$(nproc)" --steps 100 \
-        --batch 64 1 --hidden 256 64 1024 --seconds 0.2 --total 18 --out "$out/bench_cpu_gpu.json"
+        --batch 64 1 8 --hidden 256 64 1024 --seconds 0.2 --total 28 --out "$out/bench_cpu_gpu.json"
+}
+
+tune() {
+    need_gpu
+    rm -f "$out/tune.json"
+    "$PYTHON" bench/tune.py --seconds 180 --out "$out/tune.json"
+}
+
+targets() {
+    need_gpu
+    rm -f "$out/targets.json"
+    "$PYTHON" bench/device_targets.py --seconds 210 --out "$out/targets.json"
 }
 
 # Usage: cuda_tests XML TESTS [PROGRAM that runs it ...]
@@ -137,7 +152,7 @@ need_gpu() {
     [ "$has_gpu" = yes ] || { echo "no GPU"; exit "$UNAVAILABLE"; }
 }
 
-export -f probe build tests sanitize cudnn bench cuda_tests need_gpu
+export -f probe build tests sanitize cudnn bench tune targets cuda_tests need_gpu
 
 # What there is, told by the driver, which the kernels have to ask too: a container may have it without nvidia-smi, or
 # that alone. Without a GPU the code is at least compiled, for the first with clusters.

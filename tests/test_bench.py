@@ -6,12 +6,16 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fastrnn
 import numpy as np
 import pytest
 
@@ -188,6 +192,10 @@ def test_all_peers_on_the_cpu_get_the_same_results(bench: Bench) -> None:
     loads += [w.Workload("gru", "training", 4, 2, 3, 7, dtype="float64")]
     loads += [w.Workload("lstm", "training", 4, 2, 3, 7, tokens=True)]
     loads += [w.Workload("lstm", "training", 60, 2, 3, 7, resets=True)]
+    loads += [
+        w.Workload("gru", run, 9, 5, 3, 7, num_layers=2, bidirectional=True, ragged=True)
+        for run in ("forward", "training")
+    ]
     about, rows = asked([*bench("peers").ON_HOST, *bench("peers").ROUNDED], loads)
     assert [row["workload"] for row in rows] == [load.as_dict() for load in loads]
     for row in rows:
@@ -684,12 +692,246 @@ def test_every_picture_is_drawn(bench: Bench, tmp_path: Path) -> None:
     plot = bench("plot")
     files = plot.draw([result], tmp_path / "some")
     names = {file.name.removeprefix("some-").split("-")[0].removesuffix(".png") for file in files}
-    assert names == {"speedup", "throughput", "steps", "growth", "roofline", "memory"}
+    assert names == {"speedup", "throughput", "steps", "growth", "roofline", "memory"}, "no GPU, no crossover"
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")
     rows = bench("results").all_rows([result])
     assert {row.load.hidden_size for row in plot.filling(plot.plain(rows))} == {2, 4}, "without a lone size"
     assert plot.draw([result], tmp_path / "few", ["steps"]) == [tmp_path / "few-steps.png"]
+
+
+def beside_a_gpu(bench: Bench) -> dict[str, Any]:
+    """A result in which the CPU takes B H / 250 of what the GPU does."""
+    w = bench("workloads")
+    loads = w.grid(["lstm"], ["forward"], ["float32"], [100], [1, 8, 64], [16, 64, 500])
+    return with_times(
+        bench,
+        [(1, load) for load in loads],
+        **{
+            "fastrnn": lambda load, n: load.batch * load.hidden_size / 250,
+            "fastrnn-cuda": lambda load, n: 1.0,
+        },
+    )
+
+
+def test_from_where_the_gpu_is_faster(bench: Bench) -> None:
+    text = bench("tables").report([beside_a_gpu(bench)])
+    assert "| LSTM forward, T=100 | 1 | B=64: 4.10 | B=8: 2.05 | B=1: 2.00 |" in text
+    result = beside_a_gpu(bench)
+    result["rows"] = [row for row in result["rows"] if row["workload"]["batch"] < 64]
+    assert "| not to B=8: 0.51 | B=8: 2.05 | B=1: 2.00 |" in bench("tables").report([result])
+    assert "the GPU is faster" not in bench("tables").report([made_up(bench, fastrnn=1.0, torch=2.0)])
+
+
+def test_the_picture_of_where_the_gpu_is_faster(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = bench("plot").draw([beside_a_gpu(bench)], tmp_path / "some")
+    assert tmp_path / "some-crossover-T100-1t.png" in files
+
+
+def device_rows(bench: Bench, seconds: Callable[[Any, str], float | None]) -> dict[str, Any]:
+    """A result of device_targets.py in which each peer takes the given time, or has not run."""
+    rows = []
+    for names, loads in bench("device_targets").groups().items():
+        for load in loads:
+            given = {name: seconds(load, name) for name in names}
+            peers = {
+                name: {"median_s": time, "quartiles_s": [time, time]}
+                for name, time in given.items()
+                if time is not None
+            }
+            rows.append({"workload": load.as_dict(), "threads": 1, "peers": peers})
+    return {"rows": rows}
+
+
+def verdicts(text: str) -> list[str]:
+    return [line.split(" | ")[-1].removesuffix(" |") for line in text.splitlines()[2:]]
+
+
+def test_device_targets_say_what_was_reached(bench: Bench) -> None:
+    module = bench("device_targets")
+    assert set(verdicts(module.table([]))) == {"open: no GPU was at hand"}
+    assert set(verdicts(module.table([{"rows": []}]))) == {"not run"}
+
+    def all_reached(load: Any, name: str) -> float:
+        return 1.0 if name.startswith("fastrnn") else 3.0
+
+    stream = {"median_s": 6e-6, "quartiles_s": [5e-6, 7e-6], "turns": 20}
+    text = module.table([device_rows(bench, all_reached) | {"stream": stream}])
+    assert verdicts(text) == ["pass"] * (len(module.AIMS) + 1)
+    assert "| >= 3 x | 3.00 - 3.00, median 3.00 |" in text
+    assert "| <= 6 us | 6.00 us (5.00-7.00) |" in text
+
+    def one_misses(load: Any, name: str) -> float | None:
+        if name == module.FLASHRNN:
+            return None
+        slow = (load.cell, load.dtype, load.batch, load.hidden_size) == ("gru", "bfloat16", 64, 512)
+        return 1.0 if name.startswith("fastrnn") else 2.9 if slow else 3.5
+
+    text = module.table([device_rows(bench, one_misses) | {"stream": stream | {"median_s": 6.1e-6}}])
+    first, *others = verdicts(text)
+    assert first == "miss"
+    assert "GRU  forward   T512 B64 I512 H512 bfloat16: 2.90 (2.90-2.90)" in text.splitlines()[2]
+    assert others == ["pass"] * (len(module.AIMS) - 2) + ["not run", "miss"]
+
+    def some_failed(load: Any, name: str) -> float | None:
+        return None if load.batch == 64 and name == module.CUDNN else all_reached(load, name)
+
+    text = module.table([device_rows(bench, some_failed) | {"stream": {"failed": "no memory"}}])
+    assert verdicts(text)[0] == "pass, 4 of 12 sizes not run"
+    assert verdicts(text)[-1] == "not run: no memory"
+
+
+def test_device_targets_measure_every_case(bench: Bench) -> None:
+    module = bench("device_targets")
+    together = [(set(names), load) for names, loads in module.groups().items() for load in loads]
+    for aim in module.AIMS:
+        assert aim.loads
+        for load in aim.loads:
+            assert load.steps == 512
+            assert load.input_size == load.hidden_size
+            assert any({aim.rival, aim.own} <= names and one == load for names, one in together), aim.case
+    assert {name for names, _ in together for name in names} <= bench("peers").ALL.keys()
+
+
+class FakeDevice:
+    """As FastRNNCuda, but that its layers are on the CPU, and the times of its launches are given."""
+
+    def __init__(self, times: dict[str, float], wrong: str = "") -> None:
+        self.times, self.wrong, self.calls, self.wish = times, wrong, self, "step"
+        self.reports: dict[str, str] = {}
+
+    def layer(self, load: Any, given: Any) -> tuple[Any, Any]:
+        layer = getattr(fastrnn, load.cell.upper())(load.input_size, load.hidden_size)
+        layer.load_state_dict(given.weights)
+        return layer, given.x
+
+    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        call()
+        return call
+
+    def seconds(self, run: Any, repeat: int) -> float:
+        return self.times[run.wish] if isinstance(run, FakeReplay) else 1e-3
+
+    def launches(self, layer: Any, load: Any) -> list[dict[str, Any]]:
+        common = {"columns": 16, "tile": "wide", "estimate": 1e-6}
+        return [{"strategy": "cta", "ranks": 1} | common, {"strategy": "cluster", "ranks": 8} | common]
+
+    def call(self, layer: Any, load: Any, given: Any, x: Any) -> Callable[[], Any]:
+        return lambda: {"y": np.full(3, 2.0 if self.wish == self.wrong else 1.0)}
+
+    def finish(self, call: Callable[[], Any]) -> FakeReplay:
+        return FakeReplay(self.wish, call())
+
+
+@dataclass
+class FakeReplay:
+    wish: str  # that it was captured with
+    result: Any
+
+    def __call__(self) -> Any:
+        return self.result
+
+
+def test_a_stream_is_timed_on_the_device(bench: Bench, monkeypatch: Patch) -> None:
+    module, workloads = bench("device_targets"), bench("workloads")
+    monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(module, "STREAM", workloads.Workload("lstm", "streaming", 1, 1, 5, 5))
+    found = module.stream_step(FakeDevice({}))
+    assert found["median_s"] == pytest.approx(1e-3 / 3, rel=1e-3)
+    monkeypatch.setattr("fastrnn.Stream.reset", lambda stream: None)
+    with pytest.raises(RuntimeError, match="the stream and a sequence disagree"):
+        module.stream_step(FakeDevice({}))
+
+
+@pytest.fixture
+def tuned(bench: Bench, monkeypatch: Patch) -> Callable[..., dict[str, Any]]:
+    """Tune one size on a device whose times are given: the row."""
+    module, workloads = bench("tune"), bench("workloads")
+
+    def tune(device: FakeDevice, load: Any = None, refused: str = "") -> dict[str, Any]:
+        def insist(layer: Any, x: Any, strategy: str) -> None:
+            device.wish = strategy
+            if strategy == refused:
+                raise RuntimeError("it does not fit")
+
+        monkeypatch.setattr(module, "insist", insist)
+        monkeypatch.setattr(module, "wished", lambda **wish: nullcontext())
+        found: dict[str, Any] = module.tune(
+            device, load or workloads.Workload("gru", "forward", 512, 64, 16, 256), 0.0
+        )
+        return found
+
+    return tune
+
+
+def test_tuning_times_every_launch_beside_steps(bench: Bench, tuned: Callable[..., dict[str, Any]]) -> None:
+    module = bench("tune")
+    times = {"step": 512 * 4e-6, "cta": 512 * 2e-6, "cluster": 512 * 1.5e-6}
+    row = tuned(FakeDevice(times))
+    assert [launch["median_s"] for launch in row["launches"]] == pytest.approx(list(times.values()), rel=1e-3)
+    assert not row["failed"]
+    text = module.report([row])
+    assert "| 4.00 | cluster 8x16 wide | 1.50 (1.50-1.50) | 2.67 | 67% | cta 1x16 wide: 2.00 |" in text
+    row = tuned(FakeDevice(times, wrong="cluster"))
+    assert "cluster 8x16 wide and step disagree on y" in row["failed"]["cluster 8x16 wide"]
+    assert "| cta 1x16 wide | 2.00" in module.report([row])
+    row = tuned(FakeDevice(times), refused="cta")
+    assert row["failed"] == {"cta 1x16 wide": "RuntimeError: it does not fit"}
+    assert module.best(tuned(FakeDevice(times), refused="step")) is None, "nothing to compare it with"
+
+
+def test_the_table_of_launches_is_what_was_measured(
+    bench: Bench, tuned: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    module, workloads = bench("tune"), bench("workloads")
+    folder = BENCH / "results"
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*-tune.json"))]
+    assert module.TABLE.read_text() == module.header(results), "bench/tune.py --table writes it"
+    device = FakeDevice({"step": 512 * 4e-6, "cta": 512 * 2e-6, "cluster": 512 * 1.5e-6})
+    training = workloads.Workload("lstm", "training", 512, 1, 16, 512, dtype="bfloat16")
+    versions = {"device": "NVIDIA H200", "compute_capability": "9.0", "multiprocessors": 132}
+    rows = [tuned(device), tuned(device, refused="step"), tuned(device, training)]
+    text = module.header([{"commit": "abc", "versions": versions, "rows": rows}])
+    assert 'constexpr char kSource0[] = "measured on NVIDIA H200, commit abc";' in text
+    times = "{8, 16, TileKind::wide}, 1.5e-06, 4e-06},"
+    assert f"{{90, 132, kSource0, Cell::gru, DType::float32, false, 256, 64, {times}" in text
+    assert f"Cell::lstm, DType::bfloat16, true, 512, 1, {times}" in text
+    assert "std::array<Tuned, 2>" in text
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("compared without compiling it: there is no compiler")
+    (tmp_path / "tuned.h").write_text(text)
+    (tmp_path / "use.cpp").write_text(
+        '#include "tuned.h"\nstatic_assert(fastrnn::cuda::kTuned[1].batch == 1);\n'
+    )
+    command = [compiler, "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", "-I", BENCH.parent / "csrc"]
+    subprocess.run([*command, tmp_path / "use.cpp"], check=True)
+
+
+def test_tuning_begins_with_what_is_wanted_most(bench: Bench) -> None:
+    sizes = bench("tune").sizes()
+    assert len(set(sizes)) == len(sizes)
+    assert {(load.cell, load.dtype, load.steps) for load in sizes[:24]} == {
+        (cell, "bfloat16", 512) for cell in ("lstm", "gru")
+    }
+    assert {load.hidden_size for load in sizes[:24]} == {256, 512, 768}
+
+
+def test_flashrnn_is_absent_or_unable_for_a_reason(bench: Bench, monkeypatch: Patch) -> None:
+    w = bench("workloads")
+    peer = object.__new__(bench("flashrnn_peer").FlashRNN)
+    able = w.Workload("lstm", "training", 512, 16, 256, 256, dtype="bfloat16")
+    assert not peer.unable(able)
+    for change, reason in (
+        ({"cell": "gru"}, "no fused GRU"),
+        ({"dtype": "float32"}, "float32 is rounded"),
+        ({"bidirectional": True}, "one direction"),
+        ({"ragged": True}, "no lengths"),
+        ({"resets": True}, "no resets"),
+        ({"run": "streaming"}, "no stream"),
+    ):
+        assert reason in peer.unable(replace(able, **change))
 
 
 def test_cudnn_sizes_that_matter_most_come_first(bench: Bench) -> None:
