@@ -751,6 +751,8 @@ def verdicts(text: str) -> list[str]:
 def test_device_targets_say_what_was_reached(bench: Bench) -> None:
     module = bench("device_targets")
     assert set(verdicts(module.table([]))) == {"open: no GPU was at hand"}
+    results = [json.loads(file.read_text()) for file in sorted((BENCH / "results").glob("*-device.json"))]
+    assert module.table(results) in (BENCH.parent / "docs/gpu.md").read_text(), "--show prints it"
     assert set(verdicts(module.table([{"rows": []}]))) == {"not run"}
 
     def all_reached(load: Any, name: str) -> float:

@@ -28,6 +28,7 @@ from fastrnn.training import (
     clip_by_global_norm,
     softmax_cross_entropy,
 )
+from tolerances import FACTOR, chain, size
 
 pytestmark = pytest.mark.cuda
 
@@ -620,3 +621,37 @@ def test_info_and_explain() -> None:
         assert "tf32" in str(layer.explain(normal(T, B, IN)))
     finally:
         fastrnn.set_float32_products(before)
+
+
+def test_a_launch_that_is_insisted_on_is_made() -> None:
+    core = _device.module()
+    x = device_array(normal(T, 9, IN))
+    layer = fastrnn.GRU(IN, 40, device="cuda", seed=1).eval()
+    launches = layer._backend.network(layer._spec).launches(T, 9, False)
+    assert all(launch["estimate"] > 0 for launch in launches)
+    found = {launch["strategy"]: launch for launch in launches}
+    if not found:
+        pytest.skip("this device has room for no persistent kernel")
+    expected = layer(x)[0].numpy()
+    # Products there are bf16x3, each 2^-16 off.
+    allowed = FACTOR * 2.0**-16 * np.sqrt(chain(layer._spec, T)) * size(expected)
+    try:
+        for strategy, launch in found.items():
+            sizes = {name: value for name, value in launch.items() if name != "estimate"}
+            core.set_wish(**sizes)
+            report = layer.explain(x)
+            assert report["strategy"] == strategy
+            assert f"every {launch['columns']} rows" in report["strategy_reason"]
+            assert strategy == "cta" or f"of {launch['ranks']} CTAs" in report["strategy_reason"]
+            np.testing.assert_allclose(layer(x)[0].numpy(), expected, rtol=0, atol=allowed)
+        core.set_wish("cluster", ranks=3)
+        assert "does not fit" in layer.explain(x)["strategy_reason"]
+        core.set_wish("step")
+        assert layer.explain(x)["strategy"] == "step"
+        for words in ({"strategy": "grid"}, {"tile": "tall"}):
+            with pytest.raises(ValueError, match="which is none of its values"):
+                core.set_wish(**words)
+            assert "as asked for" in layer.explain(x)["strategy_reason"], "nothing has changed"
+    finally:
+        core.set_wish()
+    assert "asked" not in layer.explain(x)["strategy_reason"]

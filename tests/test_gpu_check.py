@@ -73,8 +73,22 @@ def test_a_device_that_the_driver_knows(tmp_path: Path) -> None:
     assert found["parts"]["sanitize"]["note"] != "no GPU"  # but that nothing runs on it
 
 
-def test_all_parts_together_leave_eight_files() -> None:
-    written = set(re.findall(r"\$out/([\w.]+)", SCRIPT.read_text()))
+def test_parts_by_default_leave_eight_files() -> None:
+    written = set(re.findall(r"\$out/([\w.]+)", SCRIPT.read_text())) - {"tune.json", "targets.json"}
     plots = {re.sub("json$", "png", name) for name in written if name.startswith("bench_")}
     assert plots == {"bench_gpu.png", "bench_cpu_gpu.png"}
     assert len(written | plots) == 8
+
+
+def test_parts_by_default_end_within_nine_minutes() -> None:
+    text = SCRIPT.read_text()
+    limits = {name: int(seconds) for name, seconds in re.findall(r"\[(\w+)\]=(\d+)", text)}
+    (every,) = re.findall(r"^all=\((.*)\)$", text, re.M)
+    assert limits.keys() == set(every.split())
+    defaults = every.split()[:6]
+    assert "${all[@]:0:6}" in text
+    assert not {"tune", "targets"} & set(defaults)
+    assert sum(limits[name] for name in defaults) < 9 * 60
+    for name, script in (("tune", "tune.py"), ("targets", "device_targets.py")):
+        (own,) = re.findall(rf"bench/{script} --seconds (\d+)", text)
+        assert int(own) + 20 <= limits[name], "it has to stop by itself, with what it has measured"
