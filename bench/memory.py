@@ -64,7 +64,7 @@ def take_steps(point: Point) -> None:
             layer.load_state_dict(given.weights)
             if point["checkpoint"]:
                 layer.train(checkpoint=point["checkpoint"])
-            run = fastrnn_run(layer, load, given.x, None, np.ones(load.output_shape, np.float32))
+            run = fastrnn_run(layer, load, given.x, np.ones(load.output_shape, np.float32))
         else:
             run = ALL[point["peer"]]().prepare(load, given, point["threads"])
         before = resident_bytes()
