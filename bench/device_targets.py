@@ -193,8 +193,9 @@ def main() -> None:
             break
     result.write()
     found = result.head | {"rows": result.rows}
-    print(table([found]))
-    print(not_measured([found]))
+    text = table([found])
+    print(text, not_measured([found]), sep="\n")
+    print(f"{len(result.rows)} of {result.planned} rows; {text.count('| pass |')} cases reached")
     if not result.rows:
         sys.exit(1)
 

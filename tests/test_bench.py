@@ -796,6 +796,28 @@ def test_device_targets_measure_every_case(bench: Bench) -> None:
     assert {name for names, _ in together for name in names} <= bench("peers").ALL.keys()
 
 
+def test_device_targets_are_measured_and_written(
+    bench: Bench, script: Script, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    module, w = bench("device_targets"), bench("workloads")
+    if importlib.util.find_spec("flashrnn"):
+        pytest.skip("FlashRNN is installed, and would be measured")
+    load, file = w.Workload("gru", "forward", 3, 2, 4, 4), tmp_path / "out.json"
+    aims = (module.Aim("a case", 1e-9, (load,), "torch"), module.Aim("another", 1, (load,), module.FLASHRNN))
+    monkeypatch.setattr(module, "AIMS", tuple(replace(aim, own="fastrnn") for aim in aims))
+    monkeypatch.setattr(module, "OWN", "fastrnn")
+    monkeypatch.setattr(module, "FastRNNCuda", lambda graph: None)
+    stream = {"median_s": 5e-6, "quartiles_s": [5e-6, 5e-6], "turns": 20}
+    monkeypatch.setattr(module, "stream_step", lambda peer: stream)
+    printed = script("device_targets", "--out", file, "--row-seconds", 0)
+    result = json.loads(file.read_text())
+    assert verdicts(module.table([result])) == ["pass", "not run", "pass"]
+    assert result["absent"] == ["flashrnn-graph: absent (no module named flashrnn)"]
+    assert "flashrnn-graph: absent" in printed
+    assert printed.endswith("1 of 2 rows; 2 cases reached\n")
+
+
 class FakeDevice:
     """As FastRNNCuda, but that its layers are on the CPU, and the times of its launches are given."""
 
