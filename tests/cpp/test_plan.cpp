@@ -157,10 +157,9 @@ TEST(plan_does_what_is_wished_if_it_can) {
 TEST(plan_follows_what_was_measured) {
   // Made up: the launch is not the model's, nor is who is faster.
   const Persistence launch{8, 16, TileKind::wide};
-  Tuned rows[] = {{90, 132, "measured on a GPU, commit abc", Cell::lstm, DType::bfloat16, false, 512, 64,
-                   launch, 2e-6, 3e-6},
-                  {90, 132, "measured on a GPU, commit abc", Cell::lstm, DType::bfloat16, false, 512, 48,
-                   launch, 3e-6, 2e-6}};
+  const char* source = "measured on a GPU, commit abc";
+  Tuned rows[] = {{90, 132, source, Cell::lstm, DType::bfloat16, false, 512, 48, launch, 3e-6, 2e-6},
+                  {90, 132, source, Cell::lstm, DType::bfloat16, false, 512, 64, launch, 2e-6, 3e-6}};
   const TunedTable table{rows, 2};
   const auto reason = [&](const Request& r, const Limits& limits) {
     return describe(r, limits, table).at("strategy_reason");
