@@ -43,7 +43,7 @@ inline std::vector<Network> noisy_networks() {
     const std::size_t i = all.size();
     n.recurrent_dropout = i % 3 == 0 ? 0 : 0.3;
     n.zoneout_h = i % 3 == 1 ? 0 : 0.25;
-    n.zoneout_c = n.first.cell == Cell::lstm && i % 2 == 0 ? 0.4 : 0;
+    n.zoneout_c = n.first.cell == Cell::lstm && (i % 2 == 0 || n.first.projection) ? 0.4 : 0;
     all.push_back(n);
   }
   return all;

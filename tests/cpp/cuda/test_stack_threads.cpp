@@ -23,8 +23,10 @@ struct Problem {
   std::vector<const float*> pointers;
   Array x;
 
-  explicit Problem(Cell cell) : x(some(steps * batch * 3)) {
+  explicit Problem(Cell cell, double noise = 0) : x(some(steps * batch * 3)) {
     network.first.cell = cell;
+    network.recurrent_dropout = network.zoneout_h = noise;
+    network.zoneout_c = cell == Cell::lstm ? noise : 0;
     network.first.input = 3;
     network.first.hidden = 5;
     for (const Index size : network.parameter_sizes()) {
@@ -37,18 +39,11 @@ struct Problem {
   }
 };
 
-}  // namespace
-
-// Step by step, and in persistent kernels of one CTA and two.
-const cuda::Wish wishes[] = {
-    {cuda::Strategy::step, 0, 0, {}}, {cuda::Strategy::cta, 1, 8, {}}, {cuda::Strategy::cluster, 2, 8, {}}};
-
-TEST(calls_have_no_races) {
-  for (int i = 0; i < 9; ++i) {
-    const Cell cell = cells[i % 3];
-    cuda::Options options;
-    options.wish = wishes[i / 3];
-    const Problem p(cell);
+void check_calls(const cuda::Wish& wish, double noise = 0) {
+  cuda::Options options;
+  options.wish = wish;
+  for (const Cell cell : cells) {
+    const Problem p(cell, noise);
     const Network& n = p.network;
     const Index states = p.batch * n.first.hidden, outputs = p.steps * states;
     const cuda::DeviceList<Index> lengths({2, 1});
@@ -88,6 +83,19 @@ TEST(calls_have_no_races) {
     p.check_finite(y);
     p.check_finite(dx);
   }
+}
+
+}  // namespace
+
+// Step by step, and in persistent kernels of one CTA and two.
+TEST(calls_have_no_races) {
+  check_calls({cuda::Strategy::step, 0, 0, {}});
+  check_calls({cuda::Strategy::cta, 1, 8, {}});
+  check_calls({cuda::Strategy::cluster, 2, 8, {}});
+}
+
+TEST(calls_with_recurrent_dropout_and_zoneout_have_no_races) {
+  check_calls({cuda::Strategy::step, 0, 0, {}}, 0.5);
 }
 
 TEST(streams_have_no_races) {
