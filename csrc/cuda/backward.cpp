@@ -1,5 +1,6 @@
 // Back-propagation through time over a stack: per direction of a layer, step by step from the end, one
-// pointwise kernel that makes dG and one product that takes it to the h before; then products over all steps
+// pointwise kernel that makes dG and one product that takes it to the h before, or one kernel for all steps
+// and both directions; then products over all steps
 // for the weights and x. The analogue of cpu/backward.cpp and ops/run.cpp. Sums have a fixed order: no
 // atomics anywhere.
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "cuda/kernels/elman_step.h"
 #include "cuda/kernels/gru_step.h"
 #include "cuda/kernels/lstm_step.h"
+#include "cuda/persistent.h"
 #include "cuda/sequence.h"
 
 namespace fastrnn::cuda {
@@ -87,9 +89,22 @@ class BackwardPart {
     split_ = arena.take<char>(split);
   }
 
-  void run(const Queue& queue) const {
+  // What comes before the steps, and after them.
+  void begin(const Queue& queue) const {
     gather_h_prev(queue);
     reorder_recurrent_weights(queue);
+  }
+  void end(const Queue& queue) const {
+    initial_state(queue);
+    input_weights(queue);
+    mask_h_prev(queue);
+    recurrent_weights(queue);
+    if (shape.projection) projection_weights(queue);
+    if (shape.peephole != Peephole::none) peephole_weights(queue);
+  }
+
+  void run(const Queue& queue) const {
+    begin(queue);
     for (Index step = walk.steps; step-- > 0;) {
       if (step + 1 < walk.steps) to_previous_step(queue, step + 1);
       switch (shape.cell) {
@@ -98,12 +113,26 @@ class BackwardPart {
         case Cell::rnn: elman_step(queue, step); break;
       }
     }
-    initial_state(queue);
-    input_weights(queue);
-    mask_h_prev(queue);
-    recurrent_weights(queue);
-    if (shape.projection) projection_weights(queue);
-    if (shape.peephole != Peephole::none) peephole_weights(queue);
+    end(queue);
+  }
+
+  // The steps as a persistent kernel takes them.
+  PersistentBackwardPart<T> steps() const {
+    PersistentBackwardPart<T> p;
+    p.walk = walk;
+    p.weight_hh = weights.weight_hh;
+    p.peephole = weights.weight_ch;
+    p.gates = reserve.gates;
+    p.cells = reserve.cells;
+    p.h_prev = h_prev_;
+    p.y = y;
+    p.c0 = c0;
+    p.dy = dy;
+    p.dh_n = dh_n;
+    p.dc_n = dc_n;
+    p.dg = {dg_, dg_step_, width()};
+    p.state = shape.cell == Cell::lstm ? dc_ : carry_;
+    return p;
   }
 
   // After run(): both directions write the same dx, one after the other.
@@ -404,6 +433,33 @@ class BackwardPart {
   void* split_ = nullptr;
 };
 
+// All steps of a layer in one launch.
+template <class T>
+void run_persistent(const Queue& queue, const Request& request,
+                    const std::vector<BackwardPart<T>>& directions) {
+  using Part = BackwardPart<T>;
+  run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.begin(on); });
+  const Persistence& launch = queue.plan().backward_persistence;
+  const LayerShape& shape = request.network.first;
+  with_persistent_backward<T>(shape.cell, launch.tile, [&](auto kernel) {
+    using Kernel = typename decltype(kernel)::Kernel;
+    typename Kernel::Params params;
+    params.shape = persistent_shape(request, launch);
+    params.nonlinearity = shape.nonlinearity;
+    for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
+    launch_persistent<Kernel>(queue.stream(), params);
+  });
+  run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.end(on); });
+}
+
+template <class T>
+void run_layer(const Queue& queue, const Request& request, const std::vector<BackwardPart<T>>& directions) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (queue.plan().backward_strategy != Strategy::step) return run_persistent(queue, request, directions);
+  }
+  run_directions(queue, directions);
+}
+
 }  // namespace
 
 template <class T>
@@ -424,6 +480,7 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
   request.training = true;
   request.tokens = args.tokens != nullptr;
   request.products = options.products;
+  request.wish = options.wish;
   const Plan plan = make_plan(request, current_limits());
   const Queue queue(stream, plan);
   const CublasScope cublas(stream);
@@ -487,7 +544,7 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
   const Memory scratch(most, stream);
   for (Index layer = network.layers; layer-- > 0;) {
     prepare(layer, Arena(scratch.get()));
-    run_directions(queue, directions);
+    run_layer(queue, request, directions);
     for (const BackwardPart<T>& part : directions) part.input_gradient(queue);
     const BackwardPart<T>& part = directions.front();
     // What is left to do on dx: the mask of the layer below, zeros at padding (whatever the weights), its own

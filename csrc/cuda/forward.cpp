@@ -305,15 +305,14 @@ void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
   run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().persistence;
-  with_persistent_cell(request.network.first.cell, [&](auto cell) {
-    with_tile<T>(launch.tile, [&](auto tile) {
-      using Kernel = PersistentForward<decltype(cell), T, decltype(tile)>;
-      typename Kernel::Params params;
-      params.shape = persistent_shape(request, launch);
-      params.nonlinearity = request.network.first.nonlinearity;
-      for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
-      launch_persistent<Kernel>(queue.stream(), params);
-    });
+  const LayerShape& shape = request.network.first;
+  with_persistent_forward<T>(shape.cell, launch.tile, [&](auto kernel) {
+    using Kernel = typename decltype(kernel)::Kernel;
+    typename Kernel::Params params;
+    params.shape = persistent_shape(request, launch);
+    params.nonlinearity = shape.nonlinearity;
+    for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
+    launch_persistent<Kernel>(queue.stream(), params);
   });
   for (const ForwardPart<T>& part : directions) part.end(queue);
 }

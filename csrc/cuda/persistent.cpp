@@ -13,8 +13,9 @@ constexpr double kSharedBytes = 128;             // of a multiprocessor, a cycle
 constexpr double kExchangeBytes = 16;            // into or out of a multiprocessor, a cycle
 constexpr double kUnits = 400;                   // gates and state of one unit in every thread
 
-template <class Kernel, class Tile>
+template <class Kernel>
 double cycles_of(const PersistentShape& s) {
+  using Tile = typename Kernel::Tile;
   const ProductShape p = Kernel::product(s);
   const double planes = Kernel::kPlanes, products = planes == 2 ? 3 : 1;
   const double pieces = kPersistentWarps * p.share;
@@ -23,67 +24,94 @@ double cycles_of(const PersistentShape& s) {
                          p.rest(Tile::kDeep) * Tile::kTall * planes * kPiece * kPiece * 2;
   const double vectors = pieces * kPiece * s.columns * 2 * planes;
   const double sums = 2.0 * p.sums() * 4;
-  const double exchange = s.ranks > 1 ? s.columns * s.padded() * 2 * planes / kExchangeBytes : 0;
+  const double exchange = s.ranks > 1 ? Kernel::exchanged(s) / kExchangeBytes : 0;
   const int own = (s.units() * s.columns + kPersistentThreads - 1) / kPersistentThreads;
   return (s.ranks > 1 ? kCluster : kOneCta) + own * kUnits +
          std::max({mma, (weights + vectors + sums) / kSharedBytes, exchange});
 }
 
-// All of one cell and type: calls consider(launch, cycles) for what fits a CTA.
-template <class Cell, class T, class Consider>
-void each_launch(const Request& request, const Limits& limits, Consider consider) {
-  for (const TileKind kind : {TileKind::narrow, TileKind::wide, TileKind::low}) {
-    for (const int ranks : {1, 2, 4, 8, 16}) {
-      for (const int columns : {8, 16, 32, 64}) {
-        with_tile<T>(kind, [&](auto tile) {
-          using Kernel = PersistentForward<Cell, T, decltype(tile)>;
-          const Persistence launch{ranks, columns, kind};
-          const PersistentShape s = persistent_shape(request, launch);
-          if (columns % tile.kColumns != 0) return;
-          if (!Kernel::product(s).fits(tile.kTall)) return;
-          if (typename Kernel::Layout(s).shared.bytes() > limits.shared_per_block) return;
-          consider(launch, cycles_of<Kernel, decltype(tile)>(s));
-        });
-      }
-    }
-  }
-}
+// Those of all launches that the wish allows and that fit a CTA, and the device: keeps the fastest.
+class Chooser {
+ public:
+  Chooser(const Request& request, const Limits& limits) : request_(request), limits_(limits) {}
 
-template <class T, class Consider>
-void each_launch(const Request& request, const Limits& limits, Consider consider) {
-  with_persistent_cell(request.network.first.cell,
-                       [&](auto cell) { each_launch<decltype(cell), T>(request, limits, consider); });
-}
-
-}  // namespace
-
-PersistentChoice choose_persistent(const Request& request, const Limits& limits) {
-  const Wish& wish = request.wish;
-  PersistentChoice best;
-  const auto consider = [&](const Persistence& launch, double cycles) {
+  template <class Kernel>
+  void consider(const Persistence& launch) {
+    using Tile = typename Kernel::Tile;
+    const Wish& wish = request_.wish;
     if (wish.strategy && (*wish.strategy == Strategy::cta) != (launch.ranks == 1)) return;
     if (wish.ranks && wish.ranks != launch.ranks) return;
     if (wish.columns && wish.columns != launch.columns) return;
     if (wish.tile && *wish.tile != launch.tile) return;
-    int at_once = limits.processors;
+    const PersistentShape s = persistent_shape(request_, launch);
+    if (launch.columns % Tile::kColumns != 0 || !Kernel::product(s).fits(Tile::kTall)) return;
+    if (typename Kernel::Layout(s).shared.bytes() > limits_.shared_per_block) return;
+    int at_once = limits_.processors;
     for (int i = 0; i < 4; ++i) {
-      if (launch.ranks == 2 << i) at_once = limits.capability() >= 90 ? limits.clusters[i] : 0;
+      if (launch.ranks == 2 << i) at_once = limits_.capability() >= 90 ? limits_.clusters[i] : 0;
     }
     if (at_once == 0) return;
-    const PersistentShape s = persistent_shape(request, launch);
     const int groups = s.groups() * s.directions;
-    const double all = cycles * ((groups + at_once - 1) / at_once);
+    const double cycles = cycles_of<Kernel>(s) * ((groups + at_once - 1) / at_once);
     // More ranks, which come later, have to gain something: they are what others cannot use.
-    if (best.launch.ranks && all >= (launch.ranks > best.launch.ranks ? 0.9 : 1.0) * best.cycles) return;
-    best = {launch, all};
-  };
-  switch (request.dtype) {
-    case DType::float32: each_launch<float>(request, limits, consider); break;
-    case DType::float16: each_launch<half_t>(request, limits, consider); break;
-    case DType::bfloat16: each_launch<bfloat16_t>(request, limits, consider); break;
-    case DType::float64: break;
+    if (best_.launch.ranks && cycles >= (launch.ranks > best_.launch.ranks ? 0.9 : 1.0) * best_.cycles)
+      return;
+    best_ = {launch, cycles};
   }
-  return best;
+
+  const PersistentChoice& best() const { return best_; }
+
+ private:
+  const Request& request_;
+  const Limits& limits_;
+  PersistentChoice best_;
+};
+
+// Calls body(launch) for all that are compiled.
+template <class Body>
+void each_launch(Body body) {
+  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
+    for (const int ranks : {1, 2, 4, 8, 16}) {
+      for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
+    }
+  }
+}
+
+// Calls body(T{}) for an element type that persistent kernels have.
+template <class Body>
+void with_type(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::float32: return body(float{});
+    case DType::float16: return body(half_t{});
+    case DType::bfloat16: return body(bfloat16_t{});
+    case DType::float64: return;
+  }
+}
+
+}  // namespace
+
+PersistentChoice choose_persistent_forward(const Request& request, const Limits& limits) {
+  Chooser chooser(request, limits);
+  with_type(request.dtype, [&](auto type) {
+    each_launch([&](const Persistence& launch) {
+      with_persistent_forward<decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
+        chooser.consider<typename decltype(kernel)::Kernel>(launch);
+      });
+    });
+  });
+  return chooser.best();
+}
+
+PersistentChoice choose_persistent_backward(const Request& request, const Limits& limits) {
+  Chooser chooser(request, limits);
+  with_type(request.dtype, [&](auto type) {
+    each_launch([&](const Persistence& launch) {
+      with_persistent_backward<decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
+        chooser.consider<typename decltype(kernel)::Kernel>(launch);
+      });
+    });
+  });
+  return chooser.best();
 }
 
 }  // namespace fastrnn::cuda

@@ -2,29 +2,43 @@
 #pragma once
 
 #include "core/check.h"
+#include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 
 namespace fastrnn::cuda {
 
-// Calls body(Tile) for the tile of that kind.
-template <class T, class Body>
+// A kernel's type, as a value.
+template <class K>
+struct KernelType {
+  using Kernel = K;
+};
+
+template <template <class, class, class> class Pass, class Cell, class T, class Body>
 void with_tile(TileKind kind, Body body) {
   switch (kind) {
-    case TileKind::narrow: return body(typename Tiles<T>::Narrow{});
-    case TileKind::wide: return body(typename Tiles<T>::Wide{});
-    case TileKind::low: return body(typename Tiles<T>::Low{});
+    case TileKind::narrow: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Narrow>>{});
+    case TileKind::wide: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Wide>>{});
+    case TileKind::low: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Low>>{});
   }
 }
 
-// Calls body(Cell) for what the kernels have of a cell.
-template <class Body>
-void with_persistent_cell(Cell cell, Body body) {
+// Call body(KernelType) for the kernel of a cell with that tile.
+template <class T, class Body>
+void with_persistent_forward(Cell cell, TileKind kind, Body body) {
   switch (cell) {
-    case Cell::lstm: return body(PersistentLstm{});
-    case Cell::gru: return body(PersistentGru{});
-    case Cell::rnn: return body(PersistentElman{});
+    case Cell::lstm: return with_tile<PersistentForward, PersistentLstm, T>(kind, body);
+    case Cell::gru: return with_tile<PersistentForward, PersistentGru, T>(kind, body);
+    case Cell::rnn: return with_tile<PersistentForward, PersistentElman, T>(kind, body);
+  }
+}
+template <class T, class Body>
+void with_persistent_backward(Cell cell, TileKind kind, Body body) {
+  switch (cell) {
+    case Cell::lstm: return with_tile<PersistentBackward, PersistentLstmBackward, T>(kind, body);
+    case Cell::gru: return with_tile<PersistentBackward, PersistentGruBackward, T>(kind, body);
+    case Cell::rnn: return with_tile<PersistentBackward, PersistentElmanBackward, T>(kind, body);
   }
 }
 
@@ -57,6 +71,7 @@ struct PersistentChoice {
   Persistence launch;
   double cycles = 0;
 };
-PersistentChoice choose_persistent(const Request& request, const Limits& limits);
+PersistentChoice choose_persistent_forward(const Request& request, const Limits& limits);
+PersistentChoice choose_persistent_backward(const Request& request, const Limits& limits);
 
 }  // namespace fastrnn::cuda

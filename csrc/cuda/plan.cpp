@@ -121,11 +121,16 @@ Wish wish_for(const Persistence& launch) {
   return wish;
 }
 
-void choose_strategy(Plan& plan, const Request& request, const Limits& limits, const TunedTable& table) {
+// One pass: forward, or backward.
+struct PassPlan {
+  Strategy& strategy;
+  const char*& reason;
+  Persistence& persistence;
+};
+
+void choose_strategy(const PassPlan& plan, PersistentChoice (*choose)(const Request&, const Limits&),
+                     const Request& request, const Limits& limits, const TunedTable& table) {
   const Wish& wish = request.wish;
-  plan.strategy = Strategy::step;
-  plan.reason = why_step(request, plan.products);
-  if (*plan.reason != '\0') return;
   if (wish.strategy == Strategy::step) {
     plan.reason = "as asked for";
     return;
@@ -138,14 +143,14 @@ void choose_strategy(Plan& plan, const Request& request, const Limits& limits, c
   if (const Tuned* row = wish.strategy ? nullptr : measured(request, limits, table)) {
     Request known = request;
     known.wish = wish_for(row->launch);
-    choice = choose_persistent(known, limits);
+    choice = choose(known, limits);
     if (choice.launch.ranks) {  // not where other clusters leave too few processors
       choice.cycles = kClock * row->launch_seconds;
       by_steps = kClock * row->step_seconds;
       reason = why_steps = row->source;
     }
   }
-  if (!choice.launch.ranks) choice = choose_persistent(request, limits);
+  if (!choice.launch.ranks) choice = choose(request, limits);
   if (!choice.launch.ranks) {
     plan.reason = wish.strategy ? "what was asked for does not fit this device"
                                 : "the weights do not fit on as many processors as can share them";
@@ -159,6 +164,26 @@ void choose_strategy(Plan& plan, const Request& request, const Limits& limits, c
   plan.strategy = choice.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
   plan.reason = reason;
   plan.persistence = choice.launch;
+}
+
+// Where a training step was measured, the launch was both passes'.
+void choose_strategies(Plan& plan, const Request& request, const Limits& limits, const TunedTable& table) {
+  plan.reason = plan.backward_reason = why_step(request, plan.products);
+  if (*plan.reason != '\0') return;
+  choose_strategy({plan.strategy, plan.reason, plan.persistence}, choose_persistent_forward, request, limits,
+                  table);
+  if (!request.training) return;
+  choose_strategy({plan.backward_strategy, plan.backward_reason, plan.backward_persistence},
+                  choose_persistent_backward, request, limits, table);
+}
+
+// What describe() says of a pass.
+std::string describe_strategy(Strategy strategy, const Persistence& p, const char* reason) {
+  if (strategy == Strategy::step)
+    return std::string("products and a pointwise kernel for every step: ") + reason;
+  return "one kernel a layer for all steps, with W_hh on the chip: every " + std::to_string(p.columns) +
+         " rows of the batch in " +
+         (p.ranks == 1 ? "one CTA" : "a cluster of " + std::to_string(p.ranks) + " CTAs") + "; " + reason;
 }
 
 // Why a step of a stream can't be one kernel, or empty.
@@ -215,7 +240,7 @@ std::vector<PossibleLaunch> possible_launches(const Request& request, const Limi
     for (const int ranks : {1, 2, 4, 8, 16}) {
       for (const int columns : {8, 16, 32, 64}) {
         one.wish = wish_for({ranks, columns, tile});
-        const PersistentChoice choice = choose_persistent(one, limits);
+        const PersistentChoice choice = choose_persistent_forward(one, limits);
         if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
       }
     }
@@ -230,7 +255,7 @@ Plan make_plan(const Request& request, const Limits& limits, const TunedTable& t
 
   choose_products(plan, request, limits);
   if (!request.stream) {
-    choose_strategy(plan, request, limits, table);
+    choose_strategies(plan, request, limits, table);
   } else {
     plan.stream_reason = why_no_stream_kernel(request);
     plan.stream_kernel = *plan.stream_reason == '\0';
@@ -262,19 +287,12 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     kernel += "_fwd_infer_stream";
     products = "part of the kernel";
     reason = "one kernel a layer: products, gates and state in place";
-  } else if (plan.strategy != Strategy::step) {
-    kernel += (request.training ? "_fwd_train_" : "_fwd_infer_") + std::string(name(plan.strategy));
-    products = "part of the kernel";
-    const Persistence& p = plan.persistence;
-    reason = "one kernel a layer for all steps, with W_hh on the chip: every " + std::to_string(p.columns) +
-             " rows of the batch in " +
-             (p.ranks == 1 ? "one CTA" : "a cluster of " + std::to_string(p.ranks) + " CTAs") + "; " +
-             plan.reason;
   } else {
     kernel += request.training ? "_fwd_train_" : "_fwd_infer_";
     kernel += name(plan.strategy);
-    reason = std::string("products and a pointwise kernel for every step: ") +
-             (request.stream ? plan.stream_reason : plan.reason);
+    if (plan.strategy != Strategy::step) products = "part of the kernel";
+    reason =
+        describe_strategy(plan.strategy, plan.persistence, request.stream ? plan.stream_reason : plan.reason);
   }
   std::map<std::string, std::string> words{
       {"kernel", kernel},
@@ -294,6 +312,11 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
                      " processors"},
   };
   words.merge(request.network.describe_state_noise(request.training));
+  if (request.training) {
+    words["backward_strategy"] = name(plan.backward_strategy);
+    words["backward_strategy_reason"] =
+        describe_strategy(plan.backward_strategy, plan.backward_persistence, plan.backward_reason);
+  }
   return words;
 }
 

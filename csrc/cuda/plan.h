@@ -58,6 +58,11 @@ struct Plan {
   const char* reason = "";  // why this one, and none of the faster ones; reasons are literals
   Persistence persistence;  // unless a step at a time
 
+  // The same of backward.
+  Strategy backward_strategy = Strategy::step;
+  const char* backward_reason = "";
+  Persistence backward_persistence;
+
   Products products = Products::plain;
   double split_from = 0;  // bf16x3: multiplications that a product must have to be split
   const char* products_reason = "";

@@ -105,18 +105,30 @@ TEST(plan_keeps_weights_on_the_chip) {
     CHECK(plan.strategy == c.strategy);
     CHECK((plan.persistence.ranks > 1) == (c.strategy == Strategy::cluster));
     if (plan.strategy == Strategy::step) continue;
-    with_persistent_cell(c.cell, [&](auto cell) {
-      with_tile<float>(plan.persistence.tile, [&](auto tile) {
-        using Kernel = PersistentForward<decltype(cell), float, decltype(tile)>;
-        const PersistentShape s = persistent_shape(r, plan.persistence);
-        CHECK(s.padded() >= c.hidden && s.groups() * s.columns >= c.batch);
-        CHECK(s.blocks() % plan.persistence.ranks == 0);
-        if (c.dtype == DType::float32) {
-          CHECK(typename Kernel::Layout(s).shared.bytes() <= c.limits.shared_per_block);
-        }
-      });
+    const PersistentShape s = persistent_shape(r, plan.persistence);
+    CHECK(s.padded() >= c.hidden && s.groups() * s.columns >= c.batch);
+    CHECK(s.blocks() % plan.persistence.ranks == 0);
+    if (c.dtype != DType::bfloat16) continue;
+    with_persistent_forward<bfloat16_t>(c.cell, plan.persistence.tile, [&](auto kernel) {
+      using Layout = typename decltype(kernel)::Kernel::Layout;
+      CHECK(Layout(s).shared.bytes() <= c.limits.shared_per_block);
     });
   }
+}
+
+// Backward has a plan of its own: it holds as much, and exchanges more.
+TEST(plan_of_backward) {
+  Request r = request(Cell::lstm, DType::bfloat16, 512, 16, 512);
+  CHECK(make_plan(r, h200).backward_strategy == Strategy::step);  // there is none
+  r.training = true;
+  CHECK(make_plan(r, h200).backward_strategy == Strategy::cluster);
+  CHECK(says(r, h200, "backward_strategy", "cluster"));
+  CHECK(says(r, h200, "backward_strategy_reason", "rows of the batch"));
+  CHECK(make_plan(r, a100).backward_strategy == Strategy::step);
+  CHECK(says(r, a100, "backward_strategy_reason", "do not fit"));
+  r.network.first.hidden = 768;
+  CHECK(make_plan(r, h200).strategy == Strategy::cluster);
+  CHECK(make_plan(r, h200).backward_strategy == Strategy::step);
 }
 
 TEST(plan_asks_for_no_more_clusters_than_there_are) {

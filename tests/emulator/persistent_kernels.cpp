@@ -1,4 +1,5 @@
 // The persistent kernels, all element types, for the emulator.
+#include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
 #include "emulator/launch_emulated.h"
 

@@ -96,7 +96,8 @@ class Weights {
     return kPersistentThreads * shape.rest(kDeep) * kTall * kPlanes;
   }
 
-  // row(i) is row i of A as something that has at(k); asked for rows and depth within the shape.
+  // row(i) is row i of A; its piece(k), k a multiple of 16, has at(0) to at(15). Asked for rows and depth
+  // within the shape.
   template <class Shared, class Row>
   FRNN_DEVICE void load(X& x, const ProductShape& shape, const Shared& rest, Row row) {
     row0_ = x.warp() % shape.down * kTall * kPiece;
@@ -197,13 +198,14 @@ class Weights {
   // This lane's part of a piece of A.
   template <class Row>
   FRNN_DEVICE void fragment(X& x, const Row (&rows)[2], int step, Words (&words)[kPlanes]) const {
+    const int k = (first_ + step) * kPiece;
+    const decltype(rows[0].piece(0)) pieces[2] = {rows[0].piece(k), rows[1].piece(k)};
     FRNN_UNROLL
     for (int word = 0; word < 4; ++word) {
       FRNN_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const int k = (first_ + step) * kPiece + fragment_a_element(x.lane(), word, half).column;
         Operand planes[kPlanes];
-        M::split(rows[word % 2].at(k), planes);
+        M::split(pieces[word % 2].at(fragment_a_element(x.lane(), word, half).column), planes);
         FRNN_UNROLL
         for (int plane = 0; plane < kPlanes; ++plane) {
           words[plane].value[word] |= std::uint32_t{planes[plane].bits} << (16 * half);
@@ -266,6 +268,15 @@ struct Elements {
       }
     }
   }
+};
+
+// The first `count` of neighbouring weights, `stride` apart, then zeros.
+template <class T>
+struct WeightPiece {
+  const T* data;
+  Index stride;
+  int count;
+  FRNN_DEVICE T at(int i) const { return i < count ? data[i * stride] : T{}; }
 };
 
 // The group of a CTA: one direction, and some rows of the batch.

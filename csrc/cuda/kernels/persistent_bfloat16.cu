@@ -1,4 +1,5 @@
 // The persistent kernels of bfloat16_t.
+#include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
 #include "cuda/launch_cuda.cuh"
 

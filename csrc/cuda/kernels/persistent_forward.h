@@ -129,10 +129,11 @@ struct PersistentForwardPart {
   float* cells = nullptr;  // reserve [T,B,H], LSTM
 };
 
-template <class Cell, class T, class Tile>
+template <class Cell, class T, class Tile_>
 struct PersistentForward {
   static constexpr const char* kName = Cell::kName;
   static constexpr int kThreads = kPersistentThreads;
+  using Tile = Tile_;
   static constexpr int kGates = Cell::kGates;
   using Operand = typename Multiplied<T>::Operand;
   static constexpr int kPlanes = Multiplied<T>::kPlanes;
@@ -149,11 +150,16 @@ struct PersistentForward {
     return ProductShape(kGates * s.units(), s.padded(), s.columns, Tile::kTall);
   }
 
-  // One gate of one unit: its weights, and zeros beyond `count`.
+  // Bytes that a CTA receives in one step.
+  static FRNN_HOST_DEVICE constexpr int exchanged(const PersistentShape& s) {
+    return kPlanes * s.columns * s.padded() * static_cast<int>(sizeof(Operand));
+  }
+
+  // One gate of one unit: `count` weights.
   struct WeightRow {
     const T* data;
     int count;
-    FRNN_DEVICE T at(int k) const { return k < count ? data[k] : T{}; }
+    FRNN_DEVICE WeightPiece<T> piece(int k) const { return {data + k, 1, count - k}; }
   };
 
   struct Layout {
@@ -277,8 +283,7 @@ struct PersistentForward {
       if constexpr (X::kClusters) {
         if (ranks > 1) {
           if (x.thread() == 0 && !last) {
-            const int bytes = kPlanes * s.columns * s.padded() * static_cast<int>(sizeof(Operand));
-            x.mbarrier_arrive_expect_tx(full.from((t + 1) % 2), bytes);
+            x.mbarrier_arrive_expect_tx(full.from((t + 1) % 2), exchanged(s));
           }
           if (t > 0) x.mbarrier_wait_parity(full.from(t % 2), (t - 1) / 2 % 2);
         }

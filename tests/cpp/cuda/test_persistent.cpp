@@ -60,10 +60,14 @@ Case divided(Case c, const Division& d) {
   request.dtype = dtype_of<T>;
   request.products = c.products;
   request.wish = c.wish;
+  request.training = true;
   const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
   CHECK(plan.strategy == c.wish.strategy);
   CHECK(plan.persistence.ranks == d.ranks && plan.persistence.columns == d.columns);
   CHECK(plan.persistence.tile == d.tile);
+  CHECK(plan.backward_strategy == c.wish.strategy);
+  CHECK(plan.backward_persistence.ranks == d.ranks && plan.backward_persistence.columns == d.columns);
+  CHECK(plan.backward_persistence.tile == d.tile);
   return c;
 }
 

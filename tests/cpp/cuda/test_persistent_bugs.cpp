@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
 #include "emulator/launch_emulated.h"
 
@@ -127,6 +128,38 @@ struct Forward {
   }
 };
 
+// A backward of two ranks.
+template <class Cell>
+struct Backward {
+  using T = bfloat16_t;
+  using Kernel = PersistentBackward<Cell, T, Tiles<T>::Narrow>;
+  static constexpr std::size_t kSteps = 4, kBatch = 3, kHidden = 20, kUnits = kSteps * kBatch * kHidden;
+
+  std::vector<T> weights = std::vector<T>(Cell::kGates * kHidden * kHidden, narrow<T>(0.125f));
+  std::vector<T> gates = std::vector<T>(4 * kUnits, narrow<T>(0.5f)), y = std::vector<T>(kUnits);
+  std::vector<float> cells = std::vector<float>(kUnits, 0.25f), state = std::vector<float>(kBatch * kHidden);
+  std::vector<T> dg = std::vector<T>(4 * kUnits);
+
+  template <Bug bug>
+  void run() {
+    typename Kernel::Params p;
+    p.shape.hidden = kHidden;
+    p.shape.batch = kBatch;
+    p.shape.ranks = 2;
+    PersistentBackwardPart<T>& part = p.parts[0];
+    part.walk = {nullptr, nullptr, kSteps, kBatch, false};
+    part.weight_hh = weights.data();
+    part.gates = gates.data();
+    part.cells = cells.data();
+    part.h_prev = y.data();
+    part.y = part.dy = contiguous<const T>(y.data(), Index{kBatch}, Index{kHidden});
+    part.dg = {dg.data(), nullptr, Index{Cell::kGates == 3 ? 4 : Cell::kGates} * kHidden};
+    part.state = state.data();
+    const Grid grid = {p.shape.blocks(), typename Kernel::Layout(p.shape).shared.bytes(), p.shape.ranks};
+    launch<Planted<Kernel, bug>>(Stream{}, grid, p);
+  }
+};
+
 // Reported in every schedule, as one of these: what is noticed first depends on the schedule.
 template <class Problem, Bug bug>
 void check_bug(const std::vector<std::string>& diagnoses) {
@@ -147,6 +180,11 @@ void check_bug(const std::vector<std::string>& diagnoses) {
 }
 
 template <Bug bug>
+void check_backward(const std::vector<std::string>& diagnoses) {
+  check_bug<Backward<PersistentLstmBackward>, bug>(diagnoses);
+  check_bug<Backward<PersistentGruBackward>, bug>(diagnoses);
+}
+template <Bug bug>
 void check_forward(const std::vector<std::string>& diagnoses) {
   check_bug<Forward<PersistentLstm>, bug>(diagnoses);
   check_bug<Forward<PersistentElman>, bug>(diagnoses);
@@ -154,14 +192,20 @@ void check_forward(const std::vector<std::string>& diagnoses) {
 
 }  // namespace
 
-TEST(persistent_forward_waits_for_the_right_phase) {
+TEST(finds_that_a_persistent_kernel_waits_for_the_wrong_phase) {
   check_forward<Bug::wrong_phase>({"wrong mbarrier phase: thread"});
+  check_backward<Bug::wrong_phase>({"wrong mbarrier phase: thread"});
 }
-TEST(persistent_forward_expects_its_bytes) {
+TEST(finds_that_a_persistent_kernel_expects_no_bytes) {
   check_forward<Bug::missing_expect_tx>({"race: thread", "what nothing has written"});
+  check_backward<Bug::missing_expect_tx>({"race: thread", "what nothing has written"});
 }
-TEST(persistent_forward_overwrites_nothing_that_is_read) {
+TEST(finds_that_a_persistent_kernel_overwrites_what_is_read) {
   check_forward<Bug::overwritten>({"race: thread", "what nothing has written"});
   check_forward<Bug::lanes_apart>({"race: thread"});
+  check_backward<Bug::overwritten>({"race: thread", "what nothing has written"});
 }
-TEST(persistent_forward_ends_together) { check_forward<Bug::leaves_early>({"early exit: thread"}); }
+TEST(finds_that_a_rank_leaves_early) {
+  check_forward<Bug::leaves_early>({"early exit: thread"});
+  check_backward<Bug::leaves_early>({"early exit: thread"});
+}
