@@ -296,4 +296,66 @@ struct PersistentShape {
   FRNN_HOST_DEVICE constexpr int blocks() const { return directions * groups() * ranks; }
 };
 
+// Where a CTA stands among the groups, and the rows and units that it has.
+struct PersistentPlace {
+  int rank, direction;
+  Index first_unit, first_row;
+
+  template <class X>
+  FRNN_DEVICE PersistentPlace(const X& x, const PersistentShape& s)
+      : rank(x.block() % s.ranks),
+        direction(x.block() / s.ranks / s.groups()),
+        first_unit(Index{rank} * s.units()),
+        first_row(Index{x.block() / s.ranks % s.groups()} * s.columns) {}
+};
+
+// How the ranks of a group wait for each other: by what arrives. Messages for iteration i, from 1 on, count
+// at barrier i % 2, of which that is phase (i-1)/2. A group of one CTA neither sends nor waits.
+template <class X>
+class Exchange {
+ public:
+  using Barriers = typename X::template Shared<MBarrier>;
+
+  FRNN_DEVICE Exchange(X& x, const Barriers& full, int ranks) : x_(x), full_(full), ranks_(ranks) {
+    if constexpr (X::kClusters) {
+      if (x.thread() == 0) {
+        x.mbarrier_init(full, 1);
+        x.mbarrier_init(full.from(1), 1);
+        x.fence_mbarrier_init();
+      }
+    }
+  }
+
+  // The whole cluster: before the first message, and after the last wait.
+  FRNN_DEVICE void meet() const {
+    if constexpr (X::kClusters) {
+      if (ranks_ == 1) return;
+      x_.cluster_arrive();
+      x_.cluster_wait();
+    }
+  }
+  FRNN_DEVICE void expect(int i, int bytes) const {
+    if constexpr (X::kClusters) {
+      if (ranks_ > 1 && x_.thread() == 0) x_.mbarrier_arrive_expect_tx(full_.from(i % 2), bytes);
+    }
+  }
+  FRNN_DEVICE void wait(int i) const {
+    if constexpr (X::kClusters) {
+      if (ranks_ > 1) x_.mbarrier_wait_parity(full_.from(i % 2), (i - 1) / 2 % 2);
+    }
+  }
+  // `value` to the same place in the memory of a rank, for iteration i.
+  template <class Shared, class V>
+  FRNN_DEVICE void send(const Shared& to, int rank, const V& value, int i) const {
+    if constexpr (X::kClusters) {
+      x_.st_async(x_.map_rank(to, rank), value, x_.map_rank(full_.from(i % 2), rank));
+    }
+  }
+
+ private:
+  X& x_;
+  Barriers full_;
+  int ranks_;
+};
+
 }  // namespace fastrnn::cuda

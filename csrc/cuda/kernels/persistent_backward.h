@@ -176,29 +176,22 @@ struct PersistentBackward {
     const PersistentShape& s = p.shape;
     const ProductShape product_shape = product(s);
     const Layout layout(s);
-    const int units = s.units(), ranks = s.ranks, rank = x.block() % ranks, group = x.block() / ranks;
-    const PersistentBackwardPart<T>& part = p.parts[group / s.groups()];
+    const PersistentPlace place(x, s);
+    const PersistentBackwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
-    const Index H = s.hidden, first_unit = Index{rank} * units;
-    const Index first_row = Index{group % s.groups()} * s.columns;
+    const int units = s.units(), ranks = s.ranks;
+    const Index H = s.hidden, first_unit = place.first_unit, first_row = place.first_row;
     const Elements own(x.thread(), units, s.columns);
     const int steps = static_cast<int>(walk.steps);
 
     const auto dg = x.view(layout.dg);
     const auto sums = x.view(layout.sums), received = x.view(layout.received), state = x.view(layout.state);
     const auto lengths = x.view(layout.lengths);
-    const auto full = x.view(layout.full);
     const auto rest = x.view(layout.rest);
 
     // ---- what stays
 
-    if constexpr (X::kClusters) {
-      if (x.thread() == 0) {
-        x.mbarrier_init(full, 1);
-        x.mbarrier_init(full.from(1), 1);
-        x.fence_mbarrier_init();
-      }
-    }
+    const Exchange<X> exchange(x, x.view(layout.full), ranks);
     for (int i = x.thread(); i < s.columns; i += kThreads) {
       const Index row = first_row + i;
       lengths.store(i, row < s.batch ? static_cast<int>(walk.length(row)) : 0);
@@ -211,12 +204,7 @@ struct PersistentBackward {
                        left < units ? static_cast<int>(left) : units};
     });
     x.sync();
-    if constexpr (X::kClusters) {
-      if (ranks > 1) {
-        x.cluster_arrive();
-        x.cluster_wait();
-      }
-    }
+    exchange.meet();
 
     // ---- the steps
 
@@ -224,14 +212,8 @@ struct PersistentBackward {
     for (int i = 0; i < steps; ++i) {
       const int step = steps - 1 - i;
       const bool last = step == 0;
-      if constexpr (X::kClusters) {
-        if (ranks > 1) {
-          if (x.thread() == 0 && !last) {
-            x.mbarrier_arrive_expect_tx(full.from((i + 1) % 2), exchanged(s));
-          }
-          if (i > 0) x.mbarrier_wait_parity(full.from(i % 2), (i - 1) / 2 % 2);
-        }
-      }
+      if (!last) exchange.expect(i + 1, exchanged(s));
+      if (i > 0) exchange.wait(i);
       own.each([&](int column, int unit) {
         const Index row = first_row + column;
         if (row >= s.batch || first_unit + unit >= H) return;
@@ -260,11 +242,9 @@ struct PersistentBackward {
       x.sync();
       weights.multiply(x, product_shape, rest, dg, sums);
       x.sync();
-      if constexpr (X::kClusters) {
-        if (ranks > 1) {
-          send(x, s, product_shape, sums, received.from((i + 1) % 2 * parts(s) + rank * s.columns * units),
-               full.from((i + 1) % 2));
-        }
+      if (ranks > 1) {
+        const auto to = received.from((i + 1) % 2 * parts(s) + place.rank * s.columns * units);
+        send(x, s, product_shape, sums, exchange, i + 1, to);
       }
     }
     if (steps > 0 && part.state) {
@@ -274,12 +254,7 @@ struct PersistentBackward {
         part.state[row * H + first_unit + unit] = state.load(column * units + unit);
       });
     }
-    if constexpr (X::kClusters) {
-      if (ranks > 1) {
-        x.cluster_arrive();
-        x.cluster_wait();
-      }
-    }
+    exchange.meet();
   }
 
   // `count` values that lie `stride` apart, in their order.
@@ -315,21 +290,20 @@ struct PersistentBackward {
   }
 
   // The product to the owners of its rows, four units at a time.
-  template <class X, class Shared, class Barrier>
+  template <class X, class Shared>
   static FRNN_DEVICE void send(X& x, const PersistentShape& s, const ProductShape& shape, const Shared& sums,
-                               const Shared& to, const Barrier& full) {
+                               const Exchange<X>& exchange, int i, const Shared& to) {
     const int units = s.units();
     FRNN_ROLLED
-    for (int i = x.thread(); i < s.columns * shape.rows / 4; i += kThreads) {
-      const int column = i / (shape.rows / 4), row = i % (shape.rows / 4) * 4;
+    for (int at = x.thread(); at < s.columns * shape.rows / 4; at += kThreads) {
+      const int column = at / (shape.rows / 4), row = at % (shape.rows / 4) * 4;
       Four four;
       FRNN_UNROLL
       for (int j = 0; j < 4; ++j) {
         four.value[j] =
             sum_of(sums, column * shape.sum_pitch() + row + j, s.columns * shape.sum_pitch(), shape.across());
       }
-      const int owner = row / units;
-      x.st_async(x.map_rank(to.from(column * units + row % units), owner), four, x.map_rank(full, owner));
+      exchange.send(to.from(column * units + row % units), row / units, four, i);
     }
   }
 };

@@ -193,18 +193,17 @@ struct PersistentForward {
     const PersistentShape& s = p.shape;
     const ProductShape product_shape = product(s);
     const Layout layout(s);
-    const int units = s.units(), ranks = s.ranks, rank = x.block() % ranks, group = x.block() / ranks;
-    const PersistentForwardPart<T>& part = p.parts[group / s.groups()];
+    const PersistentPlace place(x, s);
+    const PersistentForwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
-    const Index H = s.hidden, first_unit = Index{rank} * units;
-    const Index first_row = Index{group % s.groups()} * s.columns;
+    const int units = s.units(), ranks = s.ranks;
+    const Index H = s.hidden, first_unit = place.first_unit, first_row = place.first_row;
     const Elements own(x.thread(), units, s.columns);
     const int steps = static_cast<int>(walk.steps);
 
     const auto sums = x.view(layout.sums), input = x.view(layout.input), state = x.view(layout.state),
                bias = x.view(layout.bias), peephole = x.view(layout.peephole);
     const auto lengths = x.view(layout.lengths), goes_on = x.view(layout.goes_on);
-    const auto full = x.view(layout.full);
     const auto rest = x.view(layout.rest);
     const auto h = x.view(layout.h);
     const auto buffer = [&](int t) { return h.from(t % 2 * product_shape.vectors(kPlanes)); };
@@ -214,13 +213,7 @@ struct PersistentForward {
 
     // ---- what stays
 
-    if constexpr (X::kClusters) {
-      if (x.thread() == 0) {
-        x.mbarrier_init(full, 1);
-        x.mbarrier_init(full.from(1), 1);
-        x.fence_mbarrier_init();
-      }
-    }
+    const Exchange<X> exchange(x, x.view(layout.full), ranks);
     for (int i = x.thread(); i < s.columns; i += kThreads) {
       const Index row = first_row + i;
       lengths.store(i, row < s.batch ? static_cast<int>(walk.length(row)) : 0);
@@ -267,12 +260,7 @@ struct PersistentForward {
       x.cp_async_commit();
     };
     x.sync();
-    if constexpr (X::kClusters) {
-      if (ranks > 1) {
-        x.cluster_arrive();
-        x.cluster_wait();
-      }
-    }
+    exchange.meet();
     fetch(0);
 
     // ---- the steps
@@ -280,14 +268,8 @@ struct PersistentForward {
     FRNN_ROLLED
     for (int t = 0; t < steps; ++t) {
       const bool last = t + 1 == steps;
-      if constexpr (X::kClusters) {
-        if (ranks > 1) {
-          if (x.thread() == 0 && !last) {
-            x.mbarrier_arrive_expect_tx(full.from((t + 1) % 2), exchanged(s));
-          }
-          if (t > 0) x.mbarrier_wait_parity(full.from(t % 2), (t - 1) / 2 % 2);
-        }
-      }
+      if (!last) exchange.expect(t + 1, exchanged(s));
+      if (t > 0) exchange.wait(t);
       weights.multiply(x, product_shape, rest, buffer(t), sums);
       x.sync();
       x.cp_async_wait(0);
@@ -305,10 +287,8 @@ struct PersistentForward {
         if (ranks == 1) {
           store(x, product_shape, buffer(t + 1), column, unit, next);
         } else {
-          if constexpr (X::kClusters) {
-            send(x, product_shape, ranks, buffer(t + 1), full.from((t + 1) % 2), column, rank * units + unit,
-                 next);
-          }
+          send(x, product_shape, ranks, exchange, t + 1, buffer(t + 1), column, place.rank * units + unit,
+               next);
         }
       });
       if (last) break;
@@ -320,12 +300,7 @@ struct PersistentForward {
       }
       if (ranks == 1) x.sync();
     }
-    if constexpr (X::kClusters) {
-      if (ranks > 1) {
-        x.cluster_arrive();
-        x.cluster_wait();
-      }
-    }
+    exchange.meet();
   }
 
   // One unit of one row: writes what goes to memory, and returns the h that enters the next step.
@@ -371,9 +346,9 @@ struct PersistentForward {
 
   // The same in every CTA of the cluster. Eight lanes collect their eight units; each sends them to every
   // eighth rank.
-  template <class X, class Shared, class Barrier>
-  static FRNN_DEVICE void send(X& x, const ProductShape& shape, int ranks, const Shared& to,
-                               const Barrier& full, int column, int unit, T h) {
+  template <class X, class Shared>
+  static FRNN_DEVICE void send(X& x, const ProductShape& shape, int ranks, const Exchange<X>& exchange, int t,
+                               const Shared& to, int column, int unit, T h) {
     Operand planes[kPlanes];
     Multiplied<T>::split(h, planes);
     FRNN_UNROLL
@@ -383,7 +358,7 @@ struct PersistentForward {
       x.sync_warp();  // what other lanes have read was read before this is sent
       FRNN_ROLLED
       for (int r = x.lane() % 8; r < ranks; r += 8) {
-        x.st_async(x.map_rank(place, r), eight, x.map_rank(full, r));
+        exchange.send(place, r, eight, t);
       }
     }
   }

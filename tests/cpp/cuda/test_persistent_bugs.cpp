@@ -37,6 +37,8 @@ template <class X, Bug bug>
 class Faulty {
  public:
   static constexpr bool kClusters = true;
+  template <class T>
+  using Shared = typename X::template Shared<T>;
   explicit Faulty(X& x) : x_(x) {}
 
   FRNN_AS_IT_IS(thread)
