@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Compile every kernel and read what the assembler reports: a spill, or any use of the stack, is a failure.
 
-A spilled register goes through memory in the middle of a kernel's loop, and no test of results notices.
+A spilled register goes through memory in the middle of a kernel's loop, and no test of results notices. With
+cuobjdump and nvdisasm on PATH the machine code is read, too: no kernel may load or store local memory, and
+those of persistent.inc have to multiply on tensor cores.
 
     scripts/check_ptxas.py [--nvcc NVCC] [--arch 80 90 ...] [FILE.cu ...]
 
@@ -35,6 +37,11 @@ REPORT = re.compile(
 )
 
 
+# In the listing of cuobjdump -sass: where a function begins, and an instruction, perhaps with its predicate.
+FUNCTION = re.compile(r"^\s*Function : (?P<name>\w+)$", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(?P<name>[A-Z][A-Z0-9]*)", re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What the assembler says of one kernel for one architecture."""
@@ -54,6 +61,21 @@ def read_report(text: str) -> list[Kernel]:
     ]
 
 
+def wrong_instructions(listing: str) -> list[str]:
+    """Find the functions that use local memory, or no tensor cores where they should; a line for each."""
+    wrong = []
+    starts = [*FUNCTION.finditer(listing)]
+    for i, start in enumerate(starts):
+        end = starts[i + 1].start() if i + 1 < len(starts) else len(listing)
+        used = {m["name"] for m in INSTRUCTION.finditer(listing, start.end(), end)}
+        local = sorted(used & {"LDL", "STL"})
+        if local:
+            wrong.append(f"{start['name']} has {' and '.join(local)}: it uses local memory")
+        if "Persistent" in start["name"] and "HMMA" not in used:
+            wrong.append(f"{start['name']} has no HMMA: it does not use tensor cores")
+    return wrong
+
+
 def demangled(names: list[str]) -> list[str]:
     """Return the names as they stand in the source, if there is a c++filt."""
     tool = shutil.which("c++filt")
@@ -65,12 +87,16 @@ def demangled(names: list[str]) -> list[str]:
     return [re.sub(r"fastrnn::(cuda::)?", "", name) for name in inner]
 
 
-def compile_one(nvcc: str, archs: list[str], source: Path) -> subprocess.CompletedProcess[str]:
-    """Compile a file for all architectures and throw the result away."""
+def compile_one(nvcc: str, archs: list[str], source: Path) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Compile a file for all architectures; what the compiler says, and the machine code if it is read."""
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, *FLAGS, *codes, "-c", str(source), "-o", f"{folder}/kernels.o"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0 or not (shutil.which("cuobjdump") and shutil.which("nvdisasm")):
+            return run, ""
+        listing = ["cuobjdump", "-sass", f"{folder}/kernels.o"]
+        return run, subprocess.run(listing, capture_output=True, text=True, check=True).stdout
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,9 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     kernels: list[Kernel] = []
+    wrong: list[str] = []
+    listed = 0
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         runs = pool.map(lambda source: compile_one(args.nvcc, args.arch, source), args.files)
-        for source, run in zip(args.files, runs, strict=True):
+        for source, (run, listing) in zip(args.files, runs, strict=True):
             if run.returncode != 0:
                 print(f"{source} does not compile:\n{run.stderr}", file=sys.stderr)
                 return 2
@@ -95,15 +123,20 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{source}: no kernel in the report:\n{run.stderr}", file=sys.stderr)
                 return 2
             kernels += found
+            wrong += wrong_instructions(listing)
+            listed += len(FUNCTION.findall(listing))
 
-    failed = False
+    failed = bool(wrong)
     print(f"{'kernel':60} {'arch':8} registers")
     for kernel, name in zip(kernels, demangled([k.name for k in kernels]), strict=True):
         bad = kernel.spilled > 0 or kernel.stack > 0
         failed |= bad
         note = f"  SPILLS {kernel.spilled} bytes, stack {kernel.stack}" if bad else ""
         print(f"{name:60} {kernel.arch:8} {kernel.registers:9}{note}")
-    print(f"{len(kernels)} kernels, " + ("with spills" if failed else "no spills"))
+    print("\n".join(wrong), end="\n" * bool(wrong))
+    print(
+        f"{len(kernels)} kernels, {'with faults' if failed else 'no spills'}, machine code of {listed} read"
+    )
     return 1 if failed else 0
 
 

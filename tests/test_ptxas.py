@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,14 +24,42 @@ ptxas info    : Used 255 registers, used 1 barriers, 16 bytes cumulative stack s
 """
 
 
-def test_reads_the_report_of_the_assembler() -> None:
+LISTING = """
+Fatbin elf code:
+================
+arch = sm_90
+		Function : _Z10PersistentILi4EEv
+        /*0000*/                   LDC R1, c[0x0][0x28] ;          /* 0x00000a00ff017b82 */
+                                                                   /* 0x000ff00000000800 */
+        /*12640*/             @!P0 HMMA.16816.F32.BF16 R148, R140, R160.reuse, RZ ; /* 0x000000a08c94723c */
+		Function : _Z10PersistentILi3EEv
+        /*0000*/                   FFMA R1, R1, R2, R3 ;           /* 0x00000a00ff017b82 */
+		Function : _Z4stepv
+        /*0000*/               @P1 LDL.64 R2, [R1] ;               /* 0x0000000001027983 */
+        /*0010*/                   STL [R1+0x8], R4 ;              /* 0x0000080401007387 */
+"""
+
+
+def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("check_ptxas", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["check_ptxas"] = module
     spec.loader.exec_module(module)
-    good, bad = module.read_report(REPORT)
+    return module
+
+
+def test_reads_machine_code() -> None:
+    assert script().wrong_instructions(LISTING) == [
+        "_Z10PersistentILi3EEv has no HMMA: it does not use tensor cores",
+        "_Z4stepv has LDL and STL: it uses local memory",
+    ]
+    assert script().wrong_instructions("") == []
+
+
+def test_reads_the_report_of_the_assembler() -> None:
+    good, bad = script().read_report(REPORT)
     assert (good.name, good.arch, good.registers) == ("_Z4goodPf", "sm_80", 40)
     assert (good.stack, good.spilled) == (0, 0)
     assert (bad.name, bad.arch, bad.registers) == ("_Z3badPf", "sm_90", 255)
