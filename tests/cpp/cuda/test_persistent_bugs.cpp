@@ -1,6 +1,7 @@
 // Is each way to get the protocol of the persistent kernels wrong found? The kernels run as they are, on a
 // context that leaves out, or changes, one of their calls.
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -25,11 +26,30 @@ enum class Bug {
   overwritten,        // no sync() between reading h, or the sums, and sending
   lanes_apart,        // no sync_warp() between other lanes' reading and sending
   leaves_early,       // rank 0 does not meet the others at the end
+  one_buffer,         // for the parts of dh that two iterations add
+};
+
+// What the backward of the tests has for the parts: two buffers of [ranks][columns][units].
+constexpr int kParts = 2 * 8 * 16;
+
+// A view in which the second buffer is the first.
+template <class Shared>
+struct Folded {
+  Shared base;
+  bool folds;
+
+  int at(int i) const { return folds ? i % kParts : i; }
+  auto load(int i) const { return base.load(at(i)); }
+  template <class T>
+  void store(int i, T value) const {
+    base.store(at(i), value);
+  }
+  Folded from(int i) const { return {base.from(at(i)), false}; }
 };
 
 #define FRNN_AS_IT_IS(call)                \
   template <class... A>                    \
-  decltype(auto) call(A&&... a) {          \
+  decltype(auto) call(A&&... a) const {    \
     return x_.call(std::forward<A>(a)...); \
   }
 
@@ -45,7 +65,6 @@ class Faulty {
   FRNN_AS_IT_IS(lane)
   FRNN_AS_IT_IS(warp)
   FRNN_AS_IT_IS(block)
-  FRNN_AS_IT_IS(view)
   FRNN_AS_IT_IS(shuffle_xor)
   FRNN_AS_IT_IS(ldmatrix_x4)
   FRNN_AS_IT_IS(mma)
@@ -54,9 +73,24 @@ class Faulty {
   FRNN_AS_IT_IS(cp_async_wait)
   FRNN_AS_IT_IS(mbarrier_init)
   FRNN_AS_IT_IS(fence_mbarrier_init)
-  FRNN_AS_IT_IS(map_rank)
   FRNN_AS_IT_IS(st_async)
 
+  template <class T>
+  auto view(Slot<T> slot) {
+    if constexpr (bug == Bug::one_buffer && std::is_same_v<T, float>) {
+      return Folded<Shared<T>>{x_.view(slot), slot.count == 2 * kParts};
+    } else {
+      return x_.view(slot);
+    }
+  }
+  template <class T>
+  auto map_rank(const T& place, int rank) {
+    return x_.map_rank(place, rank);
+  }
+  template <class S>
+  auto map_rank(const Folded<S>& place, int rank) {
+    return x_.map_rank(place.base, rank);
+  }
   void sync() {
     if (bug != Bug::overwritten || syncs_++ == 0) x_.sync();  // the first ends the preparations
   }
@@ -207,6 +241,7 @@ TEST(finds_that_a_persistent_kernel_overwrites_what_is_read) {
   check_forward<Bug::lanes_apart>({"race: thread"});
   check_backward<Bug::overwritten>({"race: thread", "what nothing has written"});
 }
+TEST(finds_that_a_persistent_kernel_has_one_buffer) { check_backward<Bug::one_buffer>({"race: thread"}); }
 TEST(finds_that_a_rank_leaves_early) {
   check_forward<Bug::leaves_early>({"early exit: thread"});
   check_backward<Bug::leaves_early>({"early exit: thread"});
