@@ -48,13 +48,15 @@ def host(value: Any) -> np.ndarray:
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value).astype("float64")
 
 
-def compare(results: Any, references: Any, spec: Spec, dtype: str, *, backward: bool) -> None:
+def compare(results: Any, references: Any, spec: Spec, dtype: str, *, backward: bool, steps: int = T) -> None:
     """Compare results of one family: gradients, say, whose rounding is that of the largest.
 
     The 16-bit formats sum in float32.  What they round is x, h, y and, backward, the gradients of the gates:
     four times in a step of a layer.
     """
-    roundings = 4 * T * spec.num_layers if EPS[dtype] > EPS["float32"] else chain(spec, T, B * backward)
+    roundings = (
+        4 * steps * spec.num_layers if EPS[dtype] > EPS["float32"] else chain(spec, steps, B * backward)
+    )
     results, references = arrays(results), arrays(references)
     allowed = FACTOR * EPS[dtype] * np.sqrt(roundings) * size(*references)
     for result, reference in zip(results, references, strict=True):
@@ -112,6 +114,27 @@ def test_inference_and_stream(
     stream = there.stream(batch=B)
     steps = tuple(host(stream.step(x[0][t])) for t in range(T))
     compare((np.stack(steps), stream.state), expected, spec, dtype, backward=False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("variant", ["lstm", "lstm-diagonal", "gru", "rnn-tanh"])
+def test_persistent_kernels(variant: str, dtype: str, rng: np.random.Generator) -> None:
+    """Which are worth their start for calls of many steps."""
+    steps = 24
+    there, here = pair(variant, dtype, bidirectional=True)
+    spec = make_spec(variant, IN, H, bidirectional=True)
+    x, dy = draw(rng, dtype, steps, B, IN), draw(rng, dtype, steps, B, spec.output_size)
+    report = there.explain(x[0])
+    assert report["strategy"] in {"cta", "cluster"}
+    assert report["backward_strategy"] in {"cta", "cluster"}
+    lengths, reset = np.array([24, 0, 3, 1, 24]), rng.random((steps, B)) < 0.1
+    results = []
+    for layer, i in ((there, 0), (here, 1)):
+        forward = layer(x[i], lengths=lengths, reset=reset)
+        dx, _ = layer.backward(dy[i])
+        results.append((forward, (dx, tuple(layer.gradients.values()))))
+    compare(results[0][0], results[1][0], spec, dtype, backward=False, steps=steps)
+    compare(results[0][1], results[1][1], spec, dtype, backward=True, steps=steps)
 
 
 @pytest.mark.parametrize("variant", ["lstm", "gru", "rnn-tanh"])
