@@ -2,6 +2,7 @@
 // (its instructions: PTX ISA 8.0 and later) and with the built-in variables of CUDA.
 #pragma once
 
+#include <cstdio>
 #include <cstring>
 #include <type_traits>
 
@@ -160,7 +161,9 @@ class CudaContext {
   // seen.
   FRNN_DEVICE void mbarrier_wait_parity(Shared<MBarrier> barrier, int parity) const {
     unsigned complete;
+    Patience patience;
     do {
+      patience.check("mbarrier_wait_parity");
       asm volatile(
           "{\n"
           "  .reg .pred p;\n"
@@ -287,13 +290,41 @@ class CudaContext {
   }
   FRNN_DEVICE void wait_acquire(const std::uint32_t* flag, std::uint32_t at_least) const {
     std::uint32_t seen;
+    Patience patience;
     do {
+      patience.check("wait_acquire");
       asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(global(flag)) : "memory");
     } while (seen < at_least);
   }
 
  private:
   static constexpr unsigned all_lanes = 0xffffffffu;
+
+  // In debug builds a wait of many seconds ends the kernel, with a word of where, instead of hanging.
+  class Patience {
+#ifdef FRNN_BOUNDED_WAITS
+   public:
+    FRNN_DEVICE Patience() : begin_(now()) {}
+    FRNN_DEVICE void check(const char* call) const {
+      if (now() - begin_ < kMost) return;
+      printf("fastrnn: thread %d of CTA %d waits in vain in %s\n", static_cast<int>(threadIdx.x),
+             static_cast<int>(blockIdx.x), call);
+      asm volatile("trap;");
+    }
+
+   private:
+    static FRNN_DEVICE long long now() {
+      long long clocks;
+      asm volatile("mov.u64 %0, %%clock64;" : "=l"(clocks));
+      return clocks;
+    }
+    static constexpr long long kMost = 1LL << 34;  // clocks, some 10 s
+    long long begin_;
+#else
+   public:
+    FRNN_DEVICE void check(const char*) const {}
+#endif
+  };
 
   // The 32-bit registers that a value travels in.
   template <class V>
