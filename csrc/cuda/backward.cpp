@@ -440,14 +440,8 @@ void run_persistent(const Queue& queue, const Request& request,
   using Part = BackwardPart<T>;
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().backward_persistence;
-  const LayerShape& shape = request.network.first;
-  with_persistent_backward<T>(shape.cell, launch.tile, [&](auto kernel) {
-    using Kernel = typename decltype(kernel)::Kernel;
-    typename Kernel::Params params;
-    params.shape = persistent_shape(request, launch);
-    params.nonlinearity = shape.nonlinearity;
-    for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
-    launch_persistent<Kernel>(queue.stream(), params);
+  with_persistent_backward<T>(request.network.first.cell, launch.tile, [&](auto kernel) {
+    launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.end(on); });
 }

@@ -305,14 +305,8 @@ void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
   run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().persistence;
-  const LayerShape& shape = request.network.first;
-  with_persistent_forward<T>(shape.cell, launch.tile, [&](auto kernel) {
-    using Kernel = typename decltype(kernel)::Kernel;
-    typename Kernel::Params params;
-    params.shape = persistent_shape(request, launch);
-    params.nonlinearity = shape.nonlinearity;
-    for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
-    launch_persistent<Kernel>(queue.stream(), params);
+  with_persistent_forward<T>(request.network.first.cell, launch.tile, [&](auto kernel) {
+    launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
   for (const ForwardPart<T>& part : directions) part.end(queue);
 }

@@ -1,6 +1,8 @@
 // Sequences in persistent kernels: whether, and divided how.
 #pragma once
 
+#include <vector>
+
 #include "core/check.h"
 #include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
@@ -52,10 +54,14 @@ inline PersistentShape persistent_shape(const Request& request, const Persistenc
   return s;
 }
 
-// Starts a persistent kernel; its parameters have the shape.
-template <class Kernel>
-void launch_persistent(Stream stream, const typename Kernel::Params& params) {
-  const PersistentShape& s = params.shape;
+// Starts a persistent kernel for the directions of a layer, parts that have their steps().
+template <class Kernel, class Part>
+void launch_persistent(Stream stream, const Request& request, const Persistence& choice,
+                       const std::vector<Part>& directions) {
+  typename Kernel::Params params;
+  const PersistentShape& s = params.shape = persistent_shape(request, choice);
+  params.nonlinearity = request.network.first.nonlinearity;
+  for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
   FRNN_CHECK(Index{s.groups()} * s.directions * s.ranks < Index{1} << 31,
              "B exceeds what one launch can count");
   Grid grid;
