@@ -6,9 +6,10 @@ fastrnn, PyTorch, and a loop in NumPy are here; the others in onnx_peers.py, jax
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -190,7 +191,7 @@ def wished(**wish: str | int) -> Iterator[None]:
     try:
         yield
     finally:
-        core.set_wish()
+        core.set_wish(backward=wish.get("backward", False))
 
 
 class FastRNNCuda(OnDevice):
@@ -217,9 +218,17 @@ class FastRNNCuda(OnDevice):
         return layer, self.on_device(data.x, workload)
 
     def launches(self, layer: Any, workload: Workload) -> list[dict[str, Any]]:
-        """Of the persistent kernels that are possible, with the model's estimate of a step in seconds."""
-        network = layer._backend.network(layer._spec)
-        return network.launches(workload.steps, workload.batch, workload.run == "training")
+        """Of the persistent kernel of the last pass, with the model's estimate of a step in seconds.
+
+        For training that of both passes, forward as is fastest by the model.
+        """
+        network, size = layer._backend.network(layer._spec), (workload.steps, workload.batch)
+        forward = network.launches(*size, backward=False)
+        if workload.run == "forward":
+            return forward
+        least = min((launch["estimate"] for launch in forward), default=math.nan)
+        backward = network.launches(*size, backward=True)
+        return [launch | {"estimate": launch["estimate"] + least} for launch in backward]
 
     def call(self, layer: Any, workload: Workload, data: Data, x: Any) -> Run:
         reset, lengths = (
@@ -234,16 +243,19 @@ class FastRNNCuda(OnDevice):
         call = self.call(layer, workload, data, x)
         if not self.strategy:
             return self.finish(call)
-        with wished(strategy=self.strategy):
-            insist(layer, x, self.strategy)
+        layer.train(workload.run == "training")
+        with ExitStack() as wishes:
+            for backward in (False, True)[: workload.passes]:
+                wishes.enter_context(wished(strategy=self.strategy, backward=backward))
+                insist(layer, x, self.strategy, backward)
             return self.finish(call)
 
 
-def insist(layer: Any, x: Any, strategy: str) -> None:
-    """RuntimeError unless it is what a call does."""
-    report = layer.explain(x)
-    if report["strategy"] != strategy:
-        raise RuntimeError(f"is not computed as {strategy}: {report['strategy_reason']}")
+def insist(layer: Any, x: Any, strategy: str, backward: bool = False) -> None:
+    """RuntimeError unless it is what a call, or its backward pass, does."""
+    report, key = layer.explain(x), "backward_strategy" if backward else "strategy"
+    if report[key] != strategy:
+        raise RuntimeError(f"is not computed as {strategy}: {report[f'{key}_reason']}")
 
 
 def torch_layer(torch: Any, workload: Workload, data: Data, device: str) -> Any:

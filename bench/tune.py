@@ -5,8 +5,8 @@
 
 The sizes that are wanted most first, until the time is used up: T = 512, and I = 16, so that next to nothing
 but the steps is timed. Results are compared with those of a kernel for every step, then replays of graphs are
-timed in turn. A training row is the whole step, both passes insisting on the launch. `bound` is the model's
-estimate of a step of forward / the time measured. The table has the fastest launch of each size.
+timed in turn. A training row is the whole training step, whose backward insists on the launch. `bound` is the
+model's estimate of a step / the time measured. The table has the fastest launch of each size.
 """
 
 from __future__ import annotations
@@ -70,13 +70,14 @@ def tune(peer: FastRNNCuda, load: Workload, seconds: float) -> dict[str, Any]:
     reference: dict[str, Any] = {}
     given = data(load)
     layer, x = peer.layer(load, given)
-    layer.train(load.run == "training")
+    backward = load.run == "training"
+    layer.train(backward)
     call = peer.call(layer, load, given, x)
     for launch in [STEP, *peer.launches(layer, load)]:
         name = label(launch)
         try:
-            with wished(**wish(launch)):
-                insist(layer, x, launch["strategy"])
+            with wished(**wish(launch), backward=backward):
+                insist(layer, x, launch["strategy"], backward)
                 run = peer.finish(call)
             result = arrays(run())
             reference = reference or result
@@ -125,7 +126,7 @@ def report(rows: Iterable[dict[str, Any]]) -> str:
                 label(launch),
                 f"{1e6 * a_step(load, launch):.2f} ({low:.2f}-{high:.2f})",
                 f"{step['median_s'] / launch['median_s']:.2f}",
-                f"{launch['estimate'] / a_step(load, launch):.0%}" if load.run == "forward" else "",
+                f"{launch['estimate'] / a_step(load, launch):.0%}",
                 f"{label(modelled)}: {1e6 * a_step(load, modelled):.2f}",
             ]
         )

@@ -874,7 +874,7 @@ def tuned(bench: Bench, monkeypatch: Patch) -> Callable[..., dict[str, Any]]:
     module, workloads = bench("tune"), bench("workloads")
 
     def tune(device: FakeDevice, load: Any = None, refused: str = "") -> dict[str, Any]:
-        def insist(layer: Any, x: Any, strategy: str) -> None:
+        def insist(layer: Any, x: Any, strategy: str, backward: bool) -> None:
             device.wish = strategy
             if strategy == refused:
                 raise RuntimeError("it does not fit")

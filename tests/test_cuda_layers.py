@@ -627,7 +627,8 @@ def test_a_launch_that_is_insisted_on_is_made() -> None:
     core = _device.module()
     x = device_array(normal(T, 9, IN))
     layer = fastrnn.GRU(IN, 40, device="cuda", seed=1).eval()
-    launches = layer._backend.network(layer._spec).launches(T, 9, False)
+    network = layer._backend.network(layer._spec)
+    launches = network.launches(T, 9, backward=False)
     assert all(launch["estimate"] > 0 for launch in launches)
     found = {launch["strategy"]: launch for launch in launches}
     if not found:
@@ -652,6 +653,13 @@ def test_a_launch_that_is_insisted_on_is_made() -> None:
             with pytest.raises(ValueError, match="which is none of its values"):
                 core.set_wish(**words)
             assert "as asked for" in layer.explain(x)["strategy_reason"], "nothing has changed"
+        layer.train()
+        chosen = layer.explain(x)["strategy"]
+        for strategy in {launch["strategy"] for launch in network.launches(T, 9, backward=True)}:
+            core.set_wish(strategy, backward=True)
+            assert layer.explain(x)["backward_strategy"] == strategy
+            assert layer.explain(x)["strategy"] == chosen
     finally:
         core.set_wish()
-    assert "asked" not in layer.explain(x)["strategy_reason"]
+        core.set_wish(backward=True)
+    assert "asked" not in str(layer.explain(x))

@@ -32,19 +32,19 @@ constexpr std::initializer_list<std::pair<const char*, cuda::Products>> kProduct
 
 // What a measurement insists on in all calls of this process.
 std::mutex wish_mutex;
-cuda::Wish common_wish;
+cuda::Wish forward_wish, backward_wish;
 constexpr std::initializer_list<std::pair<const char*, cuda::Strategy>> kStrategies{
     {"step", cuda::Strategy::step}, {"cta", cuda::Strategy::cta}, {"cluster", cuda::Strategy::cluster}};
 constexpr std::initializer_list<std::pair<const char*, cuda::TileKind>> kTiles{
     {"narrow", cuda::TileKind::narrow}, {"wide", cuda::TileKind::wide}, {"low", cuda::TileKind::low}};
 
-cuda::Wish current_wish() {
+cuda::Wish wish_of(bool backward) {
   const std::lock_guard<std::mutex> lock(wish_mutex);
-  return common_wish;
+  return backward ? backward_wish : forward_wish;
 }
 
-cuda::Options options_with(std::uint64_t* calls = nullptr) {
-  return {float32_products, calls, current_wish()};
+cuda::Options forward_options(std::uint64_t* calls = nullptr) {
+  return {float32_products, calls, wish_of(false)};
 }
 
 template <class Value>
@@ -70,7 +70,8 @@ cuda::Request request_for(const DeviceNetwork& n, Index steps, Index batch, bool
   request.training = training;
   request.tokens = tokens;
   request.products = float32_products;
-  request.wish = current_wish();
+  request.wish = wish_of(false);
+  request.backward_wish = wish_of(true);
   return request;
 }
 
@@ -313,7 +314,7 @@ void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const DeviceArr
   if (c_n) args.c_n = work.mutable_pointer<T>(*c_n, {n.parts(), args.batch, n.first.hidden}, "c_n");
   if (n.first.cell == Cell::lstm && !c_n) throw py::value_error("c_n is needed for an LSTM");
   Reserve<T>* saved = reserve ? &reserve->fill<T>(dn.device, work.stream()) : nullptr;
-  const cuda::Options options = options_with(reserve ? reserve->counter(work.stream()) : nullptr);
+  const cuda::Options options = forward_options(reserve ? reserve->counter(work.stream()) : nullptr);
   run_sized("forward", n, args.steps, args.batch,
             [&] { cuda::forward<T>(work.stream(), n, parameters, args, saved, options); });
 }
@@ -346,8 +347,9 @@ void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parame
   args.dh0 = work.mutable_pointer<T>(dh0, h_shape, "dh0");
   if (dc0) args.dc0 = work.mutable_pointer<T>(*dc0, c_shape, "dc0");
   if (n.first.cell == Cell::lstm && !dc0) throw py::value_error("dc0 is needed for an LSTM");
-  run_sized("backward", n, steps, batch,
-            [&] { cuda::backward<T>(work.stream(), n, args, saved, options_with()); });
+  run_sized("backward", n, steps, batch, [&] {
+    cuda::backward<T>(work.stream(), n, args, saved, {float32_products, nullptr, wish_of(true)});
+  });
 }
 
 // ---- streams
@@ -415,7 +417,7 @@ class DeviceStreamOf final : public DeviceStream {
       values = work.pointer<T>(x, {count, n.first.input}, "x");
     }
     run_sized("step", n, 1, count,
-              [&] { streams_->step(work.stream(), values, tokens, indices, count, options_with()); });
+              [&] { streams_->step(work.stream(), values, tokens, indices, count, forward_options()); });
     refresh();
     DeviceArray out = y;
     out.shape[0] = count;
@@ -436,7 +438,8 @@ class DeviceStreamOf final : public DeviceStream {
       args.x = work.rows<T>(x, {args.steps, args.batch, n.first.input}, "x");
     }
     args.y = work.mutable_rows<T>(out, {args.steps, args.batch, n.output()}, "y");
-    run_sized("run", n, args.steps, args.batch, [&] { streams_->run(work.stream(), args, options_with()); });
+    run_sized("run", n, args.steps, args.batch,
+              [&] { streams_->run(work.stream(), args, forward_options()); });
     refresh();
   }
 
@@ -635,11 +638,11 @@ void register_device_calls(py::module_& m) {
           py::arg("steps"), py::arg("batch"), py::arg("training"), py::arg("tokens"))
       .def(
           "launches",
-          [](const DeviceNetwork& n, Index steps, Index batch, bool training) {
+          [](const DeviceNetwork& n, Index steps, Index batch, bool backward) {
             const DeviceScope scope(n.device);
             py::list found;
             for (const auto& [launch, seconds] :
-                 cuda::launches(request_for(n, steps, batch, training, false))) {
+                 cuda::launches(request_for(n, steps, batch, backward, false), backward)) {
               const cuda::Strategy strategy =
                   launch.ranks == 1 ? cuda::Strategy::cta : cuda::Strategy::cluster;
               py::dict one;
@@ -652,7 +655,7 @@ void register_device_calls(py::module_& m) {
             }
             return found;
           },
-          py::arg("steps"), py::arg("batch"), py::arg("training"));
+          py::arg("steps"), py::arg("batch"), py::arg("backward"));
 
   py::class_<DeviceWeights>(m, "Weights", py::module_local())
       .def(py::init([](const DeviceNetwork& n) { return DeviceWeights{n, {}}; }), py::arg("network"))
@@ -720,16 +723,17 @@ void register_device_calls(py::module_& m) {
   m.def("get_float32_products", [] { return word_for(float32_products.load(), kProducts); });
   m.def(
       "set_wish",
-      [](const std::string& strategy, int ranks, int columns, const std::string& tile) {
+      [](const std::string& strategy, int ranks, int columns, const std::string& tile, bool backward) {
         cuda::Wish wish;
         if (!strategy.empty()) wish.strategy = choose<cuda::Strategy>(strategy, "strategy", kStrategies);
         if (!tile.empty()) wish.tile = choose<cuda::TileKind>(tile, "tile", kTiles);
         wish.ranks = ranks;
         wish.columns = columns;
         const std::lock_guard<std::mutex> lock(wish_mutex);
-        common_wish = wish;
+        (backward ? backward_wish : forward_wish) = wish;
       },
-      py::arg("strategy") = "", py::arg("ranks") = 0, py::arg("columns") = 0, py::arg("tile") = "");
+      py::arg("strategy") = "", py::arg("ranks") = 0, py::arg("columns") = 0, py::arg("tile") = "",
+      py::arg("backward") = false);
 }
 
 }  // namespace fastrnn::bind

@@ -474,7 +474,7 @@ void backward(Stream stream, const Network& network, const BackwardArguments<T>&
   request.training = true;
   request.tokens = args.tokens != nullptr;
   request.products = options.products;
-  request.wish = options.wish;
+  request.backward_wish = options.wish;
   const Plan plan = make_plan(request, current_limits());
   const Queue queue(stream, plan);
   const CublasScope cublas(stream);

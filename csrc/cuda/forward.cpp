@@ -458,8 +458,8 @@ std::map<std::string, std::string> explain(const Request& request) {
   return words;
 }
 
-std::vector<PossibleLaunch> launches(const Request& request) {
-  return possible_launches(request, current_limits());
+std::vector<PossibleLaunch> launches(const Request& request, bool backward) {
+  return possible_launches(request, current_limits(), backward);
 }
 
 #define FRNN_INSTANTIATE(T)                                                                               \

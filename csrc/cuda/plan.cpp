@@ -96,15 +96,15 @@ double step_cycles(const Request& request) {
 // Reading the weights and laying them out, before the first step; an estimate.
 constexpr double kLoadCycles = 60e3;
 
-// What was measured on such a device for such a call, or null: with the same H, and with up to twice as many
-// rows, which the same CTAs compute in the same time or little more.
-const Tuned* measured(const Request& request, const Limits& limits, const TunedTable& table) {
+// What was measured of that pass, on such a device and for such a call, or null: with the same H, and with up
+// to twice as many rows, which the same CTAs compute in the same time or little more.
+const Tuned* measured(const Request& request, bool backward, const Limits& limits, const TunedTable& table) {
   const Network& n = request.network;
   if (n.directions > 1) return nullptr;
   const Tuned* best = nullptr;
   for (const Tuned* row = table.rows; row != table.rows + table.count; ++row) {
     if (row->capability == limits.capability() && row->processors == limits.processors &&
-        row->cell == n.first.cell && row->dtype == request.dtype && row->training == request.training &&
+        row->cell == n.first.cell && row->dtype == request.dtype && row->backward == backward &&
         row->hidden == n.first.hidden && row->batch >= request.batch && row->batch < 2 * request.batch &&
         (!best || row->batch < best->batch))
       best = row;
@@ -121,15 +121,21 @@ Wish wish_for(const Persistence& launch) {
   return wish;
 }
 
-// One pass: forward, or backward.
+// One pass, as far as it is planned.
 struct PassPlan {
+  bool backward;
   Strategy& strategy;
   const char*& reason;
   Persistence& persistence;
 };
 
-void choose_strategy(const PassPlan& plan, PersistentChoice (*choose)(const Request&, const Limits&),
-                     const Request& request, const Limits& limits, const TunedTable& table) {
+PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits) {
+  return backward ? choose_persistent_backward(request, limits) : choose_persistent_forward(request, limits);
+}
+
+// As `request.wish` has it, also for backward.
+void choose_strategy(const PassPlan& plan, const Request& request, const Limits& limits,
+                     const TunedTable& table) {
   const Wish& wish = request.wish;
   if (wish.strategy == Strategy::step) {
     plan.reason = "as asked for";
@@ -140,17 +146,17 @@ void choose_strategy(const PassPlan& plan, PersistentChoice (*choose)(const Requ
   const char* reason = wish.strategy ? "as asked for" : "by estimates, which no GPU has confirmed yet";
   const char* why_steps =
       "loading the weights onto the chip and keeping them there is estimated to take longer";
-  if (const Tuned* row = wish.strategy ? nullptr : measured(request, limits, table)) {
+  if (const Tuned* row = wish.strategy ? nullptr : measured(request, plan.backward, limits, table)) {
     Request known = request;
     known.wish = wish_for(row->launch);
-    choice = choose(known, limits);
+    choice = choose_persistent(known, plan.backward, limits);
     if (choice.launch.ranks) {  // not where other clusters leave too few processors
       choice.cycles = kClock * row->launch_seconds;
       by_steps = kClock * row->step_seconds;
       reason = why_steps = row->source;
     }
   }
-  if (!choice.launch.ranks) choice = choose(request, limits);
+  if (!choice.launch.ranks) choice = choose_persistent(request, plan.backward, limits);
   if (!choice.launch.ranks) {
     plan.reason = wish.strategy ? "what was asked for does not fit this device"
                                 : "the weights do not fit on as many processors as can share them";
@@ -166,15 +172,15 @@ void choose_strategy(const PassPlan& plan, PersistentChoice (*choose)(const Requ
   plan.persistence = choice.launch;
 }
 
-// Where a training step was measured, the launch was both passes'.
 void choose_strategies(Plan& plan, const Request& request, const Limits& limits, const TunedTable& table) {
   plan.reason = plan.backward_reason = why_step(request, plan.products);
   if (*plan.reason != '\0') return;
-  choose_strategy({plan.strategy, plan.reason, plan.persistence}, choose_persistent_forward, request, limits,
-                  table);
+  choose_strategy({false, plan.strategy, plan.reason, plan.persistence}, request, limits, table);
   if (!request.training) return;
-  choose_strategy({plan.backward_strategy, plan.backward_reason, plan.backward_persistence},
-                  choose_persistent_backward, request, limits, table);
+  Request backward = request;
+  backward.wish = request.backward_wish;
+  choose_strategy({true, plan.backward_strategy, plan.backward_reason, plan.backward_persistence}, backward,
+                  limits, table);
 }
 
 // What describe() says of a pass.
@@ -230,7 +236,7 @@ void choose_products(Plan& plan, const Request& request, const Limits& limits) {
 
 TunedTable tuned() { return {kTuned.data(), kTuned.size()}; }
 
-std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits) {
+std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits, bool backward) {
   std::vector<PossibleLaunch> found;
   Plan plan;
   choose_products(plan, request, limits);
@@ -240,7 +246,7 @@ std::vector<PossibleLaunch> possible_launches(const Request& request, const Limi
     for (const int ranks : {1, 2, 4, 8, 16}) {
       for (const int columns : {8, 16, 32, 64}) {
         one.wish = wish_for({ranks, columns, tile});
-        const PersistentChoice choice = choose_persistent_forward(one, limits);
+        const PersistentChoice choice = choose_persistent(one, backward, limits);
         if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
       }
     }

@@ -50,7 +50,7 @@ struct Request {
   bool training = false, tokens = false;
   bool stream = false;  // one step of a stream
   Products products = Products::automatic;
-  Wish wish = {};
+  Wish wish = {}, backward_wish = {};
 };
 
 struct Plan {
@@ -86,7 +86,7 @@ struct Tuned {
   const char* source = "";             // which device, and of which commit; a literal
   Cell cell = Cell::lstm;
   DType dtype = DType::float32;
-  bool training = false;
+  bool backward = false;  // or forward, of training or not
   Index hidden = 0, batch = 0;
   Persistence launch;                           // the fastest of the persistent kernel
   double launch_seconds = 0, step_seconds = 0;  // of one step, by that and by a kernel for every step
@@ -103,11 +103,12 @@ Plan make_plan(const Request& request, const Limits& limits, const TunedTable& t
 std::map<std::string, std::string> describe(const Request& request, const Limits& limits,
                                             const TunedTable& table = tuned());
 
-// Every launch of the persistent kernel that is possible, with what the model estimates for one step.
+// Every launch of a persistent kernel that is possible, forward or backward, with what the model estimates
+// for one step.
 struct PossibleLaunch {
   Persistence launch;
   double seconds = 0;
 };
-std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits);
+std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits, bool backward);
 
 }  // namespace fastrnn::cuda

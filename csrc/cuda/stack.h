@@ -110,7 +110,7 @@ class Streams {
 
 // What forward and backward would do with such a call on the current device, and why.
 std::map<std::string, std::string> explain(const Request& request);
-// Launches of the persistent kernel that the current device could do it with.
-std::vector<PossibleLaunch> launches(const Request& request);
+// Launches of the persistent kernel that the current device could do that pass with.
+std::vector<PossibleLaunch> launches(const Request& request, bool backward);
 
 }  // namespace fastrnn::cuda

@@ -120,8 +120,8 @@ class Network:
         device: int,
     ) -> None: ...
     def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]: ...
-    def launches(self, steps: int, batch: int, training: bool) -> list[Launch]:
-        """Return those of the persistent kernel that are possible, with or without a wish."""
+    def launches(self, steps: int, batch: int, backward: bool) -> list[Launch]:
+        """Return those of that pass's persistent kernel that are possible, with or without a wish."""
 
 class Weights:
     """Parameters for the forward kernels, which read them where they lie: nothing is copied."""
@@ -245,8 +245,10 @@ def set_float32_products(how: str) -> None:
     """ "automatic", "plain", "bf16x3" or "tf32"."""
 
 def get_float32_products() -> str: ...
-def set_wish(strategy: str = "", ranks: int = 0, columns: int = 0, tile: str = "") -> None:
-    """What all later calls insist on, of what is possible for them; without arguments all is chosen again.
+def set_wish(
+    strategy: str = "", ranks: int = 0, columns: int = 0, tile: str = "", backward: bool = False
+) -> None:
+    """What all later calls, or their backward passes, insist on, of what is possible; nothing: all is chosen.
 
     strategy "step", "cta" or "cluster"; tile "narrow", "wide" or "low".  For tests and measurements.
     """

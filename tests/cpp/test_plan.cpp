@@ -200,6 +200,29 @@ TEST(plan_follows_what_was_measured) {
   CHECK(make_plan(r, h200, table).strategy == Strategy::cluster);
   r.steps = 512;
 
+  // Each pass has rows of its own; forward's are for training and inference.
+  r.training = true;
+  const auto differs = [](const Persistence& p, const Persistence& q) {
+    return p.ranks != q.ranks || p.columns != q.columns || p.tile != q.tile;
+  };
+  CHECK(same(make_plan(r, h200, table).persistence));
+  Tuned row = rows[1];
+  row.backward = true;
+  r.network.first.hidden = row.hidden = 256;
+  const Plan before = make_plan(r, h200, {});
+  for (const PossibleLaunch& one : possible_launches(r, h200, true)) {
+    if (differs(one.launch, before.backward_persistence)) row.launch = one.launch;
+  }
+  const Plan after = make_plan(r, h200, {&row, 1});
+  CHECK(differs(after.backward_persistence, before.backward_persistence));
+  CHECK(!differs(after.backward_persistence, row.launch));
+  CHECK(!differs(after.persistence, before.persistence));
+  CHECK(describe(r, h200, {&row, 1}).at("backward_strategy_reason").find(row.source) != std::string::npos);
+  r.backward_wish.strategy = Strategy::step;
+  CHECK(make_plan(r, h200, {&row, 1}).backward_strategy == Strategy::step);
+  CHECK(make_plan(r, h200, {&row, 1}).strategy == Strategy::cluster);
+  r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
+
   const auto modelled = [&](const Request& other, const Limits& limits) {
     return describe(other, limits, table) == describe(other, limits, {});
   };
@@ -214,7 +237,6 @@ TEST(plan_follows_what_was_measured) {
   CHECK(modelled(with([](Request& o) { o.network.first.hidden = 496; }), h200));
   CHECK(modelled(with([](Request& o) { o.network.first.cell = Cell::gru; }), h200));
   CHECK(modelled(with([](Request& o) { o.dtype = DType::float16; }), h200));
-  CHECK(modelled(with([](Request& o) { o.training = true; }), h200));
   CHECK(modelled(with([](Request& o) { o.network.directions = 2; }), h200));
   CHECK(modelled(with([](Request& o) { o.wish.strategy = Strategy::cluster; }), h200));
   Limits slice = h200;
@@ -229,7 +251,7 @@ TEST(plan_follows_what_was_measured) {
 TEST(plan_lists_launches_that_are_possible) {
   Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
   const Plan plan = make_plan(r, h200);
-  const std::vector<PossibleLaunch> found = possible_launches(r, h200);
+  const std::vector<PossibleLaunch> found = possible_launches(r, h200, false);
   int chosen = 0;
   for (const PossibleLaunch& one : found) {
     CHECK(one.seconds > 0 && one.seconds < 1e-3);
@@ -243,8 +265,8 @@ TEST(plan_lists_launches_that_are_possible) {
               p.tile == plan.persistence.tile;
   }
   CHECK(chosen == 1);
-  CHECK(possible_launches(request(Cell::lstm, DType::bfloat16, 512, 64, 512), a100).empty());
-  CHECK(possible_launches(request(Cell::lstm, DType::float64, 512, 64, 16), h200).empty());
+  CHECK(possible_launches(request(Cell::lstm, DType::bfloat16, 512, 64, 512), a100, false).empty());
+  CHECK(possible_launches(request(Cell::lstm, DType::float64, 512, 64, 16), h200, false).empty());
 }
 
 // What is shared out among ranks and warps is there once, and fits.

@@ -59,7 +59,7 @@ Case divided(Case c, const Division& d) {
   request.batch = c.batch;
   request.dtype = dtype_of<T>;
   request.products = c.products;
-  request.wish = c.wish;
+  request.wish = request.backward_wish = c.wish;
   request.training = true;
   const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
   CHECK(plan.strategy == c.wish.strategy);
