@@ -834,6 +834,120 @@ def test_weights_that_other_processes_write_are_packed_every_time() -> None:
     assert_close(found.numpy(), expected.numpy(), n_products=2 * products("gru", 1, False))
 
 
+def write_uncounted(weight: Any, numbers: Any) -> None:
+    """Write as sharding does when it gathers a weight: the same tensor, address and version."""
+    with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(weight):
+        weight.copy_(numbers)
+
+
+@pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="this torch has no process groups",
+)
+def test_weights_are_packed_every_time_in_a_process_group() -> None:
+    """Its collectives and its sharding of weights write without counting."""
+    theirs, mine = pair("gru")
+    mine.eval()
+    x = torch.randn(STEPS, BATCH, INPUT)
+    n = 2 * products("gru", 1, False)
+    with torch.no_grad():
+        mine(x)  # kept, before there is a group
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
+        try:
+            for _ in range(2):
+                for module in (theirs, mine):
+                    write_uncounted(module.weight_hh_l0, module.weight_hh_l0 * 0.5)
+                assert_close(mine(x)[0].numpy(), theirs(x)[0].numpy(), n_products=n)
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("forget", ["flatten_parameters", "eval"])
+def test_packed_weights_of_tensors_that_are_put_in_for_a_call_are_dropped(forget: str) -> None:
+    """As hooks do that gather a sharded weight: between calls the module has another one."""
+    theirs, mine = pair("gru")
+    mine.eval()
+    x = torch.randn(STEPS, BATCH, INPUT)
+    with torch.no_grad():
+        mine(x)
+        first = mine.weight_ih_l0
+        mine.weight_ih_l0 = torch.nn.Parameter(torch.zeros_like(first))
+        for module in (theirs, mine):
+            module.weight_hh_l0.data.mul_(0.5)
+        getattr(mine, forget)()
+        mine.weight_ih_l0 = first
+        expected, found = theirs(x)[0], mine(x)[0]
+    assert_close(found.numpy(), expected.numpy(), n_products=2 * products("gru", 1, False))
+
+
+@pytest.mark.skipif(not _kernels._READS, reason="this torch has no functions to read tensors in place")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_other_memory_at_the_address_of_freed_weights(training: bool) -> None:
+    theirs, mine = pair("gru")
+    mine.train(training)
+    x = torch.randn(STEPS, BATCH, INPUT)
+    n = 2 * products("gru", 1, False)
+    hits = 0
+    for _ in range(20):
+        with torch.no_grad():
+            mine(x)
+        weight = mine.weight_hh_l0
+        address, shape = weight.data_ptr(), weight.shape
+        weight.untyped_storage().resize_(0)
+        held = []
+        for _ in range(10):
+            held.append(torch.randn(shape))
+            if held[-1].data_ptr() == address:
+                hits += 1
+                break
+        weight.data = held[-1]
+        theirs.load_state_dict(mine.state_dict())
+        with torch.no_grad():
+            assert_close(mine(x)[0].numpy(), theirs(x)[0].numpy(), n_products=n)
+    if not hits:
+        pytest.skip("the allocator gave no address twice")
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["first call", "later call"])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_hh_l0"])
+def test_a_weight_elsewhere_or_sparse_is_refused(name: str, warm: bool) -> None:
+    theirs, mine = pair("gru")
+    x = torch.randn(STEPS, BATCH, INPUT)
+    if warm:
+        mine(x)
+    weight = getattr(mine, name).detach()
+    messages = []
+    for module in (theirs, mine):
+        setattr(module, name, torch.nn.Parameter(weight.to("meta")))
+        with pytest.raises(RuntimeError) as raised:
+            module(x)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    setattr(mine, name, torch.nn.Parameter(weight.to_sparse()))
+    with pytest.raises(RuntimeError, match=f"^{name} has layout torch.sparse_coo; expected torch.strided$"):
+        mine(x)
+
+
+def test_zeros_without_memory() -> None:
+    """What autograd makes of a zero gradient, and a user of an input."""
+    theirs, mine = pair("lstm")
+    found = []
+    for module in (theirs, mine):
+        x = torch.randn(STEPS, BATCH, INPUT, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        y, (h, c) = module(x)
+        zeros = [torch._efficientzerotensor(part.shape) for part in (y, c)]
+        gradients = torch.autograd.grad((y, h, c), [x, *module.parameters()], (zeros[0], h, zeros[1]))
+        found.append(gradients)
+    with torch.no_grad():
+        y, _ = mine(torch._efficientzerotensor(x.shape))
+        assert torch.equal(y, mine(torch.zeros(x.shape))[0])
+    scale = size(*(g.numpy() for g in found[0]))
+    for e, a in zip(*found, strict=True):
+        assert_close(a.numpy(), e.numpy(), n_products=2 * products("lstm", 1, False), scale=scale)
+
+
 @pytest.mark.skipif(not _kernels._READS, reason="this torch has no functions to read tensors in place")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 def test_the_memory_of_weights_may_be_freed_and_filled(training: bool) -> None:
@@ -848,9 +962,15 @@ def test_the_memory_of_weights_may_be_freed_and_filled(training: bool) -> None:
             size_before = storage.size()
             storage.resize_(0)
             storage.resize_(size_before)
-            with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(p):
-                p.copy_(kept)
+            write_uncounted(p, kept)
         found.append([y, module(x)[0], *torch.autograd.grad(y.sum(), list(module.parameters()))])
+        # Other numbers: in eval mode with flatten_parameters, as what is not counted cannot be seen.
+        with torch.no_grad():
+            module(x)
+            for p in module.parameters():
+                write_uncounted(p, p * 0.5)
+            module.flatten_parameters()
+            found[-1].append(module(x)[0])
     scale = size(*(g.detach().numpy() for g in found[0]))
     for e, a in zip(*found, strict=True):
         assert_close(

@@ -84,6 +84,28 @@ _READS = _core.read_tensors(torch.Tensor)
 _KEPT_BYTES = 64 << 20
 """How much memory of reserves is kept for the next calls, beside the first reserve."""
 
+_among_others = torch.distributed.is_initialized if torch.distributed.is_available() else lambda: False
+"""Whether there is a process group: what its collectives and sharding write, no version counts."""
+
+
+def check_device(device: torch.device, other: Tensor, what: str) -> None:
+    """Refuse a tensor that is not where the input is, in torch.nn's words."""
+    if other.device != device:
+        raise RuntimeError(
+            f"Input and {what} tensors are not at the same device, found input tensor at {device} and "
+            f"{what} tensor at {other.device}"
+        )
+
+
+def _check_memory(plan: Plan, weights: Sequence[Tensor]) -> None:
+    """Refuse weights that have no memory of the host's, in rows."""
+    for name, w in zip(plan.spec.parameter_shapes(), weights, strict=True):
+        if not isinstance(w, torch.Tensor):
+            raise TypeError(f"{name} has type {type(w).__name__}; expected a tensor")
+        check_device(torch.device("cpu"), w, "parameter")
+        if w.layout is not torch.strided:
+            raise RuntimeError(f"{name} has layout {w.layout}; expected torch.strided")
+
 
 class Memory:
     """What is kept for one set of weights as long as the first of them lives.
@@ -121,14 +143,15 @@ class Memory:
                 if _READS
                 else [(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
             )
-        except (AttributeError, TypeError):
-            for name, w in zip(plan.spec.parameter_shapes(), weights, strict=True):
-                if not isinstance(w, torch.Tensor):
-                    raise TypeError(f"{name} has type {type(w).__name__}; expected a tensor") from None
-            raise
+        except (AttributeError, TypeError, RuntimeError):
+            found = None  # refused below, which says why, or not kept
         seen = self.seen
         if seen is not None and seen[0] is plan and seen[1] == found:
-            return seen[2], seen[3]
+            arrays = seen[2]
+            # Storage of tensors can be freed, and other memory of the weights be at its address.
+            if type(arrays[0]) is np.ndarray or _core.layouts_of(arrays) == found:
+                return arrays, seen[3]
+        _check_memory(plan, weights)
         for (name, expected), w in zip(plan.spec.parameter_shapes().items(), weights, strict=True):
             if tuple(w.shape) != expected:
                 raise ValueError(f"{name} has shape {tuple(w.shape)}; expected {expected}")
@@ -137,11 +160,12 @@ class Memory:
                     f"weights are {weights[0].dtype} and {w.dtype}; expected one dtype for all of them"
                 )
         # Unlike detach(), which makes a view, .data does not keep the weight itself alive.
-        whole = [_aligned(w.data.contiguous()) for w in weights]
+        whole = [_aligned(w.data.resolve_neg().contiguous()) for w in weights]
         # Only what is no copy stays what the weights are.
         own = all(part.data_ptr() == w.data_ptr() for part, w in zip(whole, weights, strict=True))
         # An array would be for good: the memory of a tensor that has given one out cannot be resized.
         arrays = [_plain(part) for part in whole]
+        own = own and found is not None and len({type(part) for part in arrays}) == 1
         # No version counts what another process writes.
         counted = own and not any(w.is_shared() for w in weights)
         self.packed = None
@@ -167,11 +191,16 @@ def drop_memory(first: Tensor) -> None:
     _memories.pop(id(first), None)
 
 
+def drop_packed() -> None:
+    """Forget all packed weights."""
+    for memory in list(_memories.values()):
+        memory.packed = None
+
+
 def _after_optimizer(*_: Any) -> None:
     """Forget all packed weights: the fused optimizers of torch write weights and count no version."""
     if not torch.compiler.is_compiling():  # compiled, they do count
-        for memory in list(_memories.values()):
-            memory.packed = None
+        drop_packed()
 
 
 register_optimizer_step_post_hook(_after_optimizer)
@@ -187,7 +216,7 @@ def _packed(
     """
     arrays, counted = memory.views(plan, weights)
     state = None
-    if cached and counted:
+    if cached and counted and not _among_others():
         try:
             state = (*map(id, weights), *[w._version for w in weights])
         except RuntimeError:  # inference tensors count no versions
@@ -326,8 +355,8 @@ def _array(tensor: Tensor) -> Any:
     tensor = _aligned(tensor)
     try:
         return tensor.numpy()
-    except RuntimeError:  # the imaginary part of a conjugate, say, is a view with its sign still to change
-        return tensor.resolve_neg().numpy()
+    except RuntimeError:  # a view with its sign still to change, say, or zeros without memory
+        return tensor.clone().numpy()
 
 
 def _plain(tensor: Tensor | None) -> Any:

@@ -29,14 +29,6 @@ def _check_weights(weights: Sequence[Tensor], x: Tensor) -> None:
         raise RuntimeError(f"input is on {x.device}; expected the CPU or a CUDA device")
 
 
-def _check_device(x: Tensor, other: Tensor, what: str) -> None:
-    if x.device != other.device:
-        raise RuntimeError(
-            f"Input and {what} tensors are not at the same device, found input tensor at {x.device} and "
-            f"{what} tensor at {other.device}"
-        )
-
-
 class _Casts:
     """What torch.autocast makes of a call: inputs in the dtype of the weights, results in torch.nn's."""
 
@@ -85,9 +77,11 @@ class _Packs(torch.nn.Module):
             weight = self._parameters.get(name)
             if weight is not None:
                 _kernels.drop_memory(weight)
+        # What a call saw may be other tensors: hooks, as those that shard weights, put them in and out.
+        _kernels.drop_packed()
 
     def train(self, mode: bool = True) -> Any:
-        """Set the mode, as torch.nn's, and forget the packed weights."""
+        """Set the mode, as torch.nn's, and forget the packed weights, of every layer."""
         self._drop()
         return super().train(mode)
 
@@ -113,11 +107,12 @@ class _Layer(_Packs, torch.nn.RNNBase):
         return _tensors(self, self._flat_weights_names)
 
     def flatten_parameters(self) -> None:
-        """Forget the packed weights; the next call packs them again.
+        """Forget the packed weights, of every layer; the next call of each packs them again.
 
         Needed in eval mode alone, after writes that torch counts no version for: in place through
         ``.data`` (``target.data.copy_(...)``), into a NumPy or DLPack view, into a flat buffer that the
-        weights are views of, by a collective of torch.distributed.
+        weights are views of, by a fused function of torch's that is called without its optimizer. While
+        there is a process group of torch.distributed, weights are packed at every call.
         """
         self._drop()
 
@@ -156,7 +151,7 @@ class _Layer(_Packs, torch.nn.RNNBase):
                 f"got {input.size(-1)}"
             )
         if not input.is_cpu or not weights[0].is_cpu:
-            _check_device(input, weights[0], "parameter")
+            _kernels.check_device(input.device, weights[0], "parameter")
         if dtype is not torch.float32 and dtype is not torch.float64:
             _check_weights(weights, input)
 
@@ -171,7 +166,7 @@ class _Layer(_Packs, torch.nn.RNNBase):
                     part if batched else part.unsqueeze(1), expected, f"Expected {which} size {{}}, got {{}}"
                 )
             if not part.is_cpu or not x.is_cpu:
-                _check_device(x, part, "hidden")
+                _kernels.check_device(x.device, part, "hidden")
             if part.dtype is not x.dtype:
                 raise RuntimeError(
                     f"input is {x.dtype} and hx is {part.dtype}; expected the same dtype for both"
@@ -494,7 +489,7 @@ class _Cell(_Packs, torch.nn.RNNCellBase):
         if x.dtype is not dtype:
             raise RuntimeError(f"input and weights must have the same dtype, but got {x.dtype} and {dtype}")
         if not x.is_cpu or not weights[0].is_cpu:
-            _check_device(x, weights[0], "parameter")
+            _kernels.check_device(x.device, weights[0], "parameter")
         if dtype is not torch.float32 and dtype is not torch.float64:
             _check_weights(weights, x)
         expected = (x.shape[0], self.hidden_size) if batched else (self.hidden_size,)
@@ -502,7 +497,7 @@ class _Cell(_Packs, torch.nn.RNNCellBase):
             if part.shape != expected:
                 self._refuse_shape(x, number, part, batched)
             if not part.is_cpu or not x.is_cpu:
-                _check_device(x, part, "hidden")
+                _kernels.check_device(x.device, part, "hidden")
             if part.dtype is not dtype:
                 raise RuntimeError(
                     f"input is {dtype} and hx is {part.dtype}; expected the same dtype for both"
