@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import signal
 import threading
 
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn import _files
 from fastrnn.diagnostics import GradientNorms
 from fastrnn.models import (
     DeepInTime,
@@ -573,6 +575,39 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
         assert_same_bits(model.parameters[name], parameter, name)
 
 
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        (7, r"calls of the layer 'layer' is 7; expected \[seed, calls\]"),  # as of an old file
+        ([3], r"calls of the layer 'layer' is \[3\]; expected \[seed, calls\]"),
+        ([3, -1], "calls of the layer 'layer' is -1; expected an integer of at least 0"),
+        ([2**64, 0], "seed of the layer 'layer' is 18446744073709551616; expected an integer of at most"),
+        ([3, "7"], r"calls of the layer 'layer' is '7' \(str\); expected an integer"),
+        (None, r"it has layers \[\]; expected \['layer'\]"),
+    ],
+)
+def test_nothing_has_changed_after_a_checkpoint_of_bad_seeds_or_calls(tmp_path, monkeypatch, calls, message):
+    path, model, other = tmp_path / "training.safetensors", make_model(dropout=0.3), make_model(seed=2)
+    write = _files.write
+
+    def spoil(path, kind, arrays, description):
+        write(path, kind, arrays, description | {"calls": {} if calls is None else {"layer": calls}})
+
+    monkeypatch.setattr(_files, "write", spoil)
+    optimizer, saved = Adam([model]), Adam([other])
+    saved.step()
+    Checkpoint(pending=[1.0]).save(path, other, saved, {})  # with gradients that wait for their step
+    for gradient in model.gradients.values():
+        gradient[...] = 1
+    before = model.state_dict()
+    with pytest.raises(ValueError, match=f"this version cannot read: {message}"):
+        Checkpoint.load(path, model, optimizer)
+    for name, parameter in before.items():
+        assert_same_bits(model.parameters[name], parameter, name)
+        assert (model.gradients[name] == 1).all(), name
+    assert (optimizer.steps, model.layer.seed, model.layer.calls) == (0, 0, 0)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "layer.safetensors"
     fastrnn.GRU(3, 4).save(path)
@@ -754,6 +789,20 @@ def test_the_log_of_a_resumed_training_is_whole(tmp_path):
     resumed = log.read_text()
     train(make_model(), epochs=2, log=log)
     assert resumed == log.read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
+def test_the_log_may_be_a_pipe(tmp_path, suffix):
+    pipe, path, texts = tmp_path / f"pipe.{suffix}", tmp_path / f"log.{suffix}", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: texts.append(pipe.read_text()), daemon=True)
+    reader.start()
+    history = train(make_model(), log=pipe)
+    reader.join()
+    history.save(path)
+    assert texts == [path.read_text()]
+    assert history.steps == 8
 
 
 def test_the_log_is_there_while_it_trains(tmp_path):

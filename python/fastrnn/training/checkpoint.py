@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _files
-from .._backends import on_host
+from .._backends import SEED_END, on_host
+from ..layouts import integer
 from ._modes import leaves
 from .history import History
 from .modules import check_writeable
@@ -166,15 +167,31 @@ def _restore(
     if restored.best:
         _fitting("best", model.parameters, arrays)
     counted = {name: leaf for name, leaf in leaves(model) if hasattr(leaf, "calls")}
-    if counted.keys() != description["calls"].keys():
-        raise ValueError(f"it has layers {list(description['calls'])}; expected {list(counted)}")
+    counts = _counts(description["calls"], list(counted))
     if optimizer is not None:
         optimizer.load_state_dict(_without_prefix("optimizer", arrays))  # it checks before it changes
     write_arrays(model.parameters, parameters)
     write_arrays(model.gradients, gradients)
     for name, leaf in counted.items():
-        leaf.seed, leaf.calls = description["calls"][name]
+        leaf.seed, leaf.calls = counts[name]
     return restored
+
+
+def _counts(saved: object, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return seed and calls of each of these layers; ValueError or TypeError unless those are there."""
+    if not isinstance(saved, dict) or saved.keys() != set(names):
+        came = list(saved) if isinstance(saved, dict) else repr(saved)
+        raise ValueError(f"it has layers {came}; expected {names}")
+    counts = {}
+    for name, pair in saved.items():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"calls of the layer {name!r} is {pair!r}; expected [seed, calls]")
+        seed, calls = (
+            integer(f"{what} of the layer {name!r}", number, 0, SEED_END - 1)
+            for what, number in zip(("seed", "calls"), pair, strict=True)
+        )
+        counts[name] = seed, calls
+    return counts
 
 
 def write_arrays(targets: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:

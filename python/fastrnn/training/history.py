@@ -146,7 +146,10 @@ class History:
 
 
 class Log:
-    """A file of the rows of a history, which grows with it."""
+    """A file of the rows of a history, which grows with it.
+
+    At the end the last row is written again, with the evaluation that came after it: not into a pipe.
+    """
 
     def __init__(self, path: AnyPath, history: History) -> None:
         self._path = checked_log_path(path)
@@ -156,19 +159,24 @@ class Log:
         self._csv = csv.DictWriter(self._file, COLUMNS) if self._path.suffix == ".csv" else None
         if self._csv is not None:
             self._csv.writeheader()
-        self._last_row = 0, self._file.tell()  # its step, and where it begins
+        self._last_row: tuple[int, int] | None = None  # its step, and where it begins, if one can go back
+        self._begin_row(0)
 
     def catch_up(self) -> None:
         """Write the rows that have come since; .json is written at the end."""
         if self._path.suffix == ".json":
             return
         for row in self._rows():
-            self._last_row = row["step"], self._file.tell()
+            self._begin_row(row["step"])
             if self._csv is not None:
                 self._csv.writerow(row)
             else:
                 self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def _begin_row(self, step: int) -> None:
+        if self._file.seekable():
+            self._last_row = step, self._file.tell()
 
     def _rows(self) -> Iterable[dict[str, Any]]:
         start, self._written = self._written, self._history.steps + 1
@@ -183,9 +191,10 @@ class Log:
             if self._path.suffix == ".json":
                 json.dump(list(self._rows()), self._file, indent=1)
             else:
-                self._written, place = self._last_row  # which may have been evaluated since
-                self._file.seek(place)
-                self._file.truncate()
+                if self._last_row is not None:
+                    self._written, place = self._last_row  # which may have been evaluated since
+                    self._file.seek(place)
+                    self._file.truncate()
                 self.catch_up()
 
 

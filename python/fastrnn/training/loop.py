@@ -241,7 +241,8 @@ def fit(
     resume
         Go on from the checkpoint if that file is there; a log is written anew, whole.
     log
-        A row for each update: .csv, .jsonl, or .json at the end.
+        A row for each update: .csv, .jsonl, or .json at the end.  A pipe will do; the last row of its .csv
+        or .jsonl then lacks an evaluation that came after it.
     plot
         Picture of the losses, by `History.draw`, at the end.
     progress
