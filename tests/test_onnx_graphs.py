@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -682,11 +683,28 @@ def test_models_that_do_not_run(model: Any, message: str) -> None:
             "Add node that makes 'y': inputs are float32, int64; expected one dtype",
         ),
         (NODE("Split", ["x", "s"], ["y"]), r"'y': the parts are \[5, 5\]; expected 1 that make up 2"),
+        (
+            NODE("ReverseSequence", ["x", "s"], ["y"], name="r", time_axis=1, batch_axis=0),
+            r"ReverseSequence node 'r': sequence_lens has 5; expected from 0 to T = 3",
+        ),
+        (
+            NODE("ReverseSequence", ["x", "m"], ["y"], name="r", time_axis=1, batch_axis=0),
+            r"ReverseSequence node 'r': sequence_lens has -1; expected from 0 to T = 3",
+        ),
+        (
+            NODE("ReverseSequence", ["x", "s"], ["y"], name="r", time_axis=0, batch_axis=2),
+            r"ReverseSequence node 'r': sequence_lens has shape \(2,\); expected \(B,\) = \(4,\)",
+        ),
+        (
+            NODE("ReverseSequence", ["x", "one"], ["y"], name="r"),
+            r"ReverseSequence node 'r': sequence_lens has shape \(1,\); expected \(B,\) = \(3,\)",
+        ),
         (NODE("RNN", ["x", "w", "x"], ["y"], name="n"), r"RNN node 'n': R has shape \(2, 3, 4\); expected"),
     ],
 )
 def test_calls_that_name_the_node(node: Any, message: str) -> None:
-    stack = from_onnx(broken(node, s=ints(5, 5), w=np.zeros((1, 4, 4), "f")))
+    constants = {"s": ints(5, 5), "m": ints(2, -1), "one": ints(1), "w": np.zeros((1, 4, 4), "f")}
+    stack = from_onnx(broken(node, **constants))
     with pytest.raises(ValueError, match=message):
         stack(np.zeros((2, 3, 4), "f"))
 
@@ -732,6 +750,16 @@ def test_sizes_that_do_not_fit(node: Any, opset: int, message: str) -> None:
     stack = from_onnx(graph_model([node], np.zeros(3, "f"), opset))
     with pytest.raises(ValueError, match=message):
         stack(np.zeros(3, "f"))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 1, 2), (1, 1, 2), (3,)])
+def test_gemm_adds_nothing_larger_than_the_product(shape: tuple[int, ...]) -> None:
+    node = NODE("Gemm", ["x", "b", "c"], ["y"], name="g")
+    constants = {"b": np.ones((3, 2), "f"), "c": np.ones(shape, "f")}
+    stack = from_onnx(graph_model([node], np.zeros((1, 3), "f"), 17, constants))
+    message = rf"Gemm node 'g': C has shape {re.escape(str(shape))}; expected one that broadcasts to \(1, 2\)"
+    with pytest.raises(ValueError, match=message):
+        stack(np.zeros((1, 3), "f"))
 
 
 def test_axes_that_are_no_attribute() -> None:

@@ -22,6 +22,7 @@ from .nodes import (
     Bound,
     Recurrence,
     as_array,
+    check_sequence_lens,
     dtype_of_x,
     is_own,
     node_label,
@@ -110,7 +111,9 @@ def _divide(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Arr
 
 def _reverse_sequence(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
     axes = attributes.get("time_axis", 0), attributes.get("batch_axis", 1)
-    return np.moveaxis(from_the_end(np.moveaxis(values[0], axes, (0, 1)), values[1]), (0, 1), axes)
+    sequence = np.moveaxis(values[0], axes, (0, 1))
+    check_sequence_lens(values[1], *sequence.shape[:2])
+    return np.moveaxis(from_the_end(sequence, values[1]), (0, 1), axes)
 
 
 def _softmax(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array:
@@ -131,7 +134,12 @@ def _gemm(values: list[Any], attributes: Mapping[str, Any], opset: int) -> Array
     B = values[1].T if attributes.get("transB", 0) else values[1]
     y = attributes.get("alpha", 1.0) * (A @ B)
     if len(values) > 2 and values[2] is not None:
-        y = y + attributes.get("beta", 1.0) * values[2]
+        C = values[2]
+        try:
+            C = np.broadcast_to(C, y.shape)  # one way alone: it is not to enlarge the product
+        except ValueError:
+            raise ValueError(f"C has shape {C.shape}; expected one that broadcasts to {y.shape}") from None
+        y = y + attributes.get("beta", 1.0) * C
     return np.asarray(y)
 
 

@@ -302,6 +302,14 @@ def _check_float(
         raise recurrence.error(f"{role} is {array.dtype}; expected float32 or float64")
 
 
+def check_sequence_lens(lengths: Array, steps: int, batch: int) -> None:
+    """Raise ValueError unless there are B lengths from 0 to T."""
+    expect_shape("sequence_lens", lengths, {"B": batch})
+    wrong = lengths[(lengths < 0) | (lengths > steps)]
+    if wrong.size:
+        raise ValueError(f"sequence_lens has {wrong[0]}; expected from 0 to T = {steps}")
+
+
 def _expect(recurrence: Recurrence, role: str, array: Array | None, axes: Mapping[str, int | None]) -> None:
     if array is not None:
         try:
@@ -378,10 +386,10 @@ class Bound:
         if lengths is not None:
             if lengths.dtype != np.int32:
                 raise recurrence.error(f"sequence_lens is {lengths.dtype}; expected int32")
-            _expect(recurrence, "sequence_lens", lengths, {"B": batch})
-            wrong = lengths[(lengths < 0) | (lengths > steps)]
-            if wrong.size:
-                raise recurrence.error(f"sequence_lens has {wrong[0]}; expected from 0 to T = {steps}")
+            try:
+                check_sequence_lens(lengths, steps, batch)
+            except ValueError as error:
+                raise recurrence.error(str(error)) from None
 
         state = []
         for role in ("initial_h", "initial_c")[: _STATES[recurrence.cell]]:
