@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -453,6 +454,12 @@ def test_what_keras_arrays_do_not_say(rng: np.random.Generator) -> None:
     same_parameters(layer, from_keras(arrays, nonlinearity="linear", go_backwards=False))
     with pytest.raises(TypeError, match="go_backwards is 1"):
         from_keras(arrays, go_backwards=1)
+    for source in arrays, keras_weights(fastrnn.GRU(I, H)):
+        for wrong in [], 0:
+            with pytest.raises(TypeError, match=rf"nonlinearity is {re.escape(str(wrong))} .*; expected"):
+                from_keras(source, nonlinearity=wrong)
+        with pytest.raises(ValueError, match="nonlinearity is ''; expected one of 'tanh', "):
+            from_keras(source, nonlinearity="")
     with pytest.raises(ValueError, match=r"bidirectional=True.*; expected one direction"):
         from_keras((arrays, arrays), go_backwards=True)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .._extras import require
 from .._orders import ORDERS, reorder
-from ..layouts import GATES, Cell, boolean
+from ..layouts import GATES, Cell, boolean, one_of
 from ._parts import (
     Part,
     Tensors,
@@ -64,7 +64,7 @@ def from_keras(
     Raises
     ------
     TypeError
-        `source` is something else.
+        `source` or another argument is something else.
     ValueError
         A layer is not built, or computes what fastrnn does not: another activation, merge_mode or
         projection of its own; or a tensor is missing, unexpected or of another shape than expected: the
@@ -85,8 +85,9 @@ def from_keras(
     >>> from_keras({name: np.zeros(shape, "float32") for name, shape in shapes.items()})
     GRU(3, 4, batch_first=True)
     """
-    if nonlinearity in _NONLINEARITIES:
-        nonlinearity = _NONLINEARITIES[nonlinearity]
+    if nonlinearity is not None:
+        one_of("nonlinearity", nonlinearity, (*_NONLINEARITIES, "identity"))
+        nonlinearity = _NONLINEARITIES.get(nonlinearity, nonlinearity)
     entries = source if isinstance(source, list) else [source]
     if not entries or isinstance(entries[0], Mapping | tuple | str) or hasattr(entries[0], "__fspath__"):
         made = _assemble(each_direction("source", source), nonlinearity, reset_after)
