@@ -148,6 +148,28 @@ def test_what_a_model_takes_on_the_host_alone(rng):
         model.first.backward(None, None)
 
 
+@pytest.mark.parametrize(
+    ("place", "lengths", "message"),
+    [
+        (np.array, [T + 1, 1, 1], r"lengths\[0\] is 6; expected from 0 to T = 5"),
+        (np.array, [1, 1], r"lengths has shape \(2,\)"),
+        (lambda lengths: there(np.array(lengths)), [1, 1], r"lengths has shape \(2,\)"),
+    ],
+)
+def test_lengths_of_inputs_on_the_device_are_checked_before_the_encoder_runs(rng, place, lengths, message):
+    x = there(rng.standard_normal((T, B, X), dtype="float32"))
+    for name in "one to many", "encoder-decoder":
+        model = MODELS[name]("cuda")
+        if name == "one to many":
+            first, runs = np.ones((B, X), "float32"), model.first
+        else:
+            first, runs = x, model.encoder
+        with pytest.raises(ValueError, match=message):
+            model(first, inputs=x, target_lengths=place(lengths))
+        with pytest.raises(RuntimeError, match="backward"):  # nothing has run
+            runs.backward(None, None)
+
+
 def test_parameters_travel(tmp_path):
     model, peer = (MODELS["encoder-decoder"](device) for device in ("cuda", "cpu"))
     for array in peer.parameters.values():

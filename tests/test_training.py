@@ -152,6 +152,11 @@ def test_linear_seed_makes_the_initial_values_reproducible():
             r"x has shape \(4,\); expected \(..., 3\)",
         ),
         (lambda: Linear(3, 2).backward(np.zeros(2, np.float32)), RuntimeError, "needs a forward call"),
+        (
+            lambda: Linear(3, 2).backward(np.zeros(2), name="do"),
+            TypeError,
+            "unexpected keyword argument 'name'",
+        ),
     ],
 )
 def test_linear_bad_input(call, error, message):

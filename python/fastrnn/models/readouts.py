@@ -100,7 +100,7 @@ class ManyToMany(_Readout):
         Past a row's length do has to be 0, as the losses with a mask leave it.
         """
         check_backward(self.layer, None, dstate_n)
-        dy = None if do is None else self.readout.backward(on_host_or_device("do", do), name="do")
+        dy = None if do is None else self.readout._backward("do", on_host_or_device("do", do))
         dx, dstate = self.layer.backward(dy, dstate_n)
         return dx, dstate
 
@@ -204,7 +204,7 @@ class ManyToOne(_Readout):
         check_backward(self.layer, None, dstate_n)
         dy = None
         if do is not None:
-            dh = self.readout.backward(on_host_or_device("do", do), name="do")
+            dh = self.readout._backward("do", on_host_or_device("do", do))
             if is_on_device(dh):
                 dy = self._moved(dh, shape, ((in_h, in_y) for in_y, in_h in self._one_by_one(places)))
             else:
@@ -241,7 +241,7 @@ class Decoder(Model):
     def _check_inputs(self, inputs: Any, batch: int, target_lengths: Any) -> tuple[Array, Array | None]:
         """Return the decoder's inputs and their lengths, checked before anything runs.
 
-        Of what is on a device the decoder checks the values.
+        Of what is on a device the decoder checks the values, tokens and lengths.
         """
         if inputs is None:
             raise ValueError("inputs is None; expected what the decoder is to read (start() for a stream)")
@@ -252,6 +252,7 @@ class Decoder(Model):
             axes["I"] = self.decoder.input_size
         expect_shape("inputs", array, axes)
         if is_on_device(inputs):
+            check_lengths(library, TIME_MAJOR, array.shape[0], batch, target_lengths)
             return inputs, target_lengths
         lengths = check_lengths(CPU.own, TIME_MAJOR, len(array), batch, target_lengths)
         if is_integer(array):

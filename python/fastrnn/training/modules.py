@@ -188,8 +188,8 @@ class Linear:
         _core.linear_forward(_rows(contiguous(x)), weight, bias, _rows(y))
         return y
 
-    def backward(self, dy: Array, *, name: str = "dy") -> Array:
-        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I); errors call dy `name`.
+    def backward(self, dy: Array) -> Array:
+        """Add the gradients for dy (..., O) to ``gradients`` and return dx (..., I).
 
         Raises
         ------
@@ -198,6 +198,10 @@ class Linear:
         TypeError, ValueError
             dy has another dtype or shape than the y of the last forward call.
         """
+        return self._backward("dy", dy)
+
+    def _backward(self, name: str, dy: Array) -> Array:
+        """Do `backward` for a model that calls dy something else; errors name it."""
         x = self._x
         if x is None:
             raise RuntimeError(
