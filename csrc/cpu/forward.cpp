@@ -178,12 +178,14 @@ void ForwardCall<W>::layout(Arena& arena, const Split& split) {
   const LayerShape& s = this->shape;
   const Index B = this->batch, GH = s.gate_rows();
   const Index row_bytes = GH * static_cast<Index>(sizeof(T));
-  // A block has at least one step of all rows, and no more rows than there are.
+  // A block has at least one step of all rows, and no more rows than there are. Gathering is always fused.
+  const bool gathers = this->tokens && fuses_input(s, B, true, *kernels);
   const Index least = this->tokens || input_bytes<W>(s) <= kFarInput ? kBlockRows : kFarBlockRows;
-  block_rows = std::min(std::max({kBlockBytes / row_bytes, least, B}), this->schedule->steps() * B);
+  block_rows =
+      gathers ? B : std::min(std::max({kBlockBytes / row_bytes, least, B}), this->schedule->steps() * B);
   // In training the gates of the reserve are computed in place.
   const Index slabs = split.by_units ? 1 : split.threads;
-  pre = this->gates ? nullptr : arena.take<T>(slabs * block_rows * GH);
+  pre = this->gates || gathers ? nullptr : arena.take<T>(slabs * block_rows * GH);
   dropped = this->dropout ? arena.take<T>(slabs * block_rows * s.input) : nullptr;
   hidden = s.projection ? arena.take<T>(B * s.hidden) : nullptr;
   reset_h = s.cell == Cell::gru && !s.reset_after ? arena.take<T>(B * s.hidden) : nullptr;

@@ -123,7 +123,7 @@ void lstm_backward_output(const StepBackward<T>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<1, T>(
-      p.rows, p.panels, H, products_alone(p, 4, 4),
+      p.rows, p.panels, H, products_alone(p, 0, 0),
       [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
       [&](Index row, Index unit, auto n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);

@@ -1,5 +1,5 @@
 // The context of a kernel on a GPU; context.h says what each call means.  The only file with inline assembly
-// (its instructions: PTX ISA 8.0 and later) and with the built-in variables of CUDA.
+// (its instructions: PTX ISA 8.1 and later) and with the built-in variables of CUDA.
 #pragma once
 
 #include <cstdio>

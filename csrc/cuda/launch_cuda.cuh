@@ -66,9 +66,15 @@ struct LaunchConfig {
   LaunchConfig& operator=(const LaunchConfig&) = delete;
 };
 
-// Clusters of such a grid that the current device runs at once; 0 of a size that it does not have.
+// Clusters of such a grid that the current device runs at once; 0 of a size that it does not have, and where
+// the image that it runs was made for devices without clusters (PTX of 8.0, say).
 template <class Kernel>
 int clusters_at_once(const Grid& grid) {
+  cudaFuncAttributes image;
+  if (cudaFuncGetAttributes(&image, run_kernel<Kernel>) != cudaSuccess || image.ptxVersion < 90) {
+    cudaGetLastError();
+    return 0;
+  }
   allow_all_of_the_device<Kernel>(current_device());
   const LaunchConfig launched({}, grid, Kernel::kThreads);
   int count = 0;

@@ -38,7 +38,6 @@ const char* name(Strategy strategy) {
     case Strategy::step: return "step";
     case Strategy::cta: return "cta";
     case Strategy::cluster: return "cluster";
-    case Strategy::grid: return "grid";
   }
   return "";
 }
@@ -63,6 +62,9 @@ const char* name(DType dtype) {
   return "";
 }
 
+// What the sizes of a persistent kernel, all of them int, are far from exceeding.
+constexpr Index kMostRows = Index{1} << 30, kMostUnits = Index{1} << 20;
+
 // Why the weights can't stay on chip, whatever the device.
 const char* why_step(const Request& request, Products products) {
   const LayerShape& s = request.network.first;
@@ -76,8 +78,8 @@ const char* why_step(const Request& request, Products products) {
   if (request.dtype == DType::float32 && products != Products::bf16x3)
     return "float32 on chip is bf16x3, which is not what these products are";
   if (request.steps == 0 || request.batch == 0) return "there is nothing to compute";
-  const Index most = std::numeric_limits<int>::max();
-  if (request.steps > most || request.batch > most || s.hidden > most) return "T, B or H exceeds an int";
+  if (request.steps > std::numeric_limits<int>::max() || request.batch > kMostRows || s.hidden > kMostUnits)
+    return "T, B or H is more than such a kernel counts";
   return "";
 }
 
@@ -142,11 +144,16 @@ void choose_strategy(const PassPlan& plan, const Request& request, const Limits&
     return;
   }
   PersistentChoice choice;
+  const double steps = static_cast<double>(request.steps);
   double by_steps = step_cycles(request);
-  const char* reason = wish.strategy ? "as asked for" : "by estimates, which no GPU has confirmed yet";
+  const char* reason = wish.any() ? "as asked for" : "by estimates, which no GPU has confirmed yet";
   const char* why_steps =
       "loading the weights onto the chip and keeping them there is estimated to take longer";
-  if (const Tuned* row = wish.strategy ? nullptr : measured(request, plan.backward, limits, table)) {
+  if (!wish.any() && steps * by_steps < kLoadCycles) {
+    plan.reason = why_steps;
+    return;
+  }
+  if (const Tuned* row = wish.any() ? nullptr : measured(request, plan.backward, limits, table)) {
     Request known = request;
     known.wish = wish_for(row->launch);
     choice = choose_persistent(known, plan.backward, limits);
@@ -158,12 +165,11 @@ void choose_strategy(const PassPlan& plan, const Request& request, const Limits&
   }
   if (!choice.launch.ranks) choice = choose_persistent(request, plan.backward, limits);
   if (!choice.launch.ranks) {
-    plan.reason = wish.strategy ? "what was asked for does not fit this device"
-                                : "the weights do not fit on as many processors as can share them";
+    plan.reason = wish.any() ? "what was asked for does not fit this device"
+                             : "the weights do not fit on as many processors as can share them";
     return;
   }
-  const double steps = static_cast<double>(request.steps);
-  if (!wish.strategy && steps * by_steps < kLoadCycles + steps * choice.cycles) {
+  if (!wish.any() && steps * by_steps < kLoadCycles + steps * choice.cycles) {
     plan.reason = why_steps;
     return;
   }
@@ -287,6 +293,13 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     products =
         "3 products per step: i and f need all of c, the output gate all of the new c (peephole=\"full\")";
   if (s.projection) products += "; 1 more for the projection";
+  // What is so in one of the two ways that the steps are run, and in the other.
+  const auto by_way = [&](const std::string& persistent, const std::string& by_step) {
+    const bool forward = plan.strategy != Strategy::step;
+    if (!request.training || forward == (plan.backward_strategy != Strategy::step))
+      return forward ? persistent : by_step;
+    return "forward " + (forward ? persistent : by_step) + ", backward " + (forward ? by_step : persistent);
+  };
   std::string kernel = s.cell == Cell::lstm ? "lstm" : s.cell == Cell::gru ? "gru" : "elman";
   std::string reason;
   if (plan.stream_kernel) {
@@ -296,7 +309,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
   } else {
     kernel += request.training ? "_fwd_train_" : "_fwd_infer_";
     kernel += name(plan.strategy);
-    if (plan.strategy != Strategy::step) products = "part of the kernel";
+    products = by_way("part of the kernel", products);
     reason =
         describe_strategy(plan.strategy, plan.persistence, request.stream ? plan.stream_reason : plan.reason);
   }
@@ -309,9 +322,9 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"input", !request.tokens         ? "one product for all steps"
                 : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
                                         : "columns of W_ih gathered, no product"},
-      {"directions", request.network.directions == 1   ? "one"
-                     : plan.strategy == Strategy::step ? "two, side by side on two streams"
-                                                       : "two, in one launch"},
+      {"directions", request.network.directions == 1
+                         ? "one"
+                         : "two, " + by_way("in one launch", "side by side on two streams")},
       {"arithmetic", name(plan.products)},
       {"arithmetic_reason", plan.products_reason},
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +

@@ -18,7 +18,6 @@ enum class Strategy {
   step,     // products and a pointwise kernel for every step
   cta,      // all steps in one CTA a group of rows, weights on chip
   cluster,  // the same in a cluster, h exchanged by distributed shared memory
-  grid,     // the same over the whole device, h exchanged by global memory
 };
 
 // How products of float32 are computed; the other types have one way.
@@ -41,6 +40,8 @@ struct Wish {
   std::optional<Strategy> strategy;
   int ranks = 0, columns = 0;  // 0: any
   std::optional<TileKind> tile;
+
+  bool any() const { return strategy || ranks || columns || tile; }
 };
 
 struct Request {

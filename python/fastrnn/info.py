@@ -86,10 +86,10 @@ def set_float32_products(how: str) -> None:
     Parameters
     ----------
     how : str
-        For all calls of this process from now on: "automatic" (the faster of the next two, which are as
-        exact as float32), "plain" (in float32), "bf16x3" (each operand as the sum of two bfloat16, on
-        tensor cores), or "tf32" (operands rounded to 10 bits of fraction: several times as fast as "plain",
-        and not float32 any more, so it is never chosen unless asked for).
+        For all calls of this process from now on: "automatic" (the faster of the next two), "plain" (in
+        float32), "bf16x3" (each operand as the sum of two bfloat16, on tensor cores: some ten times the
+        error of "plain"), or "tf32" (operands rounded to 10 bits of fraction: several times as fast as
+        "plain", and not float32 any more, so it is never chosen unless asked for).
 
     Raises
     ------

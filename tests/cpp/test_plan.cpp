@@ -164,6 +164,30 @@ TEST(plan_does_what_is_wished_if_it_can) {
   r.steps = 512;
   r.wish.strategy = Strategy::step;
   CHECK(make_plan(r, h200).strategy == Strategy::step);
+  r.wish = {};
+  r.wish.ranks = 4;  // what is not wished for is chosen
+  CHECK(make_plan(r, h200).persistence.ranks == 4);
+  CHECK(says(r, h200, "strategy_reason", "as asked for"));
+  CHECK(says(r, a100, "strategy_reason", "does not fit this device"));
+}
+
+TEST(plan_says_which_pass_goes_which_way) {
+  Request r = request(Cell::lstm, DType::bfloat16, 512, 16, 512);
+  r.network.directions = 2;
+  r.training = true;
+  r.backward_wish.strategy = Strategy::step;
+  CHECK(says(r, h200, "products", "forward part of the kernel, backward 1 product per step"));
+  CHECK(says(r, h200, "directions", "two, forward in one launch, backward side by side on two streams"));
+}
+
+TEST(plan_takes_no_sizes_that_overflow) {
+  for (const Index hidden : {Index{1} << 21, Index{1} << 31}) {
+    Request r = request(Cell::lstm, DType::bfloat16, 512, 1, 64);
+    r.network.first.hidden = hidden;
+    CHECK(says(r, h200, "strategy_reason", "more than such a kernel counts"));
+  }
+  Request r = request(Cell::lstm, DType::bfloat16, 1, (Index{1} << 30) + 1, 64);
+  CHECK(says(r, h200, "strategy_reason", "more than such a kernel counts"));
 }
 
 TEST(plan_follows_what_was_measured) {

@@ -206,9 +206,10 @@ TEST(stack_dropout_counter) {
 
 // Steps of streams, all rows or chosen ones, against a whole call.
 template <class T>
-void check_streams(const Network& n, Index batch, bool with_tokens = false) {
+void check_streams(const Network& n, Index batch, bool with_tokens = false, const cuda::Wish& wish = {}) {
   const Index steps = 4, width = n.output();
-  const Case c{n, steps, batch};
+  Case c{n, steps, batch};
+  if (wish.any() && std::is_same_v<T, float>) c.products = cuda::Products::bf16x3;
   const Inputs in(c);
   const DeviceArray<T> x(in.x), y(steps * batch * width);
   const DeviceList<std::int64_t> tokens(in.tokens);
@@ -225,7 +226,19 @@ void check_streams(const Network& n, Index batch, bool with_tokens = false) {
   args.y = contiguous(y.data(), batch, width);
   cuda::Streams<T> whole({}, n, parameter_pointers, batch), stepped({}, n, parameter_pointers, batch),
       chosen({}, n, parameter_pointers, batch + 2);
-  whole.run({}, args);
+  cuda::Options options;
+  options.products = c.products;
+  options.wish = wish;
+  // As wished for in two calls, of which the second goes on.
+  const Index calls = wish.any() ? 2 : 1;
+  args.steps = steps / calls;
+  for (Index call = 0; call < calls; ++call) {
+    const Index time = call * args.steps;
+    args.x.data = x.data() + time * batch * n.first.input;
+    if (with_tokens) args.tokens = tokens.data() + time * batch;
+    args.y.data = y.data() + time * batch * width;
+    whole.run({}, args, options);
+  }
   const Values expected = y.values();
   const double allowed = tolerance<T>(c);
   const auto check_step = [&](cuda::Streams<T>& streams, Index t) {
@@ -303,6 +316,22 @@ TEST(streams_equal_one_call) {
     check_streams<float>(n, 8);
     check_streams<half_t>(n, 3);
     check_streams<bfloat16_t>(n, 9);
+  }
+}
+
+TEST(streams_go_on_after_persistent_kernels) {
+  for (const Cell cell : {Cell::lstm, Cell::gru, Cell::rnn}) {
+    Network n;
+    n.first.cell = cell;
+    n.first.input = 3;
+    n.first.hidden = 20;
+    n.layers = 2;
+    for (const cuda::Wish& wish :
+         {cuda::Wish{cuda::Strategy::cta, 1, 8, {}}, cuda::Wish{cuda::Strategy::cluster, 2, 8, {}}}) {
+      check_streams<float>(n, 3, false, wish);
+      check_streams<half_t>(n, 9, true, wish);
+      check_streams<bfloat16_t>(n, 3, false, wish);
+    }
   }
 }
 

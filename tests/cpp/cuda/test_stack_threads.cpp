@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/plan.h"
 #include "cuda/stack.h"
 #include "device_array.h"
 
@@ -28,7 +29,7 @@ struct Problem {
     network.recurrent_dropout = network.zoneout_h = noise;
     network.zoneout_c = cell == Cell::lstm ? noise : 0;
     network.first.input = 3;
-    network.first.hidden = 5;
+    network.first.hidden = 20;  // some for either CTA of a cluster
     for (const Index size : network.parameter_sizes()) {
       parameters.push_back(some(size));
       pointers.push_back(parameters.back().data());
@@ -45,6 +46,14 @@ void check_calls(const cuda::Wish& wish, double noise = 0) {
   for (const Cell cell : cells) {
     const Problem p(cell, noise);
     const Network& n = p.network;
+    cuda::Request request;
+    request.network = n;
+    request.steps = p.steps;
+    request.batch = p.batch;
+    request.training = true;
+    request.wish = request.backward_wish = wish;
+    const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
+    CHECK(plan.strategy == wish.strategy && plan.backward_strategy == wish.strategy);
     const Index states = p.batch * n.first.hidden, outputs = p.steps * states;
     const cuda::DeviceList<Index> lengths({2, 1});
     const cuda::DeviceList<std::uint8_t> reset({0, 0, 1, 0});
