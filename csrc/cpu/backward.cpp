@@ -254,8 +254,10 @@ class Walk {
     args.h_prev = list_.h_prev + row;
     args.h = list_.h_again + row;
     args.reset_h = list_.out + row;
-    args.c_prev = list_.c_prev + row;
-    args.c = list_.c_again + row;
+    if (shape_.cell == Cell::lstm) {
+      args.c_prev = list_.c_prev + row;
+      args.c = list_.c_again + row;
+    }
     forward_cell<T>(kernels_, weights, shape_, share_, args, h_read_ + row,
                     [&](const T* const* inner, const T* panels) { return Operand<T>{inner, 1, panels, H_}; });
   }

@@ -329,8 +329,10 @@ void forward(const ForwardCall<W>& call, Range steps, const Share& share) {
       args.h_prev = list.h_prev;
       args.h = list.h;
       args.reset_h = list.reset_h;
-      args.c_prev = list.c_prev;
-      args.c = list.c;
+      if (lstm) {
+        args.c_prev = list.c_prev;
+        args.c = list.c;
+      }
       forward_cell(kernels, weights, shape, share, args, h_read,
                    [&](const T* const* inner, const W* inner_panels) {
                      if (lstm) return list.cells.operand(inner, active, inner_panels, H);
