@@ -7,7 +7,7 @@ others are handles.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -89,15 +89,6 @@ def from_dlpack(array: Any, stream: int, home: int = 0) -> DeviceArray:
 
 def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
 
-class Launch(TypedDict):
-    """Of a persistent kernel; `estimate` is what the model says of one step, in seconds."""
-
-    strategy: str
-    ranks: int
-    columns: int
-    tile: str
-    estimate: float
-
 class Network:
     def __init__(
         self,
@@ -120,8 +111,11 @@ class Network:
         device: int,
     ) -> None: ...
     def explain(self, steps: int, batch: int, training: bool, tokens: bool) -> dict[str, str]: ...
-    def launches(self, steps: int, batch: int, backward: bool) -> list[Launch]:
-        """Return those of that pass's persistent kernel that are possible, with or without a wish."""
+    def launches(self, steps: int, batch: int, backward: bool) -> list[dict[str, str | int | float]]:
+        """Return those of that pass's persistent kernel that are possible, with or without a wish.
+
+        Of each: strategy, ranks, columns, tile, and as estimate what the model says of one step, in seconds.
+        """
 
 class Weights:
     """Parameters for the forward kernels, which read them where they lie: nothing is copied."""
