@@ -296,7 +296,10 @@ def test_vmap_is_one_call_after_another(mapped: str, rng: np.random.Generator) -
         y, h = jax.vmap(lambda key: call(spec, first["parameters"], first["x"], None, key=key))(keys)
         expected = [call(spec, first["parameters"], first["x"], None, key=key) for key in keys]
     else:
-        function = lambda x: call(spec, first["parameters"], x, None)  # noqa: E731
+
+        def function(x: Any) -> Any:
+            return call(spec, first["parameters"], x, None)
+
         expected = [function(each["x"]) for each in given]
         if mapped == "tokens":
             y, h = jax.jit(jax.vmap(function))(x)
@@ -343,7 +346,10 @@ def test_gradients_per_sample(rng: np.random.Generator) -> None:
 
 def test_lengths_alone_are_mapped(rng: np.random.Generator) -> None:
     given = in_jax(make_problem(rng, Spec("gru", IN, H), T, B))
-    function = lambda n: fastrnn.jax.gru(given["parameters"], given["x"], given["state"], lengths=n)  # noqa: E731
+
+    def function(lengths: Any) -> Any:
+        return fastrnn.jax.gru(given["parameters"], given["x"], given["state"], lengths=lengths)
+
     lengths = jnp.array([[5, 2, 0], [1, 4, 3]])
     y, h_n = jax.vmap(function)(lengths)
     for index, each in enumerate(lengths):
@@ -490,7 +496,10 @@ def test_shapes_are_checked_when_traced(
             del parameters[name]
         else:
             parameters[name] = value
-    function = lambda parameters, arguments: fastrnn.jax.gru(parameters, **arguments)  # noqa: E731
+
+    def function(parameters: Any, arguments: Any) -> Any:
+        return fastrnn.jax.gru(parameters, **arguments)
+
     with pytest.raises(kind, match=message):
         (jax.jit(function).lower if traced else function)(parameters, arguments)
 
