@@ -67,16 +67,6 @@ class Chooser {
   PersistentChoice best_;
 };
 
-// Calls body(launch) for all that are compiled.
-template <class Body>
-void each_launch(Body body) {
-  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
-    for (const int ranks : {1, 2, 4, 8, 16}) {
-      for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
-    }
-  }
-}
-
 // Calls body(T{}) for an element type that persistent kernels have.
 template <class Body>
 void with_type(DType dtype, Body body) {

@@ -44,6 +44,16 @@ void with_persistent_backward(Cell cell, TileKind kind, Body body) {
   }
 }
 
+// Calls body(launch) for all that are compiled.
+template <class Body>
+void each_launch(Body body) {
+  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
+    for (const int ranks : {1, 2, 4, 8, 16}) {
+      for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
+    }
+  }
+}
+
 inline PersistentShape persistent_shape(const Request& request, const Persistence& choice) {
   PersistentShape s;
   s.hidden = static_cast<int>(request.network.first.hidden);

@@ -248,15 +248,11 @@ std::vector<PossibleLaunch> possible_launches(const Request& request, const Limi
   choose_products(plan, request, limits);
   if (*why_step(request, plan.products) != '\0') return found;
   Request one = request;
-  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
-    for (const int ranks : {1, 2, 4, 8, 16}) {
-      for (const int columns : {8, 16, 32, 64}) {
-        one.wish = wish_for({ranks, columns, tile});
-        const PersistentChoice choice = choose_persistent(one, backward, limits);
-        if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
-      }
-    }
-  }
+  each_launch([&](const Persistence& launch) {
+    one.wish = wish_for(launch);
+    const PersistentChoice choice = choose_persistent(one, backward, limits);
+    if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
+  });
   return found;
 }
 
