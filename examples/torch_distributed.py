@@ -85,8 +85,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     main()
-    # After DistributedDataParallel gloo's threads outlive the group (torch 2.13), and one that lets go of a
-    # tensor while the interpreter takes itself apart ends the process with "terminate called", with torch.nn's
-    # layers too.
+    # After DistributedDataParallel gloo's threads outlive the group (torch 2.13). One that lets go of a
+    # tensor while the interpreter takes itself apart ends the process: "terminate called".
     sys.stdout.flush()
     os._exit(0)
