@@ -9,7 +9,6 @@ A case is reached if its worst size is. The streaming step is device time: a gra
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import math
@@ -18,11 +17,11 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from measure import LIMITS, TURN, arrays, check_equal, data, one_line, rounded, spread
-from peers import AbsentError, FastRNNCuda
+from on_gpu import arguments, replayed
+from peers import FastRNNCuda
 from results import Row, commit, markdown, not_measured, rows_of
 from run import Result, measure_all
 from workloads import Workload, grid
@@ -159,22 +158,13 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=math.inf, help="time for everything")
-    parser.add_argument("--row-seconds", type=float, default=0.3, help="time of each row")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument("--show", nargs="*", type=Path, help="the table of such files; none: of what is open")
-    args = parser.parse_args()
+    args = arguments(__doc__, "show", "the table of such files; none: of what is open")
     if args.show is not None:
         print(table([json.loads(file.read_text()) for file in args.show]), end="")
         return
-    if args.out is None:
-        parser.error("--out is missing")
+    peer = replayed()
     try:
-        stream = stream_step(FastRNNCuda(graph=True))
-    except (ImportError, AbsentError) as error:
-        print(f"{error}: nothing measured", file=sys.stderr)
-        sys.exit(2)
+        stream = stream_step(peer)
     except RuntimeError as error:
         stream = {"failed": one_line(error)}
     parts = groups()

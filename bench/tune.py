@@ -11,17 +11,15 @@ model's estimate of a step / the time measured. The table has the fastest launch
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import statistics
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from measure import LIMITS, arrays, check_equal, data, measure, one_line, rounded, spread
-from peers import AbsentError, FastRNNCuda, Peer, Run, insist, wished
+from on_gpu import arguments, replayed
+from peers import FastRNNCuda, Peer, Run, insist, wished
 from progress import within
 from results import TREE, commit, markdown, write
 from workloads import Workload, grid
@@ -183,28 +181,17 @@ def header(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=math.inf, help="time for everything")
-    parser.add_argument("--point-seconds", type=float, default=0.3, help="time for the turns of one size")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument("--table", nargs="*", type=Path, help="write csrc/cuda/tuned.h from such files")
-    args = parser.parse_args()
+    args = arguments(__doc__, "table", "write csrc/cuda/tuned.h from such files")
     if args.table is not None:
         TABLE.write_text(header([json.loads(file.read_text()) for file in args.table]))
         return
-    if args.out is None:
-        parser.error("--out is missing")
-    try:
-        peer = FastRNNCuda(graph=True)
-    except (ImportError, AbsentError) as error:
-        print(f"{error}: nothing measured", file=sys.stderr)
-        sys.exit(2)
+    peer = replayed()
     head = {"commit": commit(), "versions": peer.calls.versions()}
     todo = sizes()
     rows: list[dict[str, Any]] = []
     try:
         for load in within(args.seconds, todo):
-            rows.append(tune(peer, load, args.point_seconds))
+            rows.append(tune(peer, load, args.row_seconds))
             write(args.out, head | {"left_out": len(todo) - len(rows)}, "rows", rows)
     except KeyboardInterrupt:
         print("stopped; what was measured is kept", file=sys.stderr)

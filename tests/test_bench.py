@@ -807,7 +807,7 @@ def test_device_targets_are_measured_and_written(
     aims = (module.Aim("a case", 1e-9, (load,), "torch"), module.Aim("another", 1, (load,), module.FLASHRNN))
     monkeypatch.setattr(module, "AIMS", tuple(replace(aim, own="fastrnn") for aim in aims))
     monkeypatch.setattr(module, "OWN", "fastrnn")
-    monkeypatch.setattr(module, "FastRNNCuda", lambda graph: None)
+    monkeypatch.setattr(module, "replayed", lambda: None)
     stream = {"median_s": 5e-6, "quartiles_s": [5e-6, 5e-6], "turns": 20}
     monkeypatch.setattr(module, "stream_step", lambda peer: stream)
     printed = script("device_targets", "--out", file, "--row-seconds", 0)
@@ -816,6 +816,22 @@ def test_device_targets_are_measured_and_written(
     assert result["absent"] == ["flashrnn-graph: absent (no module named flashrnn)"]
     assert "flashrnn-graph: absent" in printed
     assert printed.endswith("1 of 2 rows; 2 cases reached\n")
+
+
+@pytest.mark.parametrize("name", ["tune", "device_targets"])
+def test_what_needs_a_gpu_says_what_is_missing(
+    bench: Bench, script: Script, monkeypatch: Patch, tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    def no_gpu(graph: bool) -> None:
+        raise bench("peers").AbsentError("no device")
+
+    monkeypatch.setattr(bench("on_gpu"), "FastRNNCuda", no_gpu)
+    for options, message in (([], "--out is missing"), (["--out", tmp_path / "a"], "no device: nothing")):
+        with pytest.raises(SystemExit) as stopped:
+            script(name, *options)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 class FakeDevice:
