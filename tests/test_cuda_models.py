@@ -10,6 +10,7 @@ import pytest
 from fastrnn import _device
 from fastrnn._backends import on_host
 from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
+from fastrnn.training import softmax
 from nested import arrays, assert_equal
 from tolerances import assert_close, size
 
@@ -123,6 +124,36 @@ def test_a_decoder_s_inputs_are_taken_on_the_device(rng, name, tokens):
         results.append([back(o), back(h_n), *dinputs, *map(on_host, model.gradients.values())])
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["many to many", "many to one", "one to many"])
+def test_probabilities_are_where_the_outputs_are(rng, name, dtype):
+    """Those of torch.softmax of the same outputs, up to rounding; of the host's arrays too."""
+    torch = pytest.importorskip("torch")
+    layer = gru("cuda", dtype=dtype)
+    kind = {"many to many": ManyToMany, "many to one": ManyToOne, "one to many": OneToMany}[name]
+    model = kind(layer, Y, *([X] if name == "one to many" else []), output="softmax", seed=1).eval()
+    x = rng.standard_normal((T, B, X)).astype("float32" if dtype == "bfloat16" else dtype)
+    assert "on the host" in getattr(model, "decoder", model).explain(x)["softmax of predict()"]
+    decoder = name == "one to many"  # whose x is of the host
+    for place in (lambda a: _device.module().from_host(a, dtype, 0, 1)), np.asarray:
+        given, options = (x[0], {"inputs": place(x)}) if decoder else (place(x), {})
+        o, _ = model(given, **options)
+        p = model.predict(given, **options)
+        assert type(p) is type(o)
+        assert (p.dtype, p.shape) == (o.dtype, o.shape)
+        exact = torch.softmax(torch.from_numpy(np.array(on_host(o), "float64")), -1)
+        # The difference, exp, the sum and the division round once each, p is at most 1 and |o| under 2.
+        unit = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+        np.testing.assert_allclose(on_host(p), exact.numpy(), rtol=0, atol=5 * unit)
+
+
+def test_probabilities_are_of_floats():
+    with pytest.raises(
+        TypeError, match="logits are int64; expected one of float32, float64, float16, bfloat"
+    ):
+        softmax(there(np.ones((2, 3), int)))
 
 
 def test_what_a_model_takes_on_the_host_alone(rng):

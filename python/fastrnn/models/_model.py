@@ -200,7 +200,10 @@ class Model(ABC):
         """Back-propagate through the last training call, once, and add to `gradients`."""
 
     def predict(self, x: Any, state: State = None, **options: Any) -> Any:
-        """Return what the outputs of a call mean: with ``output="softmax"`` probabilities, else o itself."""
+        """Return what the outputs of a call mean: with ``output="softmax"`` probabilities, else o itself.
+
+        Of an o on a device `training.softmax` is computed on the host; the probabilities are where o is.
+        """
         o, _ = self(x, state, **options)
         return softmax(o) if self.output == "softmax" else o
 

@@ -52,7 +52,10 @@ class _Readout(Model):
 
     def explain(self, x: Any) -> Report:
         """Tell what runs the layer, as its own `explain` does, and what the readout."""
-        return Report(self.layer.explain(x) | {"readout": "one product"})
+        report = self.layer.explain(x) | {"readout": "one product"}
+        if self.output == "softmax" and self.device != "cpu":
+            report["softmax of predict()"] = "on the host, with a copy there and one back"
+        return Report(report)
 
 
 class ManyToMany(_Readout):

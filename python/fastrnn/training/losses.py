@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import contiguous, empty, is_on_device
-from .._backends import CPU, Library, backend_of_arrays, on_host
+from .._backends import CPU, Array, Backend, Library, backend_of_arrays, on_host
 from ..layouts import DEVICE_DTYPES, integer, one_of
 from ._numbers import ANY, number
 
@@ -23,7 +23,7 @@ def _on_host(library: Library, name: str, value: Any) -> Any:
     return on_host(library.take(name, value)) if is_on_device(value) else value
 
 
-def softmax(logits: Any) -> NDArray[Any]:
+def softmax(logits: Any) -> Any:
     """Probabilities ``exp(o_k) / sum_j exp(o_j)`` over the last axis.
 
     Goodfellow, Bengio & Courville, "Deep Learning", 2016, equation 6.29, with the largest logit subtracted
@@ -32,12 +32,13 @@ def softmax(logits: Any) -> NDArray[Any]:
     Parameters
     ----------
     logits
-        (..., V), a NumPy array of float32 or float64.
+        (..., V), a NumPy array of float32, float64 or float16; or an array on a CUDA device, of any float
+        type, which is copied to the host and the result back.  16 bits are computed in float32.
 
     Returns
     -------
     p
-        (..., V), a new array of the dtype of logits.
+        (..., V), a new array of the dtype of logits, where they are.
 
     Raises
     ------
@@ -51,11 +52,17 @@ def softmax(logits: Any) -> NDArray[Any]:
     >>> softmax(np.array([0.0, 0.0, -1e30]))
     array([0.5, 0.5, 0. ])
     """
+    backend = backend_of_arrays([logits])
+    if backend is not CPU:
+        library, array = _taken_there(backend, logits)
+        return library.give(library.place(softmax(on_host(array)), array.dtype))
+    if isinstance(logits, np.ndarray) and logits.dtype == np.float16:
+        return softmax(logits.astype(np.float32)).astype(np.float16)
     below = below_largest(_checked_logits(_checked_floats("logits", logits)))
     with np.errstate(under="ignore"):
         p = np.exp(below)
     p /= p.sum(axis=-1, keepdims=True)
-    return cast("NDArray[Any]", p)
+    return p
 
 
 def below_largest(logits: NDArray[Any]) -> NDArray[Any]:
@@ -123,10 +130,8 @@ def softmax_cross_entropy(
     one_of("reduction", reduction, ("mean", "sum"))
     backend, library = backend_of_arrays([logits]), None
     if backend is not CPU:
-        library, logits = backend.take_x("logits", logits)
+        library, logits = _taken_there(backend, logits)
         targets, mask = (_on_host(library, name, a) for name, a in (("targets", targets), ("mask", mask)))
-        if str(logits.dtype) not in DEVICE_DTYPES:
-            raise TypeError(f"logits are {logits.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
     else:
         logits = _checked_floats("logits", logits)
     logits = _checked_logits(logits)
@@ -343,6 +348,14 @@ def _checked_floats(name: str, values: Any) -> Any:
             came = f"on {values.device}"
         raise TypeError(f"{name} are {came}; expected a NumPy array of float32 or float64")
     return values
+
+
+def _taken_there(backend: Backend, logits: Any) -> tuple[Library, Array]:
+    """Take logits that are on a device."""
+    library, array = backend.take_x("logits", logits)
+    if str(array.dtype) not in DEVICE_DTYPES:
+        raise TypeError(f"logits are {array.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
+    return library, array
 
 
 def _checked_logits(logits: Any) -> Any:
