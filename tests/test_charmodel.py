@@ -91,6 +91,10 @@ def test_streams_are_at_least_a_chunk_long(count, expected):
 def test_unknown_cell():
     with pytest.raises(ValueError, match="cell is 'mgu'; expected one of lstm, gru, rnn"):
         make_model("mgu")
+    with pytest.raises(TypeError, match="vocabulary is 'abc'; expected a Vocabulary"):
+        CharacterModel("abc")
+    with pytest.raises(TypeError, match="text has type list; expected a string"):
+        Vocabulary("abc").encode(["a"])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -259,9 +263,7 @@ def refuse_changed(tmp_path, message, change_description, **change_arrays):
     arrays = safetensors.numpy.load_file(path)
     arrays |= {name: change(arrays[name]) for name, change in change_arrays.items()}
     safetensors.numpy.save_file(arrays, path, {key: change_description(description)})
-    with pytest.raises(
-        ValueError, match=f"holds a character model that this version cannot read: .*{message}"
-    ):
+    with pytest.raises(ValueError, match=f"holds a character model that cannot be read here: .*{message}"):
         CharacterModel.load(path)
 
 

@@ -228,7 +228,7 @@ def test_what_ends_a_training_early_leaves_a_model(error, text, tmp_path, monkey
         (b"no tensors", "is not a safetensors file"),
         (
             safetensors.numpy.save({"a": np.zeros(1)}, {"fastrnn character model": "[" * 100_000}),
-            "holds a character model that this version cannot read: maximum recursion depth",
+            "holds a character model that cannot be read here: maximum recursion depth",
         ),
     ],
     ids=["missing", "other", "nested"],
@@ -249,7 +249,9 @@ def test_sample_from_what_is_no_file(tmp_path, kind, capsys):
     assert capsys.readouterr().err == f"fastrnn: error: {path} is not a file\n"
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"], ["sample", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["info", "--help"], ["train", "--help"], ["sample", "--help"]]
+)
 def test_version_and_help(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)

@@ -332,6 +332,11 @@ def test_the_figure_shows_every_symbol_once_for_each_unit():
         (lambda: hidden_picture(3, "a"), TypeError, "model is 3; expected a layer"),
         (lambda: hidden_picture(LAYER, "a"), TypeError, "text is a string, and the model has no vocabulary"),
         (lambda: hidden_picture(LAYER, []), ValueError, r"text has shape \(0,\); expected \(T,\)"),
+        (
+            lambda: hidden_picture(LAYER, [[1, 2]]),
+            ValueError,
+            r"text has shape \(1, 2\); expected \(T,\) of t",
+        ),
         (lambda: hidden_picture(LAYER, [0, 0], ["a"]), ValueError, "symbols are 1; expected 2, one for each"),
         (
             lambda: hidden_picture(LAYER, [0, 0]).draw(name="c_l0"),

@@ -318,6 +318,8 @@ def test_batches_are_shuffled_by_seed_and_epoch_alone():
     assert first.tolist() != np.concatenate([x for x, _ in rows(1)]).tolist()
     assert [x.tolist() for x, _ in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(rows) == 3
+    with pytest.raises(TypeError, match="take is None; expected a function"):
+        Batches(10, 4, None)
 
 
 # ---- Resuming ---------------------------------------------------------------------------------------
@@ -569,7 +571,7 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
     model = change.pop("model", None) or make_model()
     optimizer = change.pop("optimizer", Adam)([model], 0.1)
     before = model.state_dict()
-    with pytest.raises(ValueError, match=f"holds a training that this version cannot read: {message}"):
+    with pytest.raises(ValueError, match=f"holds a training that cannot be read here: {message}"):
         train(model, checkpoint=path, resume=True, optimizer=optimizer, **change)
     for name, parameter in before.items():
         assert_same_bits(model.parameters[name], parameter, name)
@@ -600,7 +602,7 @@ def test_nothing_has_changed_after_a_checkpoint_of_bad_seeds_or_calls(tmp_path, 
     for gradient in model.gradients.values():
         gradient[...] = 1
     before = model.state_dict()
-    with pytest.raises(ValueError, match=f"this version cannot read: {message}"):
+    with pytest.raises(ValueError, match=f"cannot be read here: {message}"):
         Checkpoint.load(path, model, optimizer)
     for name, parameter in before.items():
         assert_same_bits(model.parameters[name], parameter, name)
@@ -898,7 +900,11 @@ def test_it_runs_in_another_thread():
         ({"clip_value": -1}, ValueError, "clip_value is -1; expected a finite number greater than 0"),
         ({"truncate": 5}, TypeError, r"truncate is 5; expected \(k1, k2\)"),
         ({"truncate": (5, 4)}, ValueError, "k2 is 4 with k1=5"),
-        ({"evaluate_every": 1.5}, TypeError, "evaluate_every is 1.5"),
+        (
+            {"evaluate_every": 1.5},
+            TypeError,
+            r"evaluate_every is 1.5 \(float\); expected an integer, or a part of the training, less than 1",
+        ),
         ({"checkpoint_every": 0.5}, TypeError, "checkpoint_every is 0.5"),
         ({"patience": 3}, ValueError, "patience is 3 without evaluate; expected validation data"),
         ({"resume": True}, ValueError, "resume is True without a checkpoint; expected its path"),
@@ -907,14 +913,18 @@ def test_it_runs_in_another_thread():
         ({"explode": 0}, ValueError, "explode is 0; expected a number greater than 0"),
         ({"seed": -1}, ValueError, "seed is -1; expected an integer of at least 0"),
         ({"generator": np.random.Generator(np.random.MT19937())}, TypeError, "expected one of np.random.def"),
+        ({"generator": 3}, TypeError, "generator is 3; expected one of np.random.default_rng"),
         ({"loss": None}, TypeError, "loss is None; expected a function"),
         ({"learning_rate": 0.1}, TypeError, "learning_rate is 0.1; expected a function"),
         ({"limit": 3}, TypeError, "limit is 3; expected a function"),
         ({"prepare": 3}, TypeError, "prepare is 3; expected a function"),
         ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] is 3; expected a function"),
+        ({"callbacks": print}, TypeError, r"callbacks is <built-in function print>; expected a list of func"),
         ({"data": 3}, TypeError, "data is 3; expected batches, or a function"),
         ({"evaluate": 3}, TypeError, "evaluate is 3; expected batches, or a function"),
         ({"optimizer": 3}, TypeError, "optimizer is 3; expected one that steps by gradients, such as Adam"),
+        ({"optimizer": Adam}, TypeError, r"optimizer is .*; expected one that .*, such as Adam\(\[model\]\)"),
+        ({"optimizer": Adam([])}, ValueError, "optimizer.modules is empty; expected the model, or parts of"),
         (
             {"optimizer": Newton(Linear(1, 1), float)},
             TypeError,
@@ -935,9 +945,29 @@ def test_bad_arguments(options, error, message):
     assert model.layer.calls == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": lambda k: None}, "limit returned None; expected a number"),
+        ({"evaluate": lambda model: "low"}, "evaluate returned 'low'; expected a number"),
+        ({"learning_rate": lambda k: None}, r"learning_rate is None \(NoneType\); expected a finite number"),
+        ({"loss": lambda o, targets: 1.0}, r"loss returned 1.0; expected \(loss, do\), of which do is its g"),
+        ({"loss": lambda o, targets: (1.0, None)}, r"loss returned \(1.0, None\); expected \(loss, do\)"),
+        ({"loss": lambda o, targets: (None, o)}, "loss returned None; expected a number"),
+        ({"prepare": lambda *_: None}, r"a batch is NoneType; expected \(x, targets\)"),
+    ],
+)
+def test_functions_that_return_something_else(options, message):
+    model = make_model()
+    with pytest.raises(TypeError, match=message):
+        train(model, PLAIN, **options)
+    same_parameters(model, make_model())
+
+
 def test_an_optimizer_may_have_a_part_of_the_model():
-    with pytest.raises(TypeError, match="model is 3; expected a layer or a model"):
-        train(3, optimizer=Adam([make_model()]))
+    for wrong in 3, ManyToMany:
+        with pytest.raises(TypeError, match=r"model is .*; expected a layer or a model"):
+            train(wrong, optimizer=Adam([make_model()]))
     model = make_model()
     train(model, optimizer=Adam([model.readout], 0.01))
     same_parameters(model.layer, make_model().layer)

@@ -9,7 +9,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn.diagnostics import gradient_check
-from fastrnn.models import ManyToMany, Model, MultiTap
+from fastrnn.models import EncoderDecoder, ManyToMany, Model, MultiTap, OutputFeedback, TimeDelay
 from fastrnn.training import Linear
 from nested import assert_equal
 from tolerances import assert_close
@@ -149,6 +149,8 @@ def test_a_file_goes_into_a_model_of_the_same_kind(tmp_path):
         fastrnn.load(path)
     with pytest.raises(OSError, match="nowhere"):
         other.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere/model'"):
+        other.save(tmp_path / "nowhere" / "model")
     assert_equal(other.state_dict(), before)
 
 
@@ -237,6 +239,36 @@ def test_what_does_not_fit_together_is_refused():
         ValueError, match=r"layer is GRU\(3, 4, batch_first=True\); expected batch_first=False"
     ):
         ManyToMany(fastrnn.GRU(3, 4, batch_first=True), 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: ManyToMany(fastrnn.GRU, 2),
+            TypeError,
+            "layer is <class .*GRU'>; expected a layer or a model",
+        ),
+        (
+            lambda: ManyToMany(fastrnn.GRU(3, 4), 0),
+            ValueError,
+            "output_size is 0; expected an integer of at l",
+        ),
+        (lambda: OutputFeedback(3, 0, 2), ValueError, "hidden_size is 0; expected an integer of at least 1"),
+        (lambda: OutputFeedback(3, 4, 0), ValueError, "output_size is 0; expected an integer of at least 1"),
+        (lambda: OutputFeedback(3, 4, 2, seed="1"), TypeError, r"seed is '1' \(str\); expected an integer"),
+        (lambda: TimeDelay(3, 0, 2, 1), ValueError, "hidden_size is 0; expected an integer of at least 1"),
+        (lambda: TimeDelay(3, 4, 0, 1), ValueError, "output_size is 0; expected an integer of at least 1"),
+        (
+            lambda: EncoderDecoder(fastrnn.GRU(3, 4), fastrnn.GRU(3, 4), 2, bridge="yes"),
+            TypeError,
+            r"bridge is 'yes' \(str\); expected True or False",
+        ),
+    ],
+)
+def test_errors_name_the_argument_of_the_model(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
 
 
 def test_nothing_is_there_twice():

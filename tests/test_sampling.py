@@ -222,6 +222,14 @@ def test_bad_arguments_of_generate(arguments, options, error, message):
         generate(make_model(), *arguments, **options)
 
 
+def test_what_writes_nothing_is_refused():
+    for source in None, fastrnn.GRU:
+        with pytest.raises(TypeError, match=r"source is .*; expected a model or a stream"):
+            generate(source, [0], 3)
+    with pytest.raises(TypeError, match=r"model is .*; expected a model"):
+        forecast(make_model().stream(1), np.ones((3, 1, 1)), 3)
+
+
 def test_modes_and_rows():
     model = make_model()
     with pytest.raises(ValueError, match="the stream has 3 rows; expected 2"):

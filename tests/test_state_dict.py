@@ -205,12 +205,12 @@ def test_the_description_used_below_is_a_good_one(tmp_path: Path) -> None:
     ("description", "message"),
     [
         (None, r"was not written by save\(\).*load_state_dict"),
-        ("{", "cannot read"),
-        ("[]", "cannot read"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
         (describe(format=2), "format 2; expected 1"),
         (describe(**{"class": "QRNN"}), "its class is 'QRNN'; expected one of LSTM, GRU"),
         (describe(**{"class": ["GRU"]}), r"its class is \['GRU'\]"),
-        ("[" * 100_000, "cannot read"),
+        ("[" * 100_000, "cannot be read"),
         (
             describe(arguments={"input_size": 3, "hidden_size": 5, "device": "cuda"}),
             "it has device='cuda'; a GRU",

@@ -196,6 +196,10 @@ def test_schedules_are_those_of_the_paper():
             lambda: free_running(make_model(), [0], 0, np.random.default_rng()),
             "steps is 0; expected an integer of at least 1",
         ),
+        (
+            lambda: free_running(make_model(), 0, 3, np.random.default_rng()),
+            r"first has shape \(\); expected tokens \(B,\) or vectors \(B, O\)",
+        ),
     ],
 )
 def test_bad_arguments(call, message):

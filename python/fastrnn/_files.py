@@ -85,6 +85,9 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
     try:
         partial.write_bytes(contents)
         partial.replace(name)
+    except OSError as error:
+        error.filename = name  # which the caller knows
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -105,7 +108,7 @@ def load(path: AnyPath, kind: Kind, make: Callable[[dict[str, Any], Arrays], T])
         return make(_description(text, kind), arrays)
     except (RecursionError, TypeError, ValueError) as error:
         name = os.fsdecode(path)
-        raise ValueError(f"{name} holds {kind.what} that this version cannot read: {error}") from error
+        raise ValueError(f"{name} holds {kind.what} that cannot be read here: {error}") from error
 
 
 def _read(path: AnyPath, kind: Kind) -> tuple[Arrays, str]:

@@ -94,6 +94,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> Tokens:
         """Turn each character into a token."""
+        if not isinstance(text, str):
+            raise TypeError(f"text has type {type(text).__name__}; expected a string")
         codes = np.minimum(_code_points(text), len(self._token_of) - 1)
         tokens: Tokens = self._token_of[codes]
         return tokens
@@ -211,6 +213,8 @@ class CharacterModel:
         *,
         seed: int | None = None,
     ) -> None:
+        if not isinstance(vocabulary, Vocabulary):
+            raise TypeError(f"vocabulary is {vocabulary!r}; expected a Vocabulary")
         if cell not in CELLS:
             raise ValueError(f"cell is {cell!r}; expected one of {', '.join(CELLS)}")
         self.vocabulary = vocabulary

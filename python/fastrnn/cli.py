@@ -151,7 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("info", help="version, instruction sets, threads, CUDA")
+    command = commands.add_parser(
+        "info",
+        help="version, instruction sets, threads, CUDA",
+        description="Print the version, how it was built, instruction sets, threads, and CUDA devices.",
+    )
     command.set_defaults(command=_info)
 
     command = commands.add_parser(

@@ -171,6 +171,8 @@ def draw(logits: Any, uniform: Floats, temperature: float) -> Tokens:
 
 def as_stream(source: Any, batch: int) -> Any:
     """Return a stream itself, and of a model a new one, of so many rows."""
+    if isinstance(source, type) or not (hasattr(source, "step") or hasattr(source, "stream")):
+        raise TypeError(f"source is {source!r}; expected a model or a stream")
     if not hasattr(source, "step"):
         return source.stream(batch)
     if source.batch != batch:
@@ -545,6 +547,8 @@ def forecast(
     >>> found.path.shape, found.samples.shape, found.intervals.shape
     ((5, 1, 1), (100, 5, 1, 1), (2, 5, 1, 1))
     """
+    if isinstance(model, type) or not hasattr(model, "stream"):
+        raise TypeError(f"model is {model!r}; expected a model")
     steps, samples = integer("steps", steps, 1), integer("samples", samples, 0)
     levels = tuple(number(f"quantiles[{i}]", q, PROBABILITY) for i, q in enumerate(quantiles))
     history = np.asarray(history)

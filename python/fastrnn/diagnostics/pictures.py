@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arrays import INTEGERS
 from ..layouts import integer
 from ..models._model import State
 from ._figures import figure_of
@@ -153,8 +154,10 @@ def hidden_picture(
             raise TypeError("text is a string, and the model has no vocabulary; expected tokens (T,)")
         symbols, text = list(text) if symbols is None else symbols, vocabulary.encode(text)
     x = np.asarray(text)
-    if x.ndim not in (1, 2) or len(x) == 0:
-        raise ValueError(f"text has shape {x.shape}; expected (T,), or (T, I), with T of at least 1")
+    if x.ndim != (1 if x.dtype.kind in INTEGERS else 2) or len(x) == 0:
+        raise ValueError(
+            f"text has shape {x.shape}; expected (T,) of tokens, or (T, I) of vectors, with T of at least 1"
+        )
     symbols = [str(token) for token in x] if symbols is None and x.ndim == 1 else symbols
     symbols = [""] * len(x) if symbols is None else list(symbols)
     if len(symbols) != len(x):

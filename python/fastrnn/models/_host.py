@@ -11,7 +11,7 @@ from .._arrays import INTEGERS, expect_shape, take
 from .._backends import CPU, Array
 from .._calls import TIME_MAJOR, Call, check_call, check_state, check_tokens
 from ..info import Report
-from ..layouts import Spec
+from ..layouts import Spec, integer
 from ..training import Module
 from ._model import Model, State
 
@@ -210,4 +210,7 @@ def _where(rows: Array, yes: tuple[Array, ...], no: Any) -> tuple[Array, ...]:
 
 def seeds(seed: int | None, count: int) -> list[int | None]:
     """Return seeds for so many parts: one after another from `seed`, or None for all."""
-    return [None if seed is None else seed + i for i in range(count)]
+    if seed is None:
+        return [None] * count
+    first = integer("seed", seed, 0)
+    return [first + i for i in range(count)]

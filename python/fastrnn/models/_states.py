@@ -25,7 +25,8 @@ def state_shapes(layer: Any, batch: int) -> tuple[tuple[int, ...], ...]:
 
 def check_layer(name: str, layer: Any) -> None:
     """Raise TypeError for what is no layer or model over sequences."""
-    if not all(hasattr(layer, attribute) for attribute in ("output_size", "parameters", "backward")):
+    attributes = "output_size", "parameters", "backward"
+    if isinstance(layer, type) or not all(hasattr(layer, attribute) for attribute in attributes):
         raise TypeError(f"{name} is {layer!r}; expected a layer or a model, over sequences")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from .._arrays import expect_shape, is_on_device, take
 from .._backends import is_integer
 from ..info import Report
+from ..layouts import boolean
 from ._host import seeds
 from ._model import PartStream, State, given, joined_reports
 from ._states import (
@@ -82,7 +83,7 @@ class EncoderDecoder(Decoder):
         check_layer("encoder", encoder)
         check_one_direction("decoder", decoder, "its sequence is yet to be made")
         self._encoded, wanted = state_shapes(encoder, 1), state_shapes(decoder, 1)
-        if not bridge and self._encoded != wanted:
+        if not boolean("bridge", bridge) and self._encoded != wanted:
             raise ValueError(
                 f"the encoder's state has the shapes {self._encoded} a row, the decoder's {wanted}; "
                 f"expected the same, or bridge=True"

@@ -9,7 +9,7 @@ import numpy as np
 from .._arrays import expect_shape
 from .._backends import Array, is_integer
 from ..info import Report
-from ..layouts import Nonlinearity, Spec, one_of
+from ..layouts import Nonlinearity, Spec, integer, one_of
 from ..reference import nonlinearity, nonlinearity_slope
 from ..training import Linear, softmax
 from ._host import HostModel, Recursion, seeds, token_vectors
@@ -69,12 +69,14 @@ class OutputFeedback(Recursion):
     ) -> None:
         one_of("output", output, ("linear", "softmax"))
         self.output = output
-        spec = Spec("rnn", input_size, output_size, nonlinearity=nonlinearity, dtype=dtype)
+        hidden_size = integer("hidden_size", hidden_size, 1)
+        self.output_size = integer("output_size", output_size, 1)
+        spec = Spec("rnn", input_size, self.output_size, nonlinearity=nonlinearity, dtype=dtype)
         first, second, third = seeds(seed, 3)
         self.input = Linear(spec.input_size, hidden_size, dtype=spec.dtype, seed=first)
         self.feedback = Linear(spec.hidden_size, hidden_size, False, dtype=spec.dtype, seed=second)
         self.readout = Linear(hidden_size, spec.hidden_size, dtype=spec.dtype, seed=third)
-        self.output_size, self.nonlinearity = self.readout.out_features, spec.nonlinearity
+        self.nonlinearity = spec.nonlinearity
         self._forced = False  # whether the last call was fed targets
         super().__init__(spec, input=self.input, feedback=self.feedback, readout=self.readout)
 

@@ -28,10 +28,10 @@ class _Readout(Model):
         one_of("output", output, ("linear", "softmax"))
         self.output = output
         self.layer = layer
+        self.output_size = integer("output_size", output_size, 1)
         self.readout = Linear(
-            layer.output_size, output_size, dtype=layer.dtype, seed=seed, device=layer.device
+            layer.output_size, self.output_size, dtype=layer.dtype, seed=seed, device=layer.device
         )
-        self.output_size = self.readout.out_features
         super().__init__(layer=self.layer, readout=self.readout)
 
     @property

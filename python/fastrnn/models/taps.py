@@ -129,13 +129,15 @@ class TimeDelay(HostModel):
         seed: int | None = None,
     ) -> None:
         self.delays = integer("delays", delays, 1, LARGEST_SIZE)
+        hidden_size = integer("hidden_size", hidden_size, 1)
+        self.output_size = integer("output_size", output_size, 1)
         spec = Spec(
             "rnn", input_size, input_size, num_layers=self.delays, nonlinearity=nonlinearity, dtype=dtype
         )
         first, second = seeds(seed, 2)
         self.input = Linear((self.delays + 1) * spec.input_size, hidden_size, dtype=spec.dtype, seed=first)
-        self.readout = Linear(hidden_size, output_size, dtype=spec.dtype, seed=second)
-        self.output_size, self.nonlinearity = self.readout.out_features, spec.nonlinearity
+        self.readout = Linear(hidden_size, self.output_size, dtype=spec.dtype, seed=second)
+        self.nonlinearity = spec.nonlinearity
         super().__init__(spec, input=self.input, readout=self.readout)
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None) -> tuple[Any, State]:

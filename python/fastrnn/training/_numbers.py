@@ -19,6 +19,14 @@ PROBABILITY: Range = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 FRACTION: Range = (lambda value: 0 <= value < 1, "a number of at least 0 and less than 1")
 
 
+def returned(name: str, value: Any) -> float:
+    """Return what a function of that name returned, as a plain float."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} returned {value!r}; expected a number") from None
+
+
 def number(name: str, value: Any, accepted: Range) -> float:
     """Return `value` as a plain float; bool is not a number here."""
     accept, expected = accepted

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _device
 from .._arrays import is_on_device
 from ..layouts import integer
+from ._numbers import returned
 from .losses import valid_steps
 from .modules import Module
 
@@ -111,7 +112,10 @@ def evaluated(
         mask = valid_steps(ends, len(o))[skip:]
     if skip:
         o = o[skip:]
-    value, do = loss(o, targets) if mask is None else loss(o, targets, mask)
+    scored = loss(o, targets) if mask is None else loss(o, targets, mask)
+    if not isinstance(scored, tuple) or len(scored) != 2 or scored[1] is None:
+        raise TypeError(f"loss returned {scored!r}; expected (loss, do), of which do is its gradient in o")
+    value, do = returned("loss", scored[0]), scored[1]
     return value, int(np.prod(o.shape[:-1]) if mask is None else np.count_nonzero(mask)), do, state_n
 
 

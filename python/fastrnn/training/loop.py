@@ -23,7 +23,7 @@ from .._extras import require
 from .._files import AnyPath
 from ..layouts import boolean, integer
 from ._modes import evaluating
-from ._numbers import POSITIVE, POSITIVE_OR_INFINITE, number
+from ._numbers import POSITIVE, POSITIVE_OR_INFINITE, number, returned
 from .bptt import (
     Batch,
     LossFunction,
@@ -67,7 +67,7 @@ class Batches:
     Raises
     ------
     TypeError, ValueError
-        A number is not an integer of at least 1, or the seed none of at least 0.
+        A number is not an integer of at least 1, the seed none of at least 0, or take no function.
 
     Examples
     --------
@@ -83,6 +83,7 @@ class Batches:
         self, rows: int, size: int, take: Callable[[NDArray[np.int64]], Batch], *, seed: int | None = None
     ) -> None:
         self.rows, self.size = integer("rows", rows, 1), integer("size", size, 1)
+        _check_function("take", take)
         self.take = take
         self.seed = None if seed is None else integer("seed", seed, 0)
 
@@ -289,88 +290,17 @@ def fit(
     >>> history.steps, history.losses[-1] < 0.1 < history.losses[0]
     (240, True)
     """
-    if not all(hasattr(model, name) for name in ("parameters", "gradients", "backward", "train")):
-        raise TypeError(f"model is {model!r}; expected a layer or a model")
-    if getattr(model, "batch_first", False):
-        raise ValueError("the model has batch_first=True; expected a time-major one")
-    if epochs is None and steps is None and limit is None:
-        raise ValueError("epochs, steps and limit are None; expected at least one, to end the training")
-    for name, path in (("checkpoint", checkpoint), ("log", log), ("plot", plot)):
-        if path is not None and not Path(os.fsdecode(path)).absolute().parent.is_dir():
-            raise FileNotFoundError(f"{name} is {os.fsdecode(path)!r}, in a folder that does not exist")
-    if log is not None:
-        checked_log_path(log)
-    if plot is not None:
-        require("matplotlib", "plot", "cli")
-    if progress:
-        require("tqdm", "progress", "cli")
-    if boolean("resume", resume) and checkpoint is None:
-        raise ValueError("resume is True without a checkpoint; expected its path")
-    if generator is not None and not isinstance(generator.bit_generator, np.random.PCG64):
-        raise TypeError(f"generator is {generator!r}; expected one of np.random.default_rng")
-    if patience is not None and evaluate is None:
-        raise ValueError(f"patience is {patience} without evaluate; expected validation data")
-    _check_optimizer(optimizer, model)
-    _check_function("loss", loss)
-    for name, function in (("limit", limit), ("learning_rate", learning_rate), ("prepare", prepare)):
-        if function is not None:
-            _check_function(name, function)
-    for i, callback in enumerate(callbacks):
-        _check_function(f"callbacks[{i}]", callback)
-    if not isinstance(data, Iterable):
-        _check_function("data", data, "batches, or a function")
-    if evaluate is not None and not isinstance(evaluate, Iterable):
-        _check_function("evaluate", evaluate, "batches, or a function")
-    if isinstance(evaluate, Iterator):
-        raise ValueError(
-            "evaluate can be gone through only once; expected a list, say, or a function of the model, but "
-            "no generator, which one evaluation uses up"
-        )
-    if carry_state or truncate is not None:
-        check_carried("model", model)
-    training = _Training(
-        model=model,
-        data=data,
-        loss=loss,
-        optimizer=optimizer,
-        epochs=None if epochs is None else integer("epochs", epochs, 1),
-        steps=None if steps is None else integer("steps", steps, 1),
-        limit=limit,
-        learning_rate=learning_rate,
-        clip=math.inf if clip is None else number("clip", clip, POSITIVE_OR_INFINITE),
-        clip_value=None if clip_value is None else number("clip_value", clip_value, POSITIVE),
-        accumulate=integer("accumulate", accumulate, 1),
-        carry_state=boolean("carry_state", carry_state),
-        truncate=_truncation(truncate),
-        prepare=prepare,
-        seed=integer("seed", seed, 0),
-        generator=generator,
-        evaluate=evaluate,
-        evaluate_every=_interval(evaluate_every),
-        patience=None if patience is None else integer("patience", patience, 1),
-        explode=number("explode", explode, POSITIVE_OR_INFINITE),
-        checkpoint=checkpoint,
-        checkpoint_every=None
-        if checkpoint_every is None
-        else integer("checkpoint_every", checkpoint_every, 1),
-        callbacks=tuple(callbacks),
-    )
-    if not model.training:
-        model.train()
-    if resume and checkpoint is not None and Path(os.fsdecode(checkpoint)).exists():
-        training.resume()
-    else:
-        model.zero_grad()
-    training.run(log, progress)
-    if plot is not None:
-        training.history.draw().savefig(os.fsdecode(plot), dpi=150)
-    return training.history
+    return _Training(**locals()).run()
 
 
 def _check_optimizer(optimizer: Any, model: Any) -> None:
     """Raise unless the optimizer steps by gradients, and by those of the model."""
     if not all(hasattr(optimizer, name) for name in ("modules", "learning_rate", "step", "state_dict")):
-        raise TypeError(f"optimizer is {optimizer!r}; expected one that steps by gradients, such as Adam")
+        raise TypeError(
+            f"optimizer is {optimizer!r}; expected one that steps by gradients, such as Adam([model])"
+        )
+    if not optimizer.modules:
+        raise ValueError("optimizer.modules is empty; expected the model, or parts of it")
     own = {id(parameter) for parameter in model.parameters.values()}
     for i, module in enumerate(optimizer.modules):
         if not own.issuperset(map(id, module.parameters.values())):
@@ -396,12 +326,15 @@ def _interval(every: Any) -> int | float | None:
     """Return what `fit` was given as `evaluate_every`."""
     if every is None or (isinstance(every, float) and 0 < every < 1):
         return every
-    return integer("evaluate_every", every, 1)
+    try:
+        return integer("evaluate_every", every, 1)
+    except TypeError as error:
+        raise TypeError(f"{error}, or a part of the training, less than 1") from None
 
 
 @dataclass(kw_only=True)
 class _Training:
-    """What `fit` was asked for, and how far it is."""
+    """What `fit` was asked for, under the names of its arguments, and how far it is."""
 
     model: Any
     data: Data
@@ -411,7 +344,7 @@ class _Training:
     steps: int | None
     limit: Callable[[int], float] | None
     learning_rate: Callable[[int], float] | None
-    clip: float
+    clip: float | None
     clip_value: float | None
     accumulate: int
     carry_state: bool
@@ -425,6 +358,10 @@ class _Training:
     explode: float
     checkpoint: AnyPath | None
     checkpoint_every: int | None
+    resume: bool
+    log: AnyPath | None
+    plot: AnyPath | None
+    progress: bool | Callable[[History], str]
     callbacks: Sequence[Callable[[int, Any], object]]
 
     at: Checkpoint = field(default_factory=Checkpoint)
@@ -435,6 +372,69 @@ class _Training:
     next_batch: Batch | None = None
     drawn_from: dict[str, Any] | None = None
     """State of the generator at the start of the epoch, from which its batches can be drawn again."""
+
+    def __post_init__(self) -> None:
+        """Check everything before anything is changed; numbers become plain ones."""
+        model, data, evaluate = self.model, self.data, self.evaluate
+        parts = "parameters", "gradients", "backward", "train"
+        if isinstance(model, type) or not all(hasattr(model, name) for name in parts):
+            raise TypeError(f"model is {model!r}; expected a layer or a model")
+        if getattr(model, "batch_first", False):
+            raise ValueError("the model has batch_first=True; expected a time-major one")
+        if self.epochs is None and self.steps is None and self.limit is None:
+            raise ValueError("epochs, steps and limit are None; expected at least one, to end the training")
+        for name in ("checkpoint", "log", "plot"):
+            path = getattr(self, name)
+            if path is not None and not Path(os.fsdecode(path)).absolute().parent.is_dir():
+                raise FileNotFoundError(f"{name} is {os.fsdecode(path)!r}, in a folder that does not exist")
+        if self.log is not None:
+            checked_log_path(self.log)
+        if self.plot is not None:
+            require("matplotlib", "plot", "cli")
+        if self.progress:
+            require("tqdm", "progress", "cli")
+        if boolean("resume", self.resume) and self.checkpoint is None:
+            raise ValueError("resume is True without a checkpoint; expected its path")
+        generator = self.generator
+        if generator is not None and not (
+            isinstance(generator, np.random.Generator)
+            and isinstance(generator.bit_generator, np.random.PCG64)
+        ):
+            raise TypeError(f"generator is {generator!r}; expected one of np.random.default_rng")
+        if self.patience is not None and evaluate is None:
+            raise ValueError(f"patience is {self.patience} without evaluate; expected validation data")
+        _check_optimizer(self.optimizer, model)
+        _check_function("loss", self.loss)
+        for name in ("limit", "learning_rate", "prepare"):
+            if getattr(self, name) is not None:
+                _check_function(name, getattr(self, name))
+        if not isinstance(self.callbacks, Iterable):
+            raise TypeError(f"callbacks is {self.callbacks!r}; expected a list of functions")
+        self.callbacks = tuple(self.callbacks)
+        for i, callback in enumerate(self.callbacks):
+            _check_function(f"callbacks[{i}]", callback)
+        if not isinstance(data, Iterable):
+            _check_function("data", data, "batches, or a function")
+        if evaluate is not None and not isinstance(evaluate, Iterable):
+            _check_function("evaluate", evaluate, "batches, or a function")
+        if isinstance(evaluate, Iterator):
+            raise ValueError(
+                "evaluate can be gone through only once; expected a list, say, or a function of the model, "
+                "but no generator, which one evaluation uses up"
+            )
+        if boolean("carry_state", self.carry_state) or self.truncate is not None:
+            check_carried("model", model)
+        for name in ("epochs", "steps", "accumulate", "patience", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                setattr(self, name, integer(name, getattr(self, name), 1))
+        if self.clip is not None:
+            self.clip = number("clip", self.clip, POSITIVE_OR_INFINITE)
+        if self.clip_value is not None:
+            self.clip_value = number("clip_value", self.clip_value, POSITIVE)
+        self.truncate = _truncation(self.truncate)
+        self.seed = integer("seed", self.seed, 0)
+        self.evaluate_every = _interval(self.evaluate_every)
+        self.explode = number("explode", self.explode, POSITIVE_OR_INFINITE)
 
     @property
     def history(self) -> History:
@@ -451,9 +451,13 @@ class _Training:
             "generator": None if self.generator is None else type(self.generator.bit_generator).__name__,
         }
 
-    def resume(self) -> None:
-        """Take everything from the checkpoint."""
-        assert self.checkpoint is not None
+    def _begin(self) -> None:
+        """Start from nothing, or take everything from the checkpoint."""
+        if not self.model.training:
+            self.model.train()
+        if not self.resume or self.checkpoint is None or not Path(os.fsdecode(self.checkpoint)).exists():
+            self.model.zero_grad()
+            return
         self.at = Checkpoint.load(self.checkpoint, self.model, self.optimizer, self.settings())
         if self.generator is not None and self.at.generator is not None:
             self.generator.bit_generator.state = self.at.generator
@@ -478,12 +482,13 @@ class _Training:
             else:
                 at.evaluated = due - 1
 
-    def run(self, log_path: AnyPath | None, progress: bool | Callable[[History], str]) -> None:
+    def run(self) -> History:
         """Train to the end."""
+        self._begin()
         with ExitStack() as stack:
             interrupted = stack.enter_context(interruptible())
-            log = None if log_path is None else stack.enter_context(Log(log_path, self.history))
-            bar = stack.enter_context(_Bar(progress)) if progress else None
+            log = None if self.log is None else stack.enter_context(Log(self.log, self.history))
+            bar = stack.enter_context(_Bar(self.progress)) if self.progress else None
             self.saved = self._due(self.checkpoint_every, 0.0)
             while True:
                 limit = self._limit()
@@ -506,11 +511,14 @@ class _Training:
             self._evaluate_if_due(part, begun=True)
         write_arrays(self.model.parameters, self.at.best)
         self.history.ending = ending
+        if self.plot is not None:
+            self.history.draw().savefig(os.fsdecode(self.plot), dpi=150)
+        return self.history
 
     # -------------------------------------------------------------------------------- how far it is
 
     def _limit(self) -> float:
-        return 0.0 if self.limit is None else self.limit(self.history.steps)
+        return 0.0 if self.limit is None else returned("limit", self.limit(self.history.steps))
 
     def _part_done(self, limit: float) -> float:
         """Return the done part of the training, 0 to 1; `limit` is what the function of that name says."""
@@ -555,7 +563,7 @@ class _Training:
             bad = self._is_bad(value)
         else:
             with evaluating(self.model):
-                value = float(self.evaluate(self.model))
+                value = returned("evaluate", self.evaluate(self.model))
             bad = not math.isfinite(value)  # it need not be of the size of the training's losses
         if bad:
             raise FloatingPointError(f"after step {self.history.steps}: the evaluation's loss is {value:.3g}")
@@ -641,7 +649,7 @@ class _Training:
         try:
             if self.clip_value is not None:
                 clip_by_value(modules, self.clip_value)
-            norm = clip_by_global_norm(modules, self.clip)
+            norm = clip_by_global_norm(modules, math.inf if self.clip is None else self.clip)
         except FloatingPointError as error:
             raise FloatingPointError(self._diagnosis(str(error), x, again)) from error
         self.optimizer.step()

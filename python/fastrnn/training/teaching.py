@@ -162,6 +162,8 @@ def free_running(
     inputs : array (T, B) or (T, B, O)
     """
     first = np.asarray(first)
+    if first.ndim not in (1, 2):
+        raise ValueError(f"first has shape {first.shape}; expected tokens (B,) or vectors (B, O)")
     targets = np.broadcast_to(first, (integer("steps", steps, 1), *first.shape))
     return scheduled_inputs(source, targets, first, 0.0, rng, temperature=temperature)
 
