@@ -89,7 +89,7 @@ def test_streams_are_at_least_a_chunk_long(count, expected):
 
 
 def test_unknown_cell():
-    with pytest.raises(ValueError, match="cell is 'mgu'; expected one of lstm, gru, rnn"):
+    with pytest.raises(ValueError, match="cell is 'mgu'; expected one of 'lstm', 'gru', 'rnn'"):
         make_model("mgu")
     with pytest.raises(TypeError, match="vocabulary is 'abc'; expected a Vocabulary"):
         CharacterModel("abc")

@@ -13,7 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from . import _files
 from ._backends import CPU, Array
 from ._calls import check_num_layers, check_parameters
 from .layers import GRU, LSTM, RNN
-from .layouts import Spec, integer
+from .layouts import Cell, Spec, integer, one_of
 from .models import ManyToMany
 from .sampling import generate_steps
 from .training import mean_loss, softmax_cross_entropy
@@ -32,7 +32,6 @@ __all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
-CellName = Literal["lstm", "gru", "rnn"]
 Tokens = NDArray[np.int64]
 
 
@@ -207,7 +206,7 @@ class CharacterModel:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        cell: CellName = "lstm",
+        cell: Cell = "lstm",
         hidden_size: int = 256,
         num_layers: int = 1,
         *,
@@ -215,8 +214,7 @@ class CharacterModel:
     ) -> None:
         if not isinstance(vocabulary, Vocabulary):
             raise TypeError(f"vocabulary is {vocabulary!r}; expected a Vocabulary")
-        if cell not in CELLS:
-            raise ValueError(f"cell is {cell!r}; expected one of {', '.join(CELLS)}")
+        one_of("cell", cell, tuple(CELLS))
         self.vocabulary = vocabulary
         self.cell = cell
         layer: Any = CELLS[cell](len(vocabulary), hidden_size, num_layers, seed=seed)

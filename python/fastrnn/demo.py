@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from . import get_num_threads, reference
-from .charmodel import CELLS, CellName, CharacterModel, Tokens, chunks, streams
+from .charmodel import CELLS, CharacterModel, Tokens, chunks, streams
 from .corpus import Corpus
-from .layouts import Spec
+from .layouts import Cell, Spec
 from .training import Adam, History, cosine_learning_rate, fit, softmax_cross_entropy
 
 __all__ = ["Options", "run", "throughput"]
@@ -257,7 +257,7 @@ def throughput(model: CharacterModel, batch: int, steps: int) -> str:
 
 
 def _torch_contender(
-    cell: CellName, layer: Any, x: Any, dy: Any
+    cell: Cell, layer: Any, x: Any, dy: Any
 ) -> tuple[str, Callable[[], Any], Callable[[], None]]:
     import torch
 

@@ -259,11 +259,12 @@ def windows(
         if begin > start:
             _, state = model(x[start:begin], state, **_cut(options, start, begin))
             start = begin
-        own = _cut(options, begin, end)
-        if mask is not None:
-            own["mask"] = mask[first:end]
-        pass_over = gradients if mask is None or own["mask"].any() else _unscored
-        run = partial(pass_over, model, x[begin:end], targets[first:end], loss, state, own, first - begin)
+        cut, own = x[begin:end], _cut(options, begin, end)
+        if mask is not None and not mask[first:end].any():
+            run = partial(_unscored, model, cut, state, own)
+        else:
+            scored = own if mask is None else own | {"mask": mask[first:end]}
+            run = partial(gradients, model, cut, targets[first:end], loss, state, scored, first - begin)
         made = run()
         yield made, run
         first = end
@@ -271,17 +272,9 @@ def windows(
             start, state = end, made[2]
 
 
-def _unscored(
-    model: Any,
-    x: Any,
-    targets: Any,
-    loss: LossFunction,
-    state: Any,
-    options: Mapping[str, Any],
-    skip: int = 0,
-) -> Pass:
+def _unscored(model: Any, x: Any, state: Any, options: Mapping[str, Any]) -> Pass:
     """Do what `gradients` does where nothing is scored: go on to the final state."""
-    _, state_n = model(x, state, **{name: value for name, value in options.items() if name != "mask"})
+    _, state_n = model(x, state, **options)
     return 0.0, 0, state_n
 
 
