@@ -8,9 +8,10 @@ import pickle
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn.charmodel import CharacterModel, Vocabulary
 from fastrnn.diagnostics import gradient_check
 from fastrnn.models import EncoderDecoder, ManyToMany, Model, MultiTap, OutputFeedback, TimeDelay
-from fastrnn.training import Linear
+from fastrnn.training import Adam, Batches, Linear
 from nested import assert_equal
 from tolerances import assert_close
 
@@ -319,3 +320,13 @@ def test_nothing_has_no_dtype():
     with pytest.raises(AttributeError, match=r"Parts\(\) has no dtype: none of its parts has one"):
         _ = Parts().dtype
     assert Parts(a=Parts(), b=fastrnn.GRU(3, 4)).dtype == "float32"
+
+
+def test_what_is_made_of_models_tells_what_it_is():
+    layer = fastrnn.GRU(3, 4)
+    taps = MultiTap(3, 4, taps=2).eval()
+    assert repr(taps.stream(5)) == f"ModelStream({taps!r}, batch=5)"
+    assert repr(ManyToMany(layer, 2).eval().stream(5)) == "PartStream(Stream(GRU(3, 4), batch=5))"
+    assert repr(Adam([layer.train()], 0.01)) == "Adam([GRU(3, 4)], learning_rate=0.01)"
+    assert repr(Batches(10, 4, list, seed=1)) == "Batches(rows=10, size=4, seed=1)"
+    assert repr(CharacterModel(Vocabulary("ab"), "gru", 4)) == "CharacterModel(Vocabulary('ab'), GRU(3, 4))"

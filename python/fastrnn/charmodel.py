@@ -87,6 +87,9 @@ class Vocabulary:
             seen += count
         return cls("".join(sorted(kept)))
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.characters!r})"
+
     def __len__(self) -> int:
         """V: the number of tokens, the one for unknown characters included."""
         return len(self.characters) + 1
@@ -222,6 +225,9 @@ class CharacterModel:
         output_seed = None if seed is None else seed + 1
         self.model = ManyToMany(layer, len(vocabulary), output="softmax", seed=output_seed)
         self.layer, self.output = self.model.layer, self.model.readout
+
+    def __repr__(self) -> str:
+        return f"CharacterModel({self.vocabulary!r}, {self.layer!r})"
 
     def bits_per_character(self, tokens: NDArray[Any], batch: int = 32, steps: int = 256) -> float:
         """Mean cross entropy over a token sequence, at least 2, in at most `batch` streams from a zero state.

@@ -396,6 +396,9 @@ class ModelStream:
         self._state: State = None
         self._check_mode()
 
+    def __repr__(self) -> str:
+        return f"ModelStream({self._model!r}, batch={self._batch})"
+
     def _check_mode(self) -> None:
         if self._model.training:
             raise RuntimeError("a stream needs a model in eval mode; call eval() first")
@@ -480,6 +483,9 @@ class PartStream:
     def __init__(self, inner: Any, step: Callable[[Any, Any], Any]) -> None:
         self._inner = inner
         self._step = step
+
+    def __repr__(self) -> str:
+        return f"PartStream({self._inner!r})"
 
     @property
     def batch(self) -> int:

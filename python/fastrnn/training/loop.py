@@ -87,6 +87,9 @@ class Batches:
         self.take = take
         self.seed = None if seed is None else integer("seed", seed, 0)
 
+    def __repr__(self) -> str:
+        return f"Batches(rows={self.rows}, size={self.size}, seed={self.seed})"
+
     def __len__(self) -> int:
         """Mini-batches of an epoch."""
         return -(-self.rows // self.size)

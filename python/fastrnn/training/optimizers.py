@@ -41,6 +41,9 @@ class Optimizer(ABC):
         backends = {backend_of_arrays([p]) for _, p, _ in self._named()} or {CPU}
         self._counters = {backend: backend.step_counter() for backend in backends}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.modules!r}, learning_rate={self.learning_rate:g})"
+
     @property
     def steps(self) -> int:
         """How many steps were made; on a device, those of a graph's replays too."""
