@@ -283,7 +283,8 @@ def _milliseconds(call: Callable[[], Any], seconds: float = 0.7) -> float:
     """Median over as many calls as fit into the time, at least one, after one to warm up."""
     call()
     times: list[float] = []
-    while sum(times) < seconds:
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
