@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "scripts/gpu_probe.cu"
 NVCC = shutil.which("nvcc")
 
 
+@pytest.mark.nvcc
 @pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 def test_it_compiles_and_tells_what_it_found(tmp_path: Path) -> None:
     program, found = tmp_path / "gpu_probe", tmp_path / "found.json"

@@ -66,6 +66,7 @@ def test_reads_the_report_of_the_assembler() -> None:
     assert (bad.stack, bad.spilled) == (16, 20)
 
 
+@pytest.mark.nvcc
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_no_kernel_spills() -> None:
     run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
@@ -73,6 +74,7 @@ def test_no_kernel_spills() -> None:
     assert run.stdout.count("StreamStep<") == 8  # four element types, two architectures
 
 
+@pytest.mark.nvcc
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_no_kernel_of_whole_arrays_spills_on_later_devices() -> None:
     source = SCRIPT.parents[1] / "csrc/cuda/kernels/arrays.cu"
@@ -82,6 +84,7 @@ def test_no_kernel_of_whole_arrays_spills_on_later_devices() -> None:
     assert run.stdout.count("AdamUpdate<") == 8
 
 
+@pytest.mark.nvcc
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_every_call_of_the_context_compiles() -> None:
     source = SCRIPT.parents[1] / "tests/cuda/every_primitive.cu"
