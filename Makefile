@@ -4,6 +4,9 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
+# A process for each CPU, but few: the kernels that they test start threads for all CPUs. Neighbours stay together, as
+# some share what a fixture made.
+PYTEST := $(PYTHON) -m pytest --quiet --numprocesses $(shell nproc) --maxprocesses 4 --dist worksteal
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find cmake csrc python tests/emulator -type f -not -name '*.pyc')
@@ -29,12 +32,12 @@ test: $(VENV)/.package
 	        continue; \
 	    elif FASTRNN_ISA=$$isa $(PYTHON) -c "from fastrnn import _core; _core.isa()" 2> build/isa.log; then \
 	        echo "FASTRNN_ISA=$$isa"; \
-	        FASTRNN_ISA=$$isa $(PYTHON) -m pytest -q -m "not (kernels or cuda or examples or frameworks or nvcc)" || exit 1; \
+	        FASTRNN_ISA=$$isa $(PYTEST) -m "not (kernels or cuda or examples or frameworks or nvcc)" || exit 1; \
 	    else \
 	        echo "FASTRNN_ISA=$$isa left out: $$(tail -n 1 build/isa.log)"; \
 	    fi; \
 	done
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 # The C++ warnings are errors in the build that .package installs.
 lint: $(VENV)/.package $(VENV)/.lint
