@@ -13,10 +13,8 @@ over turns.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -24,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from results import commit, markdown, write
-from worker import Process, answering, keep_to, machine, thread_count
+from worker import measured_by_processes, thread_count, work
 
-HERE = Path(__file__).parent
 CHECKED_STEPS = 5
 RATE = 1e-3
 Step = Callable[[], float]
@@ -78,11 +75,12 @@ def torch_step(point: Point, x: Any, targets: Any, weights: dict[str, Any]) -> S
     return step
 
 
-def measured(point: Point, seconds: float) -> Point:
+def measured(point: Point, threads: int, seconds: float) -> Point:
     """The point with its times, or with why there are none."""
     import numpy as np
     from measure import WARM, rounded, settle, spread
 
+    point = point | {"threads": threads}
     rng = np.random.default_rng(1)
     x, targets = rng.integers(point["symbols"], size=(2, point["steps"], point["batch"]))
     own, weights = fastrnn_step(point, x, targets)
@@ -96,7 +94,7 @@ def measured(point: Point, seconds: float) -> Point:
     while time.perf_counter() < end or len(times["torch"]) < 3:
         for name, step in steps.items():
             settle()
-            until = time.perf_counter() + WARM[point["threads"] > 1]
+            until = time.perf_counter() + WARM[threads > 1]
             while True:  # one step at least is not timed
                 step()
                 if time.perf_counter() >= until:
@@ -111,15 +109,6 @@ def measured(point: Point, seconds: float) -> Point:
         "ratio": rounded(statistics.median(ratios)),
         "ratio_quartiles": [rounded(value) for value in spread(ratios)],
     }
-
-
-def work(threads: int, seconds: float) -> None:
-    """In a process of its own: a point on each line of standard input, answered with its figures."""
-    answer = answering()
-    keep_to(threads)  # before any library is loaded
-    answer(machine())
-    for line in sys.stdin:
-        answer(measured(json.loads(line), seconds))
 
 
 def table(points: list[Point]) -> str:
@@ -149,24 +138,15 @@ def main() -> None:
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(int(args.work[0]), float(args.work[1]))
+        work(*args.work, measured)
         return
     head = {"commit": commit(), "versions": {"torch": metadata.version("torch")}}
-    points = []
-    for threads in args.threads:
-        process = Process(str(HERE / "charmodel.py"), "--work", str(threads), str(args.seconds))
-        try:
-            head["machine"] = process.read()
-            for cell in args.cells:
-                for batch in args.batch:
-                    sizes = {name: getattr(args, name) for name in ("steps", "hidden", "symbols")}
-                    point = {"cell": cell, "batch": batch, "threads": threads, **sizes}
-                    points.append(process.ask(json.dumps(point)))
-        finally:
-            process.stop()
-    print(table(points))
+    sizes = {name: getattr(args, name) for name in ("steps", "hidden", "symbols")}
+    points = [{"cell": cell, "batch": batch, **sizes} for cell in args.cells for batch in args.batch]
+    head["machine"], rows = measured_by_processes(__file__, args.threads, args.seconds, points)
+    print(table(rows))
     if args.json:
-        write(args.json, head, "charmodel", points)
+        write(args.json, head, "charmodel", rows)
 
 
 if __name__ == "__main__":

@@ -1125,3 +1125,44 @@ def test_a_survey_in_which_fastrnn_failed_says_so(survey: Any, script: Script, t
 def test_a_survey_says_what_it_would_measure(bench: Bench, script: Script) -> None:
     sets = bench("survey").sets()
     assert [line.split()[0] for line in script("survey", "--plan").splitlines()] == [*sets, "together"]
+
+
+@pytest.mark.parametrize("name", ["charmodel", "memory", "optimizers", "quantized"])
+def test_tables_of_the_performance_page_are_what_was_measured(bench: Bench, name: str) -> None:
+    text = (BENCH.parent / "docs/performance.md").read_text()
+    result = json.loads((BENCH / f"results/zen5-{name}.json").read_text())
+    assert f"`zen5-{name}.json`" in text
+    assert bench(name).table(result[name]) in text, f"bench/{name}.py prints it"
+
+
+def test_optimizers_are_measured_beside_torch(script: Script, bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = tmp_path / "out.json"
+    printed = script("optimizers", "--threads", 1, "--seconds", 0, "--json", file)
+    rows = json.loads(file.read_text())["optimizers"]
+    assert [row["optimizer"] for row in rows] == ["SGD", "AdaGrad", "RMSprop", "Adam"]
+    assert bench("optimizers").table(rows) in printed
+    for row in rows:
+        assert row["seconds"].keys() == {"torch", *fastrnn.info()["isas_available"]}
+        assert min(row["seconds"].values()) > 0
+
+
+def test_the_bits_of_quantised_models_are_measured(
+    script: Script, bench: Bench, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    from fastrnn import corpus
+    from fastrnn.charmodel import CharacterModel, Vocabulary
+
+    text = "a tale of two cities " * 100
+    monkeypatch.setattr(corpus, "standard_library", lambda: corpus.Corpus(text, text, ""))
+    CharacterModel(Vocabulary.from_text(text), "gru", 32, seed=0).save(tmp_path / "model.safetensors")
+    file = tmp_path / "out.json"
+    printed = script("quantized", tmp_path, "--json", file)
+    rows = json.loads(file.read_text())["quantized"]
+    assert [row["weights"] for row in rows] == ["float64", "float32", "bfloat16", "int8"]
+    assert bench("quantized").table(rows) in printed
+    exact, *others = rows
+    errors = [row["error_mean"] for row in others]
+    assert 0 < errors[0] < 1e-6 < errors[1] < errors[2] < 0.1
+    for row in others:
+        assert row["more"] == pytest.approx(row["bits"] - exact["bits"])
