@@ -150,8 +150,7 @@ def lstm(
     >>> y.shape, c_n.shape, bool(y[1, 2:].any())
     ((2, 5, 8), (2, 2, 4), False)
     """
-    options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout}
-    return _call("lstm", parameters, x, state, lengths, reset, batch_first, key, options)
+    return _call("lstm", **locals())
 
 
 def gru(
@@ -198,8 +197,7 @@ def gru(
     >>> dx.shape
     (5, 2, 3)
     """
-    options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "reset_after": reset_after}
-    return _call("gru", parameters, x, state, lengths, reset, batch_first, key, options)
+    return _call("gru", **locals())
 
 
 def rnn(
@@ -247,8 +245,7 @@ def rnn(
     >>> y.shape, h_n.shape
     ((7, 5, 2, 4), (7, 1, 2, 4))
     """
-    options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "nonlinearity": nonlinearity}
-    return _call("rnn", parameters, x, state, lengths, reset, batch_first, key, options)
+    return _call("rnn", **locals())
 
 
 # ------------------------------------------------------------------------------------ checked calls
@@ -354,8 +351,9 @@ def _call(
     reset: Any,
     batch_first: Any,
     key: Any,
-    options: Mapping[str, Any],
+    **options: Any,
 ) -> tuple[Any, Any]:
+    """Check and run one call; `options` are those of a Spec that the parameters do not tell."""
     spec = _spec_of(cell, parameters, options)
     shapes = spec.parameter_shapes()
     arrays = check_parameters(_ON_CPU.own, "parameters", shapes, parameters, spec.dtype)
