@@ -17,17 +17,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from results import commit, markdown, write
-from worker import measured_by_processes, thread_count, work
+from by_threads import Point, run
+from results import markdown
 
 CHECKED_STEPS = 5
 RATE = 1e-3
 Step = Callable[[], float]
-Point = dict[str, Any]
 
 
 def fastrnn_step(point: Point, x: Any, targets: Any) -> tuple[Step, dict[str, Any]]:
@@ -125,6 +122,11 @@ def table(points: list[Point]) -> str:
     return markdown(head, lines)
 
 
+def points(args: argparse.Namespace) -> list[Point]:
+    sizes = {name: getattr(args, name) for name in ("steps", "hidden", "symbols")}
+    return [{"cell": cell, "batch": batch, **sizes} for cell in args.cells for batch in args.batch]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru"], choices=["lstm", "gru"])
@@ -132,21 +134,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--symbols", type=int, default=96)
-    parser.add_argument("--threads", nargs="+", type=thread_count, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=5, help="for each row")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        work(*args.work, measured)
-        return
-    head = {"commit": commit(), "versions": {"torch": metadata.version("torch")}}
-    sizes = {name: getattr(args, name) for name in ("steps", "hidden", "symbols")}
-    points = [{"cell": cell, "batch": batch, **sizes} for cell in args.cells for batch in args.batch]
-    head["machine"], rows = measured_by_processes(__file__, args.threads, args.seconds, points)
-    print(table(rows))
-    if args.json:
-        write(args.json, head, "charmodel", rows)
+    run(__file__, parser, points, measured, table)
 
 
 if __name__ == "__main__":

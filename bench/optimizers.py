@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from results import commit, markdown, write
-from worker import measured_by_processes, thread_count, work
+from by_threads import Point, run
+from results import markdown
 
 SYMBOLS, HIDDEN = 96, 256
 CHECKED_STEPS = 5
@@ -61,7 +59,7 @@ def torch_step(name: str) -> tuple[Callable[[], Any], dict[str, Any]]:
     return optimizer(tensors, RATE, **OPTIONS[name]["both"], **OPTIONS[name]["torch"]).step, named
 
 
-def measured(point: dict[str, Any], threads: int, seconds: float) -> dict[str, Any]:
+def measured(point: Point, threads: int, seconds: float) -> Point:
     """The point with everybody's times; RuntimeError if somebody computes something else."""
     import fastrnn
     import torch
@@ -103,7 +101,7 @@ def measured(point: dict[str, Any], threads: int, seconds: float) -> dict[str, A
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Point]) -> str:
     isas = [who for who in rows[0]["seconds"] if who != "torch"]
     head = ["", "threads", *(f"{isa} us" for isa in isas), "torch us", f"torch / {isas[0]}", "quartiles"]
     lines = []
@@ -118,20 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", nargs="+", type=thread_count, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=5, help="for each row")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        work(*args.work, measured)
-        return
-    head = {"commit": commit(), "versions": {"torch": metadata.version("torch")}}
-    points = [{"optimizer": name} for name in OPTIONS]
-    head["machine"], rows = measured_by_processes(__file__, args.threads, args.seconds, points)
-    print(table(rows))
-    if args.json:
-        write(args.json, head, "optimizers", rows)
+    run(__file__, parser, lambda args: [{"optimizer": name} for name in OPTIONS], measured, table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,33 +107,6 @@ class Process:
     def stop(self) -> None:
         self.process.kill()
         self.process.communicate()  # closes the pipes
-
-
-def work(threads: str, seconds: str, measured: Callable[[Any, int, float], Any]) -> None:
-    """In a process of its own: a point on each line of standard input, answered with its figures."""
-    answer = answering()
-    keep_to(int(threads))  # before any library is loaded
-    answer(machine())
-    for line in sys.stdin:
-        answer(measured(json.loads(line), int(threads), float(seconds)))
-
-
-def measured_by_processes(
-    script: str, threads: Iterable[int], seconds: float, points: Iterable[Any]
-) -> tuple[dict[str, Any], list[Any]]:
-    """The machine, and what a process for each number of threads says of the points.
-
-    The process is that of the script with ``--work THREADS SECONDS``, upon which it calls `work`.
-    """
-    about, answers = {}, []
-    for count in threads:
-        process = Process(script, "--work", str(count), str(seconds))
-        try:
-            about = process.read()
-            answers += [process.ask(json.dumps(point)) for point in points]
-        finally:
-            process.stop()
-    return about, answers
 
 
 def main() -> None:

@@ -213,6 +213,7 @@ def script(bench: Bench, monkeypatch: Patch, capsys: Capture, tmp_path: Path) ->
     def call(name: str, *options: object) -> str:
         module = bench(name)
         monkeypatch.setattr(module, "commit", lambda: "abc", raising=False)
+        monkeypatch.setattr(bench("results"), "commit", lambda: "abc")
         monkeypatch.setattr(bench("progress").signal, "signal", lambda *_: None)
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
