@@ -13,10 +13,12 @@
 namespace fastrnn::cpu {
 namespace {
 
-// Rows of dG that are multiplied together: enough that reading and writing a tile of weight gradients costs
-// little beside the product (with 128, 5 to 8 % more at H = 512), few enough that dG stays in the last cache
-// (with 1024, 10 % more at H = 1024).
-constexpr Index kBlockRows = 512;
+// Rows of dG that are multiplied together. Where W_hh's gradient stays in the second cache, few enough that
+// dG does too (with 512, 2 % more for a training step at H = 256). Elsewhere each block brings all of the
+// gradient from afar: enough rows that this costs little beside the product (with 128, 5 to 8 % more at H =
+// 512), few enough that dG stays in the last cache (with 1024, 10 % more at H = 1024).
+constexpr Index kNearBlockRows = 128, kBlockRows = 512;
+constexpr Index kNearGradient = 256 * 1024;  // weights: 1 MiB of floats
 
 // One thread's lists of rows: a block's in the order of dG, a step's, and a weight gradient's.
 template <class T>
@@ -29,7 +31,6 @@ struct Lists {
   T **dg, **dc, **new_dc, **carry, **direct, **incoming, **projected;
   T* mask;  // of one row
   const T** columns;
-  T** gradient;
   Index bytes;
 
   Lists(Arena arena, Index rows, Index B, Index gradient_rows, Index units) {
@@ -43,7 +44,6 @@ struct Lists {
     for (T*** list : {&dg, &dc, &new_dc, &carry, &direct, &incoming, &projected}) *list = arena.take<T*>(B);
     mask = arena.take<T>(units);
     columns = arena.take<const T*>(gradient_rows);
-    gradient = arena.take<T*>(gradient_rows);
     bytes = static_cast<Index>(arena.used());
   }
 };
@@ -106,6 +106,7 @@ class Walk {
       input_gradient(stop, last, {before, row});
       call_.reach(all - stop, share_);
       if (stop > first) continue;
+      rows_with_h_ = first == 0 && !call_.h0 ? rows_ - schedule_.active(0) : rows_;
       pack_block();
       weight_gradients();
       keep_step(first);
@@ -387,7 +388,8 @@ class Walk {
     args.rows = active;
     args.panels = share_.panels(H_, kernels_.lanes);
     args.panels.backwards = step % 2 == 1;  // as in forward
-    args.recurrent = {list_.dg_next, 1, weights_.recurrent, shape_.recurrent_gradient_columns()};
+    if (step + 1 < schedule_.steps())       // else every row ends here: nothing to multiply
+      args.recurrent = {list_.dg_next, 1, weights_.recurrent, shape_.recurrent_gradient_columns()};
     args.dy = list_.dy;
     args.extra = list_.extra;
     args.gates = list_.step_gates;
@@ -534,42 +536,40 @@ class Walk {
 
   // ---- what a block of dG adds to the gradients
 
-  void pack(const T* const* rows, Index units, T* panels) const {
+  void pack(const T* const* rows, Index depth, Index units, T* panels) const {
     const Range mine = share_.slice(panel_count(units, kernels_.lanes));
-    kernels_.pack_rows({rows, rows_, units, mine, panels});
+    kernels_.pack_rows({rows, depth, units, mine, panels});
   }
 
   void pack_block() {
-    if (!call_.tokens) pack(list_.x, shape_.input, call_.panels.x);
-    pack(h_read_, R_, call_.panels.h_prev);
+    if (!call_.tokens) pack(list_.x, rows_, shape_.input, call_.panels.x);
+    pack(h_read_, rows_with_h_, R_, call_.panels.h_prev);
     if (call_.panels.inner) {  // r h, or the h before its projection
       const T* rows = call_.hidden ? call_.hidden : call_.candidate;
       for (Index row = 0; row < rows_; ++row) list_.in[row] = rows + row * H_;
-      pack(list_.in, H_, call_.panels.inner);
+      pack(list_.in, rows_, H_, call_.panels.inner);
     }
     if (full_) {
-      pack(list_.c_prev, H_, call_.panels.c_prev);
-      pack(list_.c, H_, call_.panels.c);
+      pack(list_.c_prev, rows_, H_, call_.panels.c_prev);
+      pack(list_.c, rows_, H_, call_.panels.c);
     }
     share_.wait_all();
   }
 
-  // gradient[row] += sum over the block's rows of a[first column + row] times the packed row; rows of the
-  // gradient are dealt out in slices.
-  void outer_product(const T* a, Index stride, Index count, const T* panels, Index units, T* gradient) {
+  // gradient[row] += sum over the block's first `depth` rows of a[first column + row] times the packed row;
+  // rows of the gradient are dealt out in slices.
+  void outer_product(const T* a, Index stride, Index count, const T* panels, Index depth, Index units,
+                     T* gradient) {
     const Range mine = share_.slice(count, kernels_.rows_of_tile(1));
-    for (Index row = mine.first; row < mine.last; ++row) {
-      list_.columns[row] = a + row;
-      list_.gradient[row] = gradient + row * units;
-    }
-    Product<T> product;
-    product.operand = {list_.columns + mine.first, stride, panels, rows_};
+    for (Index row = mine.first; row < mine.last; ++row) list_.columns[row] = a + row;
+    AddProduct<T> product;
+    product.operand = {list_.columns + mine.first, stride, panels, depth};
     product.units = units;
     product.rows = mine.last - mine.first;
     product.panels = {0, panel_count(units, kernels_.lanes)};
-    product.add = list_.gradient + mine.first;
-    product.out = list_.gradient + mine.first;
-    kernels_.product(product);
+    product.out = gradient + mine.first * units;
+    product.stride = units;
+    kernels_.add_product(product);
   }
 
   // sum[column] += sum over rows of a[column] (times b's row)
@@ -591,7 +591,7 @@ class Walk {
         kernels_.add(gradient + mine.first, from + mine.first, mine.last - mine.first);
       }
     } else {
-      outer_product(dg_input, stride_, GH, call_.panels.x, shape_.input, to.weight_ih);
+      outer_product(dg_input, stride_, GH, call_.panels.x, rows_, shape_.input, to.weight_ih);
     }
     if (shape_.bias) {
       column_sum(dg_input, nullptr, GH, to.bias_ih);
@@ -602,22 +602,24 @@ class Walk {
     }
 
     if (reset_after_) {  // columns n' r z to rows r z n
-      outer_product(dg + H_, stride_, 2 * H_, call_.panels.h_prev, R_, to.weight_hh);
-      outer_product(dg, stride_, H_, call_.panels.h_prev, R_, to.weight_hh + 2 * H_ * R_);
+      outer_product(dg + H_, stride_, 2 * H_, call_.panels.h_prev, rows_with_h_, R_, to.weight_hh);
+      outer_product(dg, stride_, H_, call_.panels.h_prev, rows_with_h_, R_, to.weight_hh + 2 * H_ * R_);
       if (shape_.bias) column_sum(dg, nullptr, H_, to.bias_hh + 2 * H_);
     } else {
-      outer_product(dg, stride_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, R_, to.weight_hh);
+      outer_product(dg, stride_, shape_.recurrent_gradient_columns(), call_.panels.h_prev, rows_with_h_, R_,
+                    to.weight_hh);
       if (reset_before_)
-        outer_product(dg + 2 * H_, stride_, H_, call_.panels.inner, H_, to.weight_hh + 2 * H_ * R_);
+        outer_product(dg + 2 * H_, stride_, H_, call_.panels.inner, rows_, H_, to.weight_hh + 2 * H_ * R_);
     }
-    if (shape_.projection) outer_product(call_.projected, R_, R_, call_.panels.inner, H_, to.weight_hr);
+    if (shape_.projection)
+      outer_product(call_.projected, R_, R_, call_.panels.inner, rows_, H_, to.weight_hr);
     if (shape_.peephole == Peephole::diagonal) {
       column_sum(dg, list_.c_prev, H_, to.weight_ch);
       column_sum(dg + H_, list_.c_prev, H_, to.weight_ch + H_);
       column_sum(dg + 3 * H_, list_.c, H_, to.weight_ch + 2 * H_);
     } else if (full_) {
-      outer_product(dg, stride_, 2 * H_, call_.panels.c_prev, H_, to.weight_ch);
-      outer_product(dg + 3 * H_, stride_, H_, call_.panels.c, H_, to.weight_ch + 2 * H_ * H_);
+      outer_product(dg, stride_, 2 * H_, call_.panels.c_prev, rows_, H_, to.weight_ch);
+      outer_product(dg + 3 * H_, stride_, H_, call_.panels.c, rows_, H_, to.weight_ch + 2 * H_ * H_);
     }
   }
 
@@ -726,13 +728,16 @@ class Walk {
   const bool apart_;    // dh is computed before the step's kernel
   const bool carries_;  // something of dh reaches the h before directly
   const T** const h_read_;
-  Index rows_ = 0;  // of the block
+  Index rows_ = 0;         // of the block
+  Index rows_with_h_ = 0;  // of them, all but those of the first step if h is all zeros there
 };
 
 }  // namespace
 
-Index gradient_block(Index steps, Index batch) {
-  return std::clamp<Index>(kBlockRows / std::max<Index>(batch, 1), 1, std::max<Index>(steps, 1));
+Index gradient_block(const LayerShape& shape, Index steps, Index batch) {
+  const bool near = shape.gate_rows() * shape.recurrent() <= kNearGradient;
+  return std::clamp<Index>((near ? kNearBlockRows : kBlockRows) / std::max<Index>(batch, 1), 1,
+                           std::max<Index>(steps, 1));
 }
 
 template <class T>
@@ -740,7 +745,7 @@ void BackwardCall<T>::layout(Arena& arena, int threads) {
   const LayerShape& s = this->shape;
   const int lanes = this->kernels->lanes;
   const Index B = this->batch, H = s.hidden, R = s.recurrent();
-  block = gradient_block(this->schedule->steps(), B);
+  block = gradient_block(s, this->schedule->steps(), B);
   const Index rows = block * B;
   const bool full = s.peephole == Peephole::full;
   auto take_panels = [&](Index units) { return arena.take<T>(panel_count(units, lanes) * rows * lanes); };

@@ -12,8 +12,8 @@ void elman_forward_as(const StepForward<W>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, p.units, input_sums(p, 1),
       [&](TileAt tile, T* z) {
-        if (!p.pre) multiply<1>(p.input, tile, z, 1);
-        multiply<1>(p.recurrent, tile, z, 1);
+        if (!p.pre) multiply<1>(p.input, tile, z);
+        multiply<1>(p.recurrent, tile, z);
       },
       [&](Index row, Index unit, auto n, T* z) {
         store(p.h[row] + unit, cells::activate(Kind, at(z, 0)), n);
@@ -35,7 +35,7 @@ template <class T>
 void elman_backward(const StepBackward<T>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, p.units, products_alone(p, 1, 1),
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         store(p.dg[row] + unit,
               cells::activate_backward(p.nonlinearity, incoming(p, row, unit, n, z),

@@ -14,15 +14,15 @@ void gru_forward(const StepForward<W>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   const auto input = input_sums(p, 3);
-  for_tiles<3, T, 4>(
+  for_tiles<3, T>(
       p.rows, p.panels, H,
       [&](Index row, Index unit, auto n, T* z) {
         put(z, 0, p.candidate_bias ? load(p.candidate_bias + unit, n) : V(T(0)));
         input(row, unit, n, z + V::lanes);
       },
       [&](TileAt tile, T* z) {
-        if (!p.pre) multiply<3>(p.input, tile, z + V::lanes, 4);
-        multiply<3>(p.recurrent, tile, z, 4);
+        if (!p.pre) multiply<3>(p.input, tile, z + V::lanes);
+        multiply<3>(p.recurrent, tile, z);
       },
       [](Index, Index, auto, T* z) {
         put(z, 1, cells::sigmoid(at(z, 1)));
@@ -48,7 +48,7 @@ void gru_forward_reset(const StepForward<W>& p) {
   using V = Vec<T>;
   const Index H = p.units;
   for_tiles<2, T>(
-      p.rows, p.panels, H, input_sums(p, 2), [&](TileAt tile, T* z) { multiply<2>(p.recurrent, tile, z, 2); },
+      p.rows, p.panels, H, input_sums(p, 2), [&](TileAt tile, T* z) { multiply<2>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const V r = cells::sigmoid(at(z, 0));
         store(p.gates[row] + unit, r, n);
@@ -65,7 +65,7 @@ void gru_forward_candidate(const StepForward<W>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, H,
       [&](Index row, Index unit, auto n, T* z) { put(z, 0, load(p.pre[row] + 2 * H + unit, n)); },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const V candidate = cells::tanh(at(z, 0));
         const V update = load<T>(p.gates[row] + H + unit, n);
@@ -92,7 +92,7 @@ void gru_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, products_alone(p, 3, 4),
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V r = load(gates, n), update = load(gates + H, n), candidate = load(gates + 2 * H, n);
@@ -115,7 +115,7 @@ void gru_backward_candidate(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, products_alone(p, 3, 3),
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         V da_z, da_n, dh_prev;
@@ -133,7 +133,7 @@ void gru_backward_reset(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, [&](Index, Index, auto, T* z) { put(z, 0, V(T(0))); },
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const V d_product = at(z, 0), r = load(p.gates[row] + unit, n);
         store(p.dg[row] + unit, cells::gru_reset_backward(d_product, load(p.h_prev[row] + unit, n), r), n);

@@ -108,7 +108,7 @@ struct Range {
 };
 
 // out[row][g * units + u] = start + sum_k a[row][k] w[k][g][u], where start is bias[g * units + u], or
-// add[row][...], or add[row][...] + add_more[row][...], or 0.  add may be out: accumulation.
+// add[row][...], or add[row][...] + add_more[row][...], or 0.  add may be out.
 template <class W>
 struct Product {
   using T = Compute<W>;
@@ -121,6 +121,17 @@ struct Product {
   const T* const* add = nullptr;
   const T* const* add_more = nullptr;  // only beside add: starts from add + add_more
   T* const* out = nullptr;
+};
+
+// out[row * stride + u] += sum_k a[row][k] w[k][u]
+template <class T>
+struct AddProduct {
+  Operand<T> operand;
+  Index units = 0;
+  Index rows = 0;
+  Range panels;
+  T* out = nullptr;
+  Index stride = 0;
 };
 
 // out[row][g * units + u] = bias[...] + w[tokens[row]][g][u]; panels of depth K = vocabulary.  Quantised, the
@@ -302,6 +313,7 @@ struct ForwardKernels {
 
 template <class T>
 struct Kernels : ForwardKernels<T> {
+  void (*add_product)(const AddProduct<T>&);
   void (*pack_rows)(const PackRows<T>&);
   void (*column_sum)(const ColumnSum<T>&);
 

@@ -12,6 +12,7 @@ constexpr ForwardKernels<FRNN_REAL> forward_part = forward_kernels<FRNN_REAL>();
 
 const Kernels<FRNN_REAL> FRNN_CONCAT(FRNN_REAL, _kernels) = {
     forward_part,
+    add_product<FRNN_REAL>,
     pack_rows<FRNN_REAL>,
     column_sum<FRNN_REAL>,
     lstm_backward<FRNN_REAL>,

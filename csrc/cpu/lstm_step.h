@@ -16,9 +16,9 @@ void lstm_forward(const StepForward<W>& p) {
   for_tiles<4, T>(
       p.rows, p.panels, H, input_sums(p, 4),
       [&](TileAt tile, T* z) {
-        if (!p.pre) multiply<4>(p.input, tile, z, 4);
-        multiply<4>(p.recurrent, tile, z, 4);
-        if (full) multiply<2>(p.peephole_full, tile, z, 4);
+        if (!p.pre) multiply<4>(p.input, tile, z);
+        multiply<4>(p.recurrent, tile, z);
+        if (full) multiply<2, 4>(p.peephole_full, tile, z);
       },
       [&](Index row, Index unit, auto n, T* z) {
         V a_i = at(z, 0), a_f = at(z, 1), a_o = at(z, 3);
@@ -54,7 +54,7 @@ void lstm_forward_output(const StepForward<W>& p) {
   for_tiles<1, T>(
       p.rows, p.panels, H,
       [&](Index row, Index unit, auto n, T* z) { put(z, 0, load<T>(p.gates[row] + 3 * H + unit, n)); },
-      [&](TileAt tile, T* z) { multiply<1>(p.peephole_full, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.peephole_full, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const Vec<T> o = cells::sigmoid(at(z, 0));
         store(p.gates[row] + 3 * H + unit, o, n);
@@ -95,7 +95,7 @@ void lstm_backward(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, products_alone(p, 4, 4),
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;
         const V i = load(gates, n), f = load(gates + H, n), g = load(gates + 2 * H, n),
@@ -124,7 +124,7 @@ void lstm_backward_output(const StepBackward<T>& p) {
   const Index H = p.units;
   for_tiles<1, T>(
       p.rows, p.panels, H, products_alone(p, 0, 0),
-      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z, 1); },
+      [&](TileAt tile, T* z) { multiply<1>(p.recurrent, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         V da_o, dc = load(p.dc_next[row] + unit, n);
         cells::lstm_output_backward(incoming(p, row, unit, n, z), load(p.gates[row] + 3 * H + unit, n),
@@ -142,8 +142,8 @@ void lstm_backward_cell(const StepBackward<T>& p) {
       p.rows, p.panels, H,
       [&](Index row, Index unit, auto n, T* z) { put(z, 0, load<T>(p.dc[row] + unit, n)); },
       [&](TileAt tile, T* z) {
-        multiply<1>(p.peephole_output, tile, z, 1);
-        multiply<1>(p.peephole_cell, tile, z, 1);
+        multiply<1>(p.peephole_output, tile, z);
+        multiply<1>(p.peephole_cell, tile, z);
       },
       [&](Index row, Index unit, auto n, T* z) {
         const T* gates = p.gates[row] + unit;

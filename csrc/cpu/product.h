@@ -46,14 +46,25 @@ struct Ahead {
   Index step;
 };
 
+// Sums that stand side by side for each row and unit: a GRU computes four with its three gates.
+constexpr int entry_of(int gates) { return gates == 3 ? 4 : gates; }
+
+// Where a tile's sums are: those of row r, panel p and gate g at first + r * row + (p * entry_of(Gates) + g)
+// * lanes.
+template <class T>
+struct Sums {
+  T* first;
+  Index row;
+};
+
 template <class W>
 using TileFn = void (*)(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth,
-                        Compute<W>* z, Index z_stride, Ahead<W> ahead);
+                        Sums<Compute<W>> z, Ahead<W> ahead);
 
 // The gates [First, First + Count) of a panel's Gates.
 template <class W, int Rows, int Panels, int Gates, int First = 0, int Count = Gates>
-void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth, Compute<W>* z,
-          Index z_stride, Ahead<W> ahead) {
+void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth, Sums<Compute<W>> z,
+          Ahead<W> ahead) {
   constexpr int lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   using D = Dot<W>;
   typename D::Sum acc[Rows][Panels][Count];
@@ -65,8 +76,8 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
     for (int p = 0; p < Panels; ++p) {
 #pragma GCC unroll 8
       for (int g = 0; g < Count; ++g) {
-        acc[r][p][g] = D::begin(z + (r * Panels + p) * z_stride + (First + g) * lanes, w + p * panel_stride,
-                                First + g, Gates);
+        acc[r][p][g] = D::begin(z.first + r * z.row + (p * entry_of(Gates) + First + g) * lanes,
+                                w + p * panel_stride, First + g, Gates);
       }
     }
   }
@@ -124,7 +135,7 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 #pragma GCC unroll 8
       for (int g = 0; g < Count; ++g) {
         D::end(acc[r][p][g], row[r], w + p * panel_stride, First + g,
-               z + (r * Panels + p) * z_stride + (First + g) * lanes);
+               z.first + r * z.row + (p * entry_of(Gates) + First + g) * lanes);
       }
     }
   }
@@ -134,13 +145,13 @@ void tile(const Row<W>* const* a, Index step, const W* w, Index panel_stride, In
 // fetches what the next one reads.
 template <class W, int Rows, int Gates>
 void tile_in_halves(const Row<W>* const* a, Index step, const W* w, Index panel_stride, Index depth,
-                    Compute<W>* z, Index z_stride, Ahead<W> ahead) {
+                    Sums<Compute<W>> z, Ahead<W> ahead) {
   constexpr int half = Gates / 2;
   constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   const Index far = ahead.step ? Gates * vector : 0;
   const W* others = w + panel_header<W>(Gates, lanes) + half * vector;
-  tile<W, Rows, 1, Gates, 0, half>(a, step, w, panel_stride, depth, z, z_stride, {others, far});
-  tile<W, Rows, 1, Gates, half, half>(a, step, w, panel_stride, depth, z, z_stride, {ahead.first, far});
+  tile<W, Rows, 1, Gates, 0, half>(a, step, w, panel_stride, depth, z, {others, far});
+  tile<W, Rows, 1, Gates, half, half>(a, step, w, panel_stride, depth, z, {ahead.first, far});
 }
 
 // For each shape the tile that computes it, if there is one.
@@ -189,9 +200,9 @@ struct TileAt {
   Index count;  // of all panels that the rows meet
 };
 
-// z += A W over the whole depth, which may be 0.  `z_gates`: gates of one z entry, at least Gates.
+// z += A W over the whole depth, which may be 0.
 template <int Gates, class W>
-FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z, int z_gates) {
+FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Sums<Compute<W>> z) {
   if (op.depth == 0) return;
   constexpr Index lanes = Vec<Compute<W>>::lanes, vector = lanes * kGroup<W>;
   const Index panel_stride = panel_size<W>(op.depth, Gates, lanes);
@@ -201,23 +212,36 @@ FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z, int z_
   const Index fetched = far ? at.tiles * ((op.depth + kGroup<W> - 1) / kGroup<W>)*vector : 0;
   const Ahead<W> ahead{op.panels + at.next * panel_stride + fetched, far ? vector : 0};
   tiles<W, Gates>.fn[at.panels >> 1][at.rows - 1](op.a + at.row, op.step, op.panels + at.panel * panel_stride,
-                                                  panel_stride, op.depth, z, z_gates * lanes, ahead);
+                                                  panel_stride, op.depth, z, ahead);
+}
+// The sums as for_tiles lays them out; where its entries are larger than the product's, panel by panel.
+template <int Gates, int Entry = entry_of(Gates), class W>
+FRNN_INLINE void multiply(const Operand<W>& op, TileAt at, Compute<W>* z) {
+  constexpr Index entry = Index{Entry} * Vec<Compute<W>>::lanes;
+  const int panels = at.panels;
+  Sums<Compute<W>> sums{z, panels * entry};
+  if constexpr (Entry == entry_of(Gates)) {
+    multiply<Gates>(op, at, sums);
+  } else {
+    at.panels = 1;
+    for (int p = 0; p < panels; ++p, ++at.panel, sums.first += entry) multiply<Gates>(op, at, sums);
+  }
 }
 
 // For every tile: start(row, unit, n, z) for each row and panel, products(at, z), then finish(row, unit, n,
 // z) for each, one `finish` after the other. unit is the panel's first unit and n how many of its lanes are
-// real (AllLanes or a number).  A tile has Gates sums for each row and unit, and z room for Entry of them.
-template <int Gates, class T, int Entry = Gates, class Start, class Products, class... Finish>
+// real (AllLanes or a number).  A tile has Gates sums for each row and unit, and z room for entry_of(Gates).
+template <int Gates, class T, class Start, class Products, class... Finish>
 FRNN_INLINE void for_tiles(Index rows, Range range, Index units, Start start, Products products,
                            Finish... finish) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int entries = kAccumulators / Gates > most_rows(Gates) ? kAccumulators / Gates : most_rows(Gates);
-  alignas(64) T z[entries * Entry * lanes];
+  alignas(64) T z[entries * entry_of(Gates) * lanes];
 
   auto each = [&](const TileAt& at, auto&& visit) {
     T* entry = z;
     for (int r = 0; r < at.rows; ++r) {
-      for (int p = 0; p < at.panels; ++p, entry += Entry * lanes) {
+      for (int p = 0; p < at.panels; ++p, entry += entry_of(Gates) * lanes) {
         const Index unit = (at.panel + p) * lanes;
         if (units - unit >= lanes) {
           visit(at.row + r, unit, AllLanes{}, entry);
@@ -286,13 +310,13 @@ FRNN_INLINE auto input_sums(const StepForward<W>& p, int gates) {
     }
     __builtin_prefetch(p.h[row] + unit, 1);
     if (p.c) __builtin_prefetch(p.c[row] + unit, 1);
+    const W* column = p.tokens ? p.columns + unit / lanes * panel_stride : nullptr;
     for (int g = 0; g < gates; ++g) {
       if (p.gates) __builtin_prefetch(p.gates[row] + g * p.units + unit, 1);
-      put(z, g, p.bias ? load(p.bias + g * p.units + unit, n) : Vec<T>(T(0)));
+      const Vec<T> bias = p.bias ? load(p.bias + g * p.units + unit, n) : Vec<T>(T(0));
+      put(z, g, column ? Dot<W>::gather(bias, column, p.tokens[row], g, gates) : bias);
     }
-    if (!p.tokens) return;
-    const W* column = p.columns + unit / lanes * panel_stride;
-    for (int g = 0; g < gates; ++g) put(z, g, Dot<W>::gather(at(z, g), column, p.tokens[row], g, gates));
+    if (!column) return;
     const Index next = (unit + following) / lanes;
     if (next < p.panels.first || next >= p.panels.last) return;
     column = p.columns + next * panel_stride + panel_header<W>(gates, lanes);
@@ -330,6 +354,7 @@ void product_gates(const Product<W>& p) {
       [&](Index row, Index unit, auto n, T* z) {
         for (int g = 0; g < Gates; ++g) {
           const Index column = g * p.units + unit;
+          __builtin_prefetch(p.out[row] + column, 1);
           Vec<T> start(T(0));
           if (p.bias) start = load(p.bias + column, n);
           if (p.add) start = load(p.add[row] + column, n);
@@ -337,10 +362,25 @@ void product_gates(const Product<W>& p) {
           put(z, g, start);
         }
       },
-      [&](TileAt tile, T* z) { multiply<Gates>(p.operand, tile, z, Gates); },
+      [&](TileAt tile, T* z) { multiply<Gates>(p.operand, tile, z); },
       [&](Index row, Index unit, auto n, T* z) {
         for (int g = 0; g < Gates; ++g) store(p.out[row] + g * p.units + unit, at(z, g), n);
       });
+}
+
+template <class T>
+void add_product(const AddProduct<T>& p) {
+  constexpr int lanes = Vec<T>::lanes;
+  const Index whole = p.units / lanes < p.panels.last ? p.units / lanes : p.panels.last;
+  const auto out = [&p](Index row, Index unit) { return p.out + row * p.stride + unit; };
+  for_tiles<1, T>(
+      p.rows, {p.panels.first, whole}, p.units, [](Index, Index, auto, T*) {},
+      [&](TileAt tile, T*) { multiply<1>(p.operand, tile, {out(tile.row, tile.panel * lanes), p.stride}); });
+  for_tiles<1, T>(
+      p.rows, {whole, p.panels.last}, p.units,
+      [&](Index row, Index unit, auto n, T* z) { put(z, 0, load(out(row, unit), n)); },
+      [&](TileAt tile, T* z) { multiply<1>(p.operand, tile, z); },
+      [&](Index row, Index unit, auto n, T* z) { store(out(row, unit), at(z, 0), n); });
 }
 
 template <class W>

@@ -116,7 +116,7 @@ template <class W>
 bool fuses_input(const LayerShape& shape, Index rows, bool tokens, const ForwardKernels<W>& kernels);
 
 // Steps whose weight gradients are computed together.
-Index gradient_block(Index steps, Index batch);
+Index gradient_block(const LayerShape& shape, Index steps, Index batch);
 
 // y may be any rows but must not overlap x; h_n and c_n may be h0 and c0, or h_n the y of a single step.
 // With quantised weights W only inference.

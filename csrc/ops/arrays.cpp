@@ -88,20 +88,25 @@ template <class T>
 void multiply_rows(const cpu::Kernels<T>& kernels, const Share& share, Index rows, const T* a, Index depth,
                    const T* panels, Index units, const T* bias, T* out) {
   std::vector<const T*> from;
-  std::vector<T*> to;
   const cpu::Range mine = share.slice(rows, kernels.rows_of_tile(1));
   for (Index row = mine.first; row < mine.last; row += kRows) {
     const Index count = std::min(kRows, mine.last - row);
     point_to(from, a + row * depth, count, depth);
-    point_to(to, out + row * units, count, units);
-    cpu::Product<T> product;
+    for (T* to = out + row * units; to != out + (row + count) * units; to += units) {
+      if (bias) {
+        std::copy(bias, bias + units, to);
+      } else {
+        std::fill(to, to + units, T(0));
+      }
+    }
+    cpu::AddProduct<T> product;
     product.operand = {from.data(), 1, panels, depth};
     product.units = units;
     product.rows = count;
     product.panels = {0, cpu::panel_count(units, kernels.lanes)};
-    product.bias = bias;
-    product.out = to.data();
-    kernels.product(product);
+    product.out = out + row * units;
+    product.stride = units;
+    kernels.add_product(product);
   }
 }
 
@@ -113,8 +118,6 @@ void add_outer_products(const cpu::Kernels<T>& kernels, const Share& share, cons
   const cpu::Range mine = share.slice(cpu::panel_count(s.inputs, kernels.lanes));
   if (mine.first == mine.last) return;
   std::vector<const T*> rows, columns;
-  std::vector<T*> to;
-  point_to(to, sums, s.outputs, s.inputs);
   for (Index row = 0; row < s.rows; row += kRows) {
     const Index count = std::min(kRows, s.rows - row);
     // Panels are `count` deep, but a thread's part of the memory begins where it does in full blocks, which
@@ -123,14 +126,14 @@ void add_outer_products(const cpu::Kernels<T>& kernels, const Share& share, cons
     point_to(rows, x + row * s.inputs, count, s.inputs);
     point_to(columns, dy + row * s.outputs, s.outputs, Index{1});
     kernels.pack_rows({rows.data(), count, s.inputs, mine, mine_only});
-    cpu::Product<T> product;
+    cpu::AddProduct<T> product;
     product.operand = {columns.data(), s.outputs, mine_only, count};
     product.units = s.inputs;
     product.rows = s.outputs;
     product.panels = mine;
-    product.add = to.data();
-    product.out = to.data();
-    kernels.product(product);
+    product.out = sums;
+    product.stride = s.inputs;
+    kernels.add_product(product);
   }
   const Index first = mine.first * kernels.lanes, last = std::min(s.inputs, mine.last * kernels.lanes);
   for (Index output = 0; output < s.outputs; ++output) {

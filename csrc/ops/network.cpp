@@ -88,7 +88,7 @@ void Weights<W>::pack(const std::vector<const Compute<W>*>& parameters) {
 
 Index segment_steps(const LayerShape& shape, Index steps, Index batch, Index checkpoint) {
   if (!checkpoint || !shape.reserved_gates()) return 0;
-  const Index block = cpu::gradient_block(steps, batch);
+  const Index block = cpu::gradient_block(shape, steps, batch);
   if (shape.cell != Cell::lstm) return block;
   return std::min((std::min(checkpoint, steps) + block - 1) / block * block, steps);
 }

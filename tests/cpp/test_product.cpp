@@ -164,7 +164,7 @@ void check_start_and_range(const Kernels<T>& kernels) {
   product.units = p.units;
   product.rows = p.rows;
   product.panels = {1, 3};
-  product.add = to.data();  // accumulates
+  product.add = to.data();
   product.add_more = plus.data();
   product.out = to.data();
   kernels.product(product);
@@ -180,6 +180,40 @@ void check_start_and_range(const Kernels<T>& kernels) {
       }
     }
   }
+}
+
+// In place, rows further apart than they are long; between them, and in other panels, nothing changes.
+template <class T>
+void check_add_product(const Kernels<T>& kernels) {
+  for_sizes(kernels, [&](Problem<T>& p) {
+    if (p.gates > 1) return;
+    const Index lanes = kernels.lanes, panels = panels_for(p.units, lanes), stride = p.units + 3;
+    const std::vector<T> packed = pack(p.w, p.gates, p.units, p.depth, lanes);
+    const std::vector<T*> a = rows_of(p.a, p.rows, p.depth);
+    for (const Range range : {Range{0, panels}, Range{panels / 2, panels}, Range{0, panels / 2}}) {
+      std::vector<T> out = random<T>(p.rows * stride, 4);
+      const std::vector<T> start = out;
+      AddProduct<T> product;
+      product.operand = {a.data(), 1, packed.data(), p.depth};
+      product.units = p.units;
+      product.rows = p.rows;
+      product.panels = range;
+      product.out = out.data();
+      product.stride = stride;
+      kernels.add_product(product);
+      for (Index row = 0; row < p.rows; ++row) {
+        for (Index column = 0; column < stride; ++column) {
+          const std::size_t i = at(row * stride + column);
+          const Index panel = column / lanes;
+          if (column < p.units && panel >= range.first && panel < range.last) {
+            CHECK_NEAR(out[i], static_cast<long double>(start[i]) + p.exact(row, column), p.tolerance());
+          } else {
+            CHECK(out[i] == start[i]);
+          }
+        }
+      }
+    }
+  });
 }
 
 template <class T>
@@ -267,6 +301,9 @@ TEST(product_at_all_sizes) {
 }
 TEST(product_start_stride_and_range) {
   for_all([](const auto& kernels) { check_start_and_range(kernels); });
+}
+TEST(product_added_in_place) {
+  for_all([](const auto& kernels) { check_add_product(kernels); });
 }
 TEST(product_of_one_hot_rows_is_gather) {
   for_all([](const auto& kernels) { check_gather(kernels); });
