@@ -82,6 +82,12 @@ struct ProductShape {
   FRNN_HOST_DEVICE constexpr int vectors(int planes) const { return planes * columns * vector_pitch(); }
 };
 
+// The fragments of A in shared memory, of all warps.
+template <class T, class Tile>
+FRNN_HOST_DEVICE constexpr int fragments_of_rest(const ProductShape& shape) {
+  return kPersistentThreads * shape.rest(Tile::kDeep) * Tile::kTall * Multiplied<T>::kPlanes;
+}
+
 // The share of A that a warp has, and its products.
 template <class T, class Tile, class X>
 class Weights {
@@ -90,11 +96,6 @@ class Weights {
   using Operand = typename M::Operand;
   using Words = Pack<std::uint32_t, 4>;  // of a fragment, in one load
   static constexpr int kPlanes = M::kPlanes, kTall = Tile::kTall, kDeep = Tile::kDeep, kWide = Tile::kWide;
-
-  // Fragments in shared memory, of all warps.
-  static FRNN_HOST_DEVICE constexpr int rest(const ProductShape& shape) {
-    return kPersistentThreads * shape.rest(kDeep) * kTall * kPlanes;
-  }
 
   // row(i) is row i of A; its piece(k), k a multiple of 16, has at(0) to at(15). Asked for rows and depth
   // within the shape.

@@ -166,8 +166,7 @@ struct PersistentBackward {
       state = shared.take<float>(s.units() * s.columns);
       lengths = shared.take<int>(s.columns);
       full = shared.take<MBarrier>(2);
-      rest = shared.take<Pack<std::uint32_t, 4>>(kPersistentThreads * p.rest(Tile::kDeep) * Tile::kTall *
-                                                 kPlanes);
+      rest = shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p));
     }
   };
 

@@ -183,8 +183,7 @@ struct PersistentForward {
       lengths = shared.take<int>(s.columns);
       goes_on = shared.take<int>(2 * s.columns);
       full = shared.take<MBarrier>(2);
-      rest = shared.take<Pack<std::uint32_t, 4>>(kPersistentThreads * p.rest(Tile::kDeep) * Tile::kTall *
-                                                 kPlanes);
+      rest = shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p));
     }
   };
 
