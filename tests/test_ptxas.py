@@ -1,4 +1,4 @@
-"""Do the kernels compile for two generations of GPUs, without warnings, with their values in registers?"""
+"""Do the kernels compile for two generations of GPUs, without warnings, in few enough registers?"""
 
 from __future__ import annotations
 
@@ -64,6 +64,42 @@ def test_reads_the_report_of_the_assembler() -> None:
     assert (good.stack, good.spilled) == (0, 0)
     assert (bad.name, bad.arch, bad.registers) == ("_Z3badPf", "sm_90", 255)
     assert (bad.stack, bad.spilled) == (16, 20)
+
+
+def test_every_family_of_kernels_has_a_cap() -> None:
+    module = script()
+    for family in module.FAMILIES:
+        assert family.threads * family.ctas * family.cap <= 65536
+    caps = {
+        "PersistentBackward<PersistentGruBackward, float, Tile<4, 4, 1> >": 255,
+        "_ZN7fastrnn4cuda10run_kernelINS0_17PersistentForwardI": 255,
+        "GemmFma<float>": 128,
+        "GemmMma<half_t>": 128,
+        "_ZN7fastrnn4cuda10run_kernelINS0_10StreamStepIdE": 168,
+        "StreamStep<float>": 128,
+        "LstmBackward<double>": 64,
+    }
+    for name, cap in caps.items():
+        assert module.Kernel(name, "sm_90", cap, 0, 0).faults == []
+        assert module.Kernel(name, "sm_90", cap + 1, 0, 0).faults == ["has 1 REGISTERS too many"]
+
+
+@pytest.mark.parametrize(("registers", "code"), [(64, 0), (65, 1)])
+def test_a_kernel_over_its_cap_is_a_failure(
+    registers: int,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = "".join(REPORT.splitlines(keepends=True)[:4]).replace("40 registers", f"{registers} registers")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{report}END\n")
+    nvcc.chmod(0o755)
+    module = script()
+    monkeypatch.setattr(module.shutil, "which", lambda tool: None)  # no machine code to read
+    assert module.main(["--nvcc", str(nvcc), "any.cu"]) == code
+    assert ("1 REGISTERS too many" in capsys.readouterr().out) == (code == 1)
 
 
 @pytest.mark.nvcc
