@@ -12,10 +12,7 @@
 
 using namespace fastrnn;
 using namespace fastrnn::cuda;
-using emulated::all_schedules;
-using emulated::KernelError;
-using emulated::Schedule;
-using emulated::ScheduleScope;
+using namespace fastrnn::cuda::emulated;
 
 namespace {
 
@@ -133,79 +130,75 @@ struct Planted {
   }
 };
 
-// A forward of two ranks whose outputs do not matter.
-template <class Cell>
-struct Forward {
-  using T = bfloat16_t;
-  using Kernel = PersistentForward<Cell, T, Tiles<T>::Narrow>;
-  static constexpr std::size_t kSteps = 4, kBatch = 3, kHidden = 20;
+// A pass of two ranks whose outputs do not matter.
+constexpr std::size_t kSteps = 4, kBatch = 3, kHidden = 20, kUnits = kSteps * kBatch * kHidden;
+using T = bfloat16_t;
 
-  std::vector<T> weights = std::vector<T>(Cell::kGates * kHidden * kHidden, narrow<T>(0.125f));
-  std::vector<float> input = std::vector<float>(kSteps * kBatch * Cell::kGates * kHidden, 0.25f);
-  std::vector<T> y = std::vector<T>(kSteps * kBatch * kHidden), h = std::vector<T>(kBatch * kHidden);
-  std::vector<float> c = std::vector<float>(kBatch * kHidden);
+template <class K>
+struct Problem {
+  using Kernel = K;
+  static constexpr std::size_t kGates = Kernel::kGates;
 
-  template <Bug bug>
-  void run() {
-    typename Kernel::Params p;
+  std::vector<T> weights = std::vector<T>(kGates * kHidden * kHidden, narrow<T>(0.125f));
+  std::vector<T> y = std::vector<T>(kUnits);
+  typename Kernel::Params p;
+
+  Problem() {
     p.shape.hidden = kHidden;
     p.shape.batch = kBatch;
     p.shape.ranks = 2;
-    PersistentForwardPart<T>& part = p.parts[0];
-    part.walk = {nullptr, nullptr, kSteps, kBatch, false};
-    part.weight_hh = weights.data();
-    part.input = input.data();
-    part.input_stride = Cell::kGates * kHidden;
-    part.y = contiguous(y.data(), Index{kBatch}, Index{kHidden});
-    part.h = h.data();
-    part.c = c.data();
+    p.parts[0].walk = {nullptr, nullptr, kSteps, kBatch, false};
+    p.parts[0].weight_hh = weights.data();
+  }
+  template <Bug bug>
+  void run() const {
     const Grid grid = {p.shape.blocks(), typename Kernel::Layout(p.shape).shared.bytes(), p.shape.ranks};
     launch<Planted<Kernel, bug>>(Stream{}, grid, p);
   }
 };
 
-// A backward of two ranks.
 template <class Cell>
-struct Backward {
-  using T = bfloat16_t;
-  using Kernel = PersistentBackward<Cell, T, Tiles<T>::Narrow>;
-  static constexpr std::size_t kSteps = 4, kBatch = 3, kHidden = 20, kUnits = kSteps * kBatch * kHidden;
+struct Forward : Problem<PersistentForward<Cell, T, Tiles<T>::Narrow>> {
+  std::vector<float> input = std::vector<float>(kUnits * Cell::kGates, 0.25f);
+  std::vector<T> h = std::vector<T>(kBatch * kHidden);
+  std::vector<float> c = std::vector<float>(kBatch * kHidden);
 
-  std::vector<T> weights = std::vector<T>(Cell::kGates * kHidden * kHidden, narrow<T>(0.125f));
-  std::vector<T> gates = std::vector<T>(4 * kUnits, narrow<T>(0.5f)), y = std::vector<T>(kUnits);
+  Forward() {
+    PersistentForwardPart<T>& part = this->p.parts[0];
+    part.input = input.data();
+    part.input_stride = Cell::kGates * kHidden;
+    part.y = contiguous(this->y.data(), Index{kBatch}, Index{kHidden});
+    part.h = h.data();
+    part.c = c.data();
+  }
+};
+
+template <class Cell>
+struct Backward : Problem<PersistentBackward<Cell, T, Tiles<T>::Narrow>> {
+  std::vector<T> gates = std::vector<T>(4 * kUnits, narrow<T>(0.5f)), dg = std::vector<T>(4 * kUnits);
   std::vector<float> cells = std::vector<float>(kUnits, 0.25f), state = std::vector<float>(kBatch * kHidden);
-  std::vector<T> dg = std::vector<T>(4 * kUnits);
 
-  template <Bug bug>
-  void run() {
-    typename Kernel::Params p;
-    p.shape.hidden = kHidden;
-    p.shape.batch = kBatch;
-    p.shape.ranks = 2;
-    PersistentBackwardPart<T>& part = p.parts[0];
-    part.walk = {nullptr, nullptr, kSteps, kBatch, false};
-    part.weight_hh = weights.data();
+  Backward() {
+    PersistentBackwardPart<T>& part = this->p.parts[0];
     part.gates = gates.data();
     part.cells = cells.data();
-    part.h_prev = y.data();
-    part.y = part.dy = contiguous<const T>(y.data(), Index{kBatch}, Index{kHidden});
+    part.h_prev = this->y.data();
+    part.y = part.dy = contiguous<const T>(this->y.data(), Index{kBatch}, Index{kHidden});
     part.dg = {dg.data(), nullptr, Index{Cell::kGates == 3 ? 4 : Cell::kGates} * kHidden};
     part.state = state.data();
-    const Grid grid = {p.shape.blocks(), typename Kernel::Layout(p.shape).shared.bytes(), p.shape.ranks};
-    launch<Planted<Kernel, bug>>(Stream{}, grid, p);
   }
 };
 
 // Reported in every schedule, as one of these: what is noticed first depends on the schedule.
-template <class Problem, Bug bug>
+template <class Pass, Bug bug>
 void check_bug(const std::vector<std::string>& diagnoses) {
   for (const Schedule& schedule : all_schedules(4)) {
     const ScheduleScope scope(schedule);
-    Problem problem;
-    problem.template run<Bug::none>();
+    const Pass pass;
+    pass.template run<Bug::none>();
     std::string message = "no error";
     try {
-      problem.template run<bug>();
+      pass.template run<bug>();
     } catch (const KernelError& error) {
       message = error.what();
     }

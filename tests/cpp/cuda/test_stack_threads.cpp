@@ -24,12 +24,12 @@ struct Problem {
   std::vector<const float*> pointers;
   Array x;
 
-  explicit Problem(Cell cell, double noise = 0) : x(some(steps * batch * 3)) {
+  explicit Problem(Cell cell, Index hidden = 20, double noise = 0) : x(some(steps * batch * 3)) {
     network.first.cell = cell;
     network.recurrent_dropout = network.zoneout_h = noise;
     network.zoneout_c = cell == Cell::lstm ? noise : 0;
     network.first.input = 3;
-    network.first.hidden = 20;  // some for either CTA of a cluster
+    network.first.hidden = hidden;
     for (const Index size : network.parameter_sizes()) {
       parameters.push_back(some(size));
       pointers.push_back(parameters.back().data());
@@ -40,11 +40,11 @@ struct Problem {
   }
 };
 
-void check_calls(const cuda::Wish& wish, double noise = 0) {
+void check_calls(const cuda::Wish& wish, Index hidden = 20, double noise = 0) {
   cuda::Options options;
   options.wish = wish;
   for (const Cell cell : cells) {
-    const Problem p(cell, noise);
+    const Problem p(cell, hidden, noise);
     const Network& n = p.network;
     cuda::Request request;
     request.network = n;
@@ -96,15 +96,16 @@ void check_calls(const cuda::Wish& wish, double noise = 0) {
 
 }  // namespace
 
-// Step by step, and in persistent kernels of one CTA and two.
+// Step by step, and in persistent kernels of one CTA, two, and four: of so many units that each has some.
 TEST(calls_have_no_races) {
   check_calls({cuda::Strategy::step, 0, 0, {}});
   check_calls({cuda::Strategy::cta, 1, 8, {}});
   check_calls({cuda::Strategy::cluster, 2, 8, {}});
+  check_calls({cuda::Strategy::cluster, 4, 8, {}}, 50);
 }
 
 TEST(calls_with_recurrent_dropout_and_zoneout_have_no_races) {
-  check_calls({cuda::Strategy::step, 0, 0, {}}, 0.5);
+  check_calls({cuda::Strategy::step, 0, 0, {}}, 20, 0.5);
 }
 
 TEST(streams_have_no_races) {
