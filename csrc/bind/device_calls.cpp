@@ -36,7 +36,10 @@ cuda::Wish forward_wish, backward_wish;
 constexpr std::initializer_list<std::pair<const char*, cuda::Strategy>> kStrategies{
     {"step", cuda::Strategy::step}, {"cta", cuda::Strategy::cta}, {"cluster", cuda::Strategy::cluster}};
 constexpr std::initializer_list<std::pair<const char*, cuda::TileKind>> kTiles{
-    {"narrow", cuda::TileKind::narrow}, {"wide", cuda::TileKind::wide}, {"low", cuda::TileKind::low}};
+    {"narrow", cuda::TileKind::narrow},
+    {"wide", cuda::TileKind::wide},
+    {"low", cuda::TileKind::low},
+    {"tall", cuda::TileKind::tall}};
 
 cuda::Wish wish_of(bool backward) {
   const std::lock_guard<std::mutex> lock(wish_mutex);

@@ -440,7 +440,7 @@ void run_persistent(const Queue& queue, const Request& request,
   using Part = BackwardPart<T>;
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().backward_persistence;
-  with_persistent_backward<T>(request.network.first.cell, launch.tile, [&](auto kernel) {
+  with_persistent<BackwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
     launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.end(on); });

@@ -305,7 +305,7 @@ void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
   run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
   const Persistence& launch = queue.plan().persistence;
-  with_persistent_forward<T>(request.network.first.cell, launch.tile, [&](auto kernel) {
+  with_persistent<ForwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
     launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
   for (const ForwardPart<T>& part : directions) part.end(queue);

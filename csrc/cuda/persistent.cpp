@@ -78,13 +78,12 @@ void with_type(DType dtype, Body body) {
   }
 }
 
-}  // namespace
-
-PersistentChoice choose_persistent_forward(const Request& request, const Limits& limits) {
+template <class Pass>
+PersistentChoice choose(const Request& request, const Limits& limits) {
   Chooser chooser(request, limits);
   with_type(request.dtype, [&](auto type) {
     each_launch([&](const Persistence& launch) {
-      with_persistent_forward<decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
+      with_persistent<Pass, decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
         chooser.consider<typename decltype(kernel)::Kernel>(launch);
       });
     });
@@ -92,16 +91,10 @@ PersistentChoice choose_persistent_forward(const Request& request, const Limits&
   return chooser.best();
 }
 
-PersistentChoice choose_persistent_backward(const Request& request, const Limits& limits) {
-  Chooser chooser(request, limits);
-  with_type(request.dtype, [&](auto type) {
-    each_launch([&](const Persistence& launch) {
-      with_persistent_backward<decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
-        chooser.consider<typename decltype(kernel)::Kernel>(launch);
-      });
-    });
-  });
-  return chooser.best();
+}  // namespace
+
+PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits) {
+  return backward ? choose<BackwardPass>(request, limits) : choose<ForwardPass>(request, limits);
 }
 
 }  // namespace fastrnn::cuda

@@ -17,37 +17,47 @@ struct KernelType {
   using Kernel = K;
 };
 
-template <template <class, class, class> class Pass, class Cell, class T, class Body>
+// The kernels of a pass, by cell.
+template <template <class, class, class> class Kernel_, class LstmCell, class GruCell, class ElmanCell>
+struct Pass {
+  template <class Cell, class T, class Tile>
+  using Kernel = Kernel_<Cell, T, Tile>;
+  using Lstm = LstmCell;
+  using Gru = GruCell;
+  using Elman = ElmanCell;
+};
+using ForwardPass = Pass<PersistentForward, PersistentLstm, PersistentGru, PersistentElman>;
+using BackwardPass =
+    Pass<PersistentBackward, PersistentLstmBackward, PersistentGruBackward, PersistentElmanBackward>;
+
+template <class Pass, class Cell, class T, class Body>
 void with_tile(TileKind kind, Body body) {
   switch (kind) {
-    case TileKind::narrow: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Narrow>>{});
-    case TileKind::wide: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Wide>>{});
-    case TileKind::low: return body(KernelType<Pass<Cell, T, typename Tiles<T>::Low>>{});
+    case TileKind::narrow:
+      return body(KernelType<typename Pass::template Kernel<Cell, T, typename Tiles<T>::Narrow>>{});
+    case TileKind::wide:
+      return body(KernelType<typename Pass::template Kernel<Cell, T, typename Tiles<T>::Wide>>{});
+    case TileKind::low:
+      return body(KernelType<typename Pass::template Kernel<Cell, T, typename Tiles<T>::Low>>{});
+    case TileKind::tall:
+      return body(KernelType<typename Pass::template Kernel<Cell, T, typename Tiles<T>::Tall>>{});
   }
 }
 
-// Call body(KernelType) for the kernel of a cell with that tile.
-template <class T, class Body>
-void with_persistent_forward(Cell cell, TileKind kind, Body body) {
+// Calls body(KernelType) for the kernel of a pass and cell with that tile.
+template <class Pass, class T, class Body>
+void with_persistent(Cell cell, TileKind kind, Body body) {
   switch (cell) {
-    case Cell::lstm: return with_tile<PersistentForward, PersistentLstm, T>(kind, body);
-    case Cell::gru: return with_tile<PersistentForward, PersistentGru, T>(kind, body);
-    case Cell::rnn: return with_tile<PersistentForward, PersistentElman, T>(kind, body);
-  }
-}
-template <class T, class Body>
-void with_persistent_backward(Cell cell, TileKind kind, Body body) {
-  switch (cell) {
-    case Cell::lstm: return with_tile<PersistentBackward, PersistentLstmBackward, T>(kind, body);
-    case Cell::gru: return with_tile<PersistentBackward, PersistentGruBackward, T>(kind, body);
-    case Cell::rnn: return with_tile<PersistentBackward, PersistentElmanBackward, T>(kind, body);
+    case Cell::lstm: return with_tile<Pass, typename Pass::Lstm, T>(kind, body);
+    case Cell::gru: return with_tile<Pass, typename Pass::Gru, T>(kind, body);
+    case Cell::rnn: return with_tile<Pass, typename Pass::Elman, T>(kind, body);
   }
 }
 
 // Calls body(launch) for all that are compiled.
 template <class Body>
 void each_launch(Body body) {
-  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low}) {
+  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low, TileKind::tall}) {
     for (const int ranks : {1, 2, 4, 8, 16}) {
       for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
     }
@@ -87,7 +97,6 @@ struct PersistentChoice {
   Persistence launch;
   double cycles = 0;
 };
-PersistentChoice choose_persistent_forward(const Request& request, const Limits& limits);
-PersistentChoice choose_persistent_backward(const Request& request, const Limits& limits);
+PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits);
 
 }  // namespace fastrnn::cuda

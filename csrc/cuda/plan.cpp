@@ -131,10 +131,6 @@ struct PassPlan {
   Persistence& persistence;
 };
 
-PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits) {
-  return backward ? choose_persistent_backward(request, limits) : choose_persistent_forward(request, limits);
-}
-
 // As `request.wish` has it, also for backward.
 void choose_strategy(const PassPlan& plan, const Request& request, const Limits& limits,
                      const TunedTable& table) {

@@ -29,7 +29,7 @@ enum class Products {
 };
 
 // How a persistent kernel is launched, and which of those that are compiled (Tiles in kernels/persistent.h).
-enum class TileKind { narrow, wide, low };
+enum class TileKind { narrow, wide, low, tall };
 struct Persistence {
   int ranks = 0, columns = 0;
   TileKind tile = TileKind::narrow;

@@ -244,7 +244,7 @@ def set_wish(
 ) -> None:
     """What all later calls, or their backward passes, insist on, of what is possible; nothing: all is chosen.
 
-    strategy "step", "cta" or "cluster"; tile "narrow", "wide" or "low".  For tests and measurements.
+    strategy "step", "cta" or "cluster"; tile "narrow", "wide", "low" or "tall".  For tests and measurements.
     """
 
 def why_unavailable() -> str:

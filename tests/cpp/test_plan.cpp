@@ -109,7 +109,7 @@ TEST(plan_keeps_weights_on_the_chip) {
     CHECK(s.padded() >= c.hidden && s.groups() * s.columns >= c.batch);
     CHECK(s.blocks() % plan.persistence.ranks == 0);
     if (c.dtype != DType::bfloat16) continue;
-    with_persistent_forward<bfloat16_t>(c.cell, plan.persistence.tile, [&](auto kernel) {
+    with_persistent<ForwardPass, bfloat16_t>(c.cell, plan.persistence.tile, [&](auto kernel) {
       using Layout = typename decltype(kernel)::Kernel::Layout;
       CHECK(Layout(s).shared.bytes() <= c.limits.shared_per_block);
     });
@@ -126,9 +126,19 @@ TEST(plan_of_backward) {
   CHECK(says(r, h200, "backward_strategy_reason", "rows of the batch"));
   CHECK(make_plan(r, a100).backward_strategy == Strategy::step);
   CHECK(says(r, a100, "backward_strategy_reason", "do not fit"));
-  r.network.first.hidden = 768;
-  CHECK(make_plan(r, h200).strategy == Strategy::cluster);
-  CHECK(make_plan(r, h200).backward_strategy == Strategy::step);
+  for (const Cell cell : {Cell::lstm, Cell::gru}) {  // as many units as 16 CTAs hold in 16 bits, either way
+    for (const DType dtype : {DType::bfloat16, DType::float16}) {
+      r = request(cell, dtype, 512, 64, 768);
+      r.training = true;
+      const Plan plan = make_plan(r, h200);
+      CHECK(plan.strategy == Strategy::cluster && plan.backward_strategy == Strategy::cluster);
+      CHECK(plan.persistence.ranks == 16 && plan.backward_persistence.ranks == 16);
+      CHECK(plan.backward_persistence.tile == TileKind::tall);
+      r.network.first.hidden = 769;
+      CHECK(make_plan(r, h200).strategy == Strategy::step);
+      CHECK(make_plan(r, h200).backward_strategy == Strategy::step);
+    }
+  }
 }
 
 TEST(plan_asks_for_no_more_clusters_than_there_are) {
@@ -301,7 +311,7 @@ TEST(plan_divides_products_whole) {
       s.hidden = hidden;
       s.ranks = ranks;
       CHECK(s.padded() >= hidden && s.units() % kPiece == 0 && s.padded() % (2 * kPiece) == 0);
-      for (const int tall : {3, 4}) {
+      for (const int tall : {3, 4, 6}) {
         const ProductShape p(4 * s.units(), s.padded(), s.columns, tall);
         CHECK(p.down * p.across() == kPersistentWarps);
         CHECK(p.share % 2 == 0 && p.share * kPiece * p.across() >= p.depth);

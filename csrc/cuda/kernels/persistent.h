@@ -52,8 +52,11 @@ struct Tiles {
   static constexpr int kHalves = Multiplied<T>::kPlanes;
   using Narrow = Tile<4, 8 / kHalves, 1>;
   using Wide = Tile<4, 8 / kHalves, 2>;
-  // For rows that are a multiple of 48, not of 64: a cluster of 16 holds H = 768.
+  // For rows that are a multiple of 48, not of 64.
   using Low = Tile<3, kHalves == 1 ? 10 : 4, 1>;
+  // For 768 rows, which eight warps have backward, H = 768 in a cluster of 16: half of its pieces in
+  // registers leave room for the parts of dh.
+  using Tall = Tile<6, kHalves == 1 ? 6 : 2, 1>;
 };
 
 // How the product of a CTA is divided among its warps: `down` of them along the rows, the others along the
@@ -147,22 +150,8 @@ class Weights {
           four[plane] = x.ldmatrix_x4(mine.from(plane * shape.vectors(1) + (first_ + step) * kPiece));
         }
       };
-      FRNN_UNROLL
-      for (int step = 0; step < kDeep; step += Tile::kAtOnce) {
-        if (step < share_) {
-          Matrices<Operand> four[kPlanes];
-          columns(step, four);
-          FRNN_UNROLL
-          for (int i = 0; i < Tile::kAtOnce; ++i) {
-            FRNN_UNROLL
-            for (int tall = 0; tall < kTall; ++tall) {
-              multiply(x, kept_[step + i][tall], four, i, sum[tall]);
-            }
-          }
-        }
-      }
-      FRNN_ROLLED
-      for (int step = kDeep; step < share_; step += Tile::kAtOnce) {
+      // The pieces along the depth that one ldmatrix brings; words_of(step, tall, plane) are those of A.
+      const auto add = [&](int step, auto words_of) {
         Matrices<Operand> four[kPlanes];
         columns(step, four);
         FRNN_UNROLL
@@ -171,12 +160,18 @@ class Weights {
           for (int tall = 0; tall < kTall; ++tall) {
             Words words[kPlanes];
             FRNN_UNROLL
-            for (int plane = 0; plane < kPlanes; ++plane) {
-              words[plane] = rest.load(place(step + i, tall, plane));
-            }
+            for (int plane = 0; plane < kPlanes; ++plane) words[plane] = words_of(step + i, tall, plane);
             multiply(x, words, four, i, sum[tall]);
           }
         }
+      };
+      FRNN_UNROLL
+      for (int step = 0; step < kDeep; step += Tile::kAtOnce) {
+        if (step < share_) add(step, [&](int at, int tall, int plane) { return kept_[at][tall][plane]; });
+      }
+      FRNN_ROLLED
+      for (int step = kDeep; step < share_; step += Tile::kAtOnce) {
+        add(step, [&](int at, int tall, int plane) { return rest.load(place(at, tall, plane)); });
       }
       FRNN_UNROLL
       for (int tall = 0; tall < kTall; ++tall) {
@@ -297,17 +292,61 @@ struct PersistentShape {
   FRNN_HOST_DEVICE constexpr int blocks() const { return directions * groups() * ranks; }
 };
 
-// Where a CTA stands among the groups, and the rows and units that it has.
+// Where a CTA stands among the groups: the rows and units that it has, and which of them its threads have.
 struct PersistentPlace {
-  int rank, direction;
+  int rank, direction, units;
   Index first_unit, first_row;
+  Index hidden, batch;  // of all
+  Elements own;
 
   template <class X>
   FRNN_DEVICE PersistentPlace(const X& x, const PersistentShape& s)
       : rank(x.block() % s.ranks),
         direction(x.block() / s.ranks / s.groups()),
-        first_unit(Index{rank} * s.units()),
-        first_row(Index{x.block() / s.ranks % s.groups()} * s.columns) {}
+        units(s.units()),
+        first_unit(Index{rank} * units),
+        first_row(Index{x.block() / s.ranks % s.groups()} * s.columns),
+        hidden(s.hidden),
+        batch(s.batch),
+        own(x.thread(), units, s.columns) {}
+
+  FRNN_DEVICE Index row(int column) const { return first_row + column; }
+  FRNN_DEVICE Index unit(int own_unit) const { return first_unit + own_unit; }
+  FRNN_DEVICE bool has_row(int column) const { return row(column) < batch; }
+  FRNN_DEVICE bool has_unit(int own_unit) const { return unit(own_unit) < hidden; }
+
+  // Calls body(column, unit) for this thread's share of those that are no padding.
+  template <class Body>
+  FRNN_DEVICE void each_there_is(Body body) const {
+    own.each([&](int column, int own_unit) {
+      if (has_row(column) && has_unit(own_unit)) body(column, own_unit);
+    });
+  }
+
+  // The length of every row, 0 past the batch.
+  template <class X, class Shared>
+  FRNN_DEVICE void store_lengths(const X& x, const Walk& walk, const Shared& lengths) const {
+    for (int i = x.thread(); i < own.columns; i += kPersistentThreads) {
+      lengths.store(i, has_row(i) ? static_cast<int>(walk.length(row(i))) : 0);
+    }
+  }
+};
+
+// What both passes have in the shared memory of a CTA, beside what is their own.
+template <class T, class Tile>
+struct PersistentLayout {
+  SharedLayout shared;
+  Slot<float> sums, state;
+  Slot<int> lengths;
+  Slot<MBarrier> full;
+  Slot<Pack<std::uint32_t, 4>> rest;
+
+  FRNN_HOST_DEVICE constexpr PersistentLayout(const PersistentShape& s, const ProductShape& p)
+      : sums(shared.take<float>(p.sums())),
+        state(shared.take<float>(s.units() * s.columns)),
+        lengths(shared.take<int>(s.columns)),
+        full(shared.take<MBarrier>(2)),
+        rest(shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p))) {}
 };
 
 // How the ranks of a group wait for each other: by what arrives. Messages for iteration i, from 1 on, count

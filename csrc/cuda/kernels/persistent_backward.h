@@ -150,23 +150,14 @@ struct PersistentBackward {
     }
   };
 
-  struct Layout {
-    SharedLayout shared;
+  struct Layout : PersistentLayout<T, Tile> {
     Slot<Operand> dg;  // [planes][columns][gates of the own units]
-    Slot<float> sums, received, state;
-    Slot<int> lengths;
-    Slot<MBarrier> full;
-    Slot<Pack<std::uint32_t, 4>> rest;
+    Slot<float> received;
 
-    FRNN_HOST_DEVICE constexpr explicit Layout(const PersistentShape& s) {
-      const ProductShape p = product(s);
-      dg = shared.take<Operand>(p.vectors(kPlanes));
-      sums = shared.take<float>(p.sums());
-      received = shared.take<float>(2 * parts(s));
-      state = shared.take<float>(s.units() * s.columns);
-      lengths = shared.take<int>(s.columns);
-      full = shared.take<MBarrier>(2);
-      rest = shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p));
+    FRNN_HOST_DEVICE constexpr explicit Layout(const PersistentShape& s)
+        : PersistentLayout<T, Tile>(s, product(s)) {
+      dg = this->shared.template take<Operand>(product(s).vectors(kPlanes));
+      received = this->shared.template take<float>(2 * parts(s));
     }
   };
 
@@ -178,9 +169,8 @@ struct PersistentBackward {
     const PersistentPlace place(x, s);
     const PersistentBackwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
-    const int units = s.units(), ranks = s.ranks;
-    const Index H = s.hidden, first_unit = place.first_unit, first_row = place.first_row;
-    const Elements own(x.thread(), units, s.columns);
+    const int units = place.units, ranks = s.ranks;
+    const Index H = s.hidden;
     const int steps = static_cast<int>(walk.steps);
 
     const auto dg = x.view(layout.dg);
@@ -191,15 +181,12 @@ struct PersistentBackward {
     // ---- what stays
 
     const Exchange<X> exchange(x, x.view(layout.full), ranks);
-    for (int i = x.thread(); i < s.columns; i += kThreads) {
-      const Index row = first_row + i;
-      lengths.store(i, row < s.batch ? static_cast<int>(walk.length(row)) : 0);
-    }
+    place.store_lengths(x, walk, lengths);
     for (int i = x.thread(); i < product_shape.vectors(kPlanes); i += kThreads) dg.store(i, Operand{});
     Weights<T, Tile, X> weights;
     weights.load(x, product_shape, rest, [&](int row) {
-      const Index left = row < H && first_unit < H ? H - first_unit : 0;
-      return WeightRow{part.weight_hh + first_unit * H + row, H, units,
+      const Index left = row < H && place.has_unit(0) ? H - place.first_unit : 0;
+      return WeightRow{part.weight_hh + place.first_unit * H + row, H, units,
                        left < units ? static_cast<int>(left) : units};
     });
     x.sync();
@@ -213,12 +200,10 @@ struct PersistentBackward {
       const bool last = step == 0;
       if (!last) exchange.expect(i + 1, exchanged(s));
       if (i > 0) exchange.wait(i);
-      own.each([&](int column, int unit) {
-        const Index row = first_row + column;
-        if (row >= s.batch || first_unit + unit >= H) return;
+      place.each_there_is([&](int column, int unit) {
         float gradients[kGates] = {};
         step_of(
-            p, part, RowAt(walk, row, step, lengths.load(column)), first_unit + unit,
+            p, part, RowAt(walk, place.row(column), step, lengths.load(column)), place.unit(unit),
             [&] {
               return ranks == 1 ? sum_of(sums, column * product_shape.sum_pitch() + unit,
                                          s.columns * product_shape.sum_pitch(), product_shape.across())
@@ -247,10 +232,9 @@ struct PersistentBackward {
       }
     }
     if (steps > 0 && part.state) {
-      own.each([&](int column, int unit) {
-        const Index row = first_row + column;
-        if (row >= s.batch || first_unit + unit >= H || lengths.load(column) == 0) return;
-        part.state[row * H + first_unit + unit] = state.load(column * units + unit);
+      place.each_there_is([&](int column, int unit) {
+        if (lengths.load(column) == 0) return;
+        part.state[place.row(column) * H + place.unit(unit)] = state.load(column * units + unit);
       });
     }
     exchange.meet();

@@ -162,28 +162,19 @@ struct PersistentForward {
     FRNN_DEVICE WeightPiece<T> piece(int k) const { return {data + k, 1, count - k}; }
   };
 
-  struct Layout {
-    SharedLayout shared;
+  struct Layout : PersistentLayout<T, Tile> {
     Slot<Operand> h;  // [2][planes][columns][units of all ranks + 8]
-    Slot<float> sums, input, state, bias, peephole;
-    Slot<int> lengths;
+    Slot<float> input, bias, peephole;
     Slot<int> goes_on;  // [2][columns]: at the steps of either parity
-    Slot<MBarrier> full;
-    Slot<Pack<std::uint32_t, 4>> rest;
 
-    FRNN_HOST_DEVICE constexpr explicit Layout(const PersistentShape& s) {
-      const ProductShape p = product(s);
-      const int own = s.units() * s.columns;
-      h = shared.take<Operand>(2 * p.vectors(kPlanes));
-      sums = shared.take<float>(p.sums());
-      input = shared.take<float>(kGates * own);
-      state = shared.take<float>(own);
-      bias = shared.take<float>(2 * kGates * s.units());
-      peephole = shared.take<float>(3 * s.units());
-      lengths = shared.take<int>(s.columns);
-      goes_on = shared.take<int>(2 * s.columns);
-      full = shared.take<MBarrier>(2);
-      rest = shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p));
+    FRNN_HOST_DEVICE constexpr explicit Layout(const PersistentShape& s)
+        : PersistentLayout<T, Tile>(s, product(s)) {
+      SharedLayout& all = this->shared;
+      h = all.take<Operand>(2 * product(s).vectors(kPlanes));
+      input = all.take<float>(kGates * s.units() * s.columns);
+      bias = all.take<float>(2 * kGates * s.units());
+      peephole = all.take<float>(3 * s.units());
+      goes_on = all.take<int>(2 * s.columns);
     }
   };
 
@@ -195,9 +186,8 @@ struct PersistentForward {
     const PersistentPlace place(x, s);
     const PersistentForwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
-    const int units = s.units(), ranks = s.ranks;
-    const Index H = s.hidden, first_unit = place.first_unit, first_row = place.first_row;
-    const Elements own(x.thread(), units, s.columns);
+    const int units = place.units, ranks = s.ranks;
+    const Index H = s.hidden;
     const int steps = static_cast<int>(walk.steps);
 
     const auto sums = x.view(layout.sums), input = x.view(layout.input), state = x.view(layout.state),
@@ -207,50 +197,48 @@ struct PersistentForward {
     const auto h = x.view(layout.h);
     const auto buffer = [&](int t) { return h.from(t % 2 * product_shape.vectors(kPlanes)); };
     const auto row_at = [&](int column, Index step) {
-      return RowAt(walk, first_row + column, step, lengths.load(column));
+      return RowAt(walk, place.row(column), step, lengths.load(column));
     };
 
     // ---- what stays
 
     const Exchange<X> exchange(x, x.view(layout.full), ranks);
-    for (int i = x.thread(); i < s.columns; i += kThreads) {
-      const Index row = first_row + i;
-      lengths.store(i, row < s.batch ? static_cast<int>(walk.length(row)) : 0);
-      if (walk.reset)
-        goes_on.store(i, row < s.batch && walk.length(row) > 0 && RowAt(walk, row, 0).goes_on());
+    place.store_lengths(x, walk, lengths);
+    if (walk.reset) {
+      for (int i = x.thread(); i < s.columns; i += kThreads) {
+        const Index row = place.row(i);
+        goes_on.store(i, place.has_row(i) && walk.length(row) > 0 && RowAt(walk, row, 0).goes_on());
+      }
     }
     for (int i = x.thread(); i < kGates * units; i += kThreads) {
-      const Index unit = first_unit + i % units, at = i / units * H + unit;
-      const bool has = unit < H && part.bias_ih;
+      const Index at = i / units * H + place.unit(i % units);
+      const bool has = place.has_unit(i % units) && part.bias_ih;
       bias.store(i, has ? widen(part.bias_ih[at]) : 0.0f);
       bias.store(kGates * units + i, has ? widen(part.bias_hh[at]) : 0.0f);
     }
     for (int i = x.thread(); i < 3 * units; i += kThreads) {
-      const Index unit = first_unit + i % units;
-      peephole.store(i, unit < H && part.peephole ? widen(part.peephole[i / units * H + unit]) : 0.0f);
+      const bool has = place.has_unit(i % units) && part.peephole;
+      peephole.store(i, has ? widen(part.peephole[i / units * H + place.unit(i % units)]) : 0.0f);
     }
     for (int i = x.thread(); i < s.columns * s.padded(); i += kThreads) {
       const int column = i / s.padded(), unit = i % s.padded();
-      const Index row = first_row + column;
       store(x, product_shape, buffer(0), column, unit,
-            row < s.batch && unit < H ? part.h[row * H + unit] : T{});
+            place.has_row(column) && unit < H ? part.h[place.row(column) * H + unit] : T{});
     }
-    own.each([&](int column, int unit) {
-      const Index row = first_row + column, at = row * H + first_unit + unit;
-      if (row >= s.batch || first_unit + unit >= H) return;
+    place.each_there_is([&](int column, int unit) {
+      const Index at = place.row(column) * H + place.unit(unit);
       state.store(column * units + unit, Cell::kCell ? part.c[at] : widen(part.h[at]));
     });
     Weights<T, Tile, X> weights;
     weights.load(x, product_shape, rest, [&](int row) {
-      const Index unit = first_unit + row % units;
-      return WeightRow{part.weight_hh + (row / units * H + unit) * H, unit < H ? s.hidden : 0};
+      return WeightRow{part.weight_hh + (row / units * H + place.unit(row % units)) * H,
+                       place.has_unit(row % units) ? s.hidden : 0};
     });
     // The input sums of a step arrive during the step before; each thread waits for, and reads, its own.
     const auto fetch = [&](Index step) {
-      own.each([&](int column, int unit) {
-        if (first_unit + unit >= H) return;
-        if (lengths.load(column) <= step) return;
-        const float* from = part.input + row_at(column, step).index() * part.input_stride + first_unit + unit;
+      place.own.each([&](int column, int unit) {
+        if (!place.has_unit(unit) || lengths.load(column) <= step) return;
+        const float* from = part.input + row_at(column, step).index() * part.input_stride + place.unit(unit);
         FRNN_UNROLL
         for (int gate = 0; gate < kGates; ++gate) {
           x.cp_async_4(input.from((gate * s.columns + column) * units + unit), from + gate * H);
@@ -272,12 +260,11 @@ struct PersistentForward {
       weights.multiply(x, product_shape, rest, buffer(t), sums);
       x.sync();
       x.cp_async_wait(0);
-      own.each([&](int column, int unit) {
+      place.own.each([&](int column, int unit) {
         T next = {};
-        const Index row = first_row + column;
-        if (row < s.batch && first_unit + unit < H) {
+        if (place.has_row(column) && place.has_unit(unit)) {
           next = step_of(
-              p, part, row_at(column, t), first_unit + unit,
+              p, part, row_at(column, t), place.unit(unit),
               !walk.reset || goes_on.load(t % 2 * s.columns + column),
               PersistentSums<decltype(sums)>{input, sums, bias, peephole, product_shape, units, column, unit},
               state, column * units + unit);

@@ -24,16 +24,21 @@ class DeviceArray {
   explicit DeviceArray(Index count)
       : DeviceArray(std::vector<double>(static_cast<std::size_t>(count), std::nan(""))) {}
   explicit DeviceArray(const std::vector<double>& values) : count_(values.size()) {
-    std::vector<T> all(count_ + 2 * kGuard, not_a_number<T>());
-    for (std::size_t i = 0; i < count_; ++i) all[kGuard + i] = narrow<T>(static_cast<Compute<T>>(values[i]));
-    copy_to_device(memory_.reserve(all.size() * sizeof(T), {}), all.data(), all.size() * sizeof(T), {});
+    memory_.reserve(bytes(), {});
+    set(values);
   }
 
   T* data() const { return static_cast<T*>(memory_.get()) + kGuard; }
+  void set(const std::vector<double>& values) const {  // as many as before
+    std::vector<T> all(count_ + 2 * kGuard, not_a_number<T>());
+    for (std::size_t i = 0; i < count_; ++i) all[kGuard + i] = narrow<T>(static_cast<Compute<T>>(values[i]));
+    copy_to_device(memory_.get(), all.data(), bytes(), {});
+  }
+  void forget() const { set(std::vector<double>(count_, std::nan(""))); }
   // What it holds; checks the guards.
   std::vector<double> values() const {
     std::vector<T> all(count_ + 2 * kGuard);
-    copy_to_host(all.data(), memory_.get(), all.size() * sizeof(T), {});
+    copy_to_host(all.data(), memory_.get(), bytes(), {});
     std::vector<double> values;
     for (std::size_t i = 0; i < all.size(); ++i) {
       const auto value = static_cast<double>(widen(all[i]));
@@ -48,6 +53,8 @@ class DeviceArray {
 
  private:
   static constexpr std::size_t kGuard = 64;
+  std::size_t bytes() const { return (count_ + 2 * kGuard) * sizeof(T); }
+
   std::size_t count_;
   Memory memory_;
 };

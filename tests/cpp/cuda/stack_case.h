@@ -188,11 +188,13 @@ struct Layout {
   }
 };
 
+// With `replayed`, the training step is captured in a graph after that, and what the graph's replay makes of
+// these x and dy is returned instead.
 template <class T>
-Outputs on_device(const Case& c, const Inputs& in) {
+Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = nullptr) {
   const Network& n = c.network;
   const bool lstm = n.first.cell == Cell::lstm;
-  const cuda::Stream stream;
+  const cuda::Stream stream{replayed ? reinterpret_cast<void*>(0x77) : nullptr};
   const Layout in_rows{c, n.first.input}, out_rows{c, n.output()};
   const auto rows = [](T* data, const Layout& l) { return Rows<T>{data, l.time_stride(), l.batch_stride()}; };
   const auto constant = [](const Rows<T>& r) { return Rows<const T>{r.data, r.time_stride, r.batch_stride}; };
@@ -235,7 +237,6 @@ Outputs on_device(const Case& c, const Inputs& in) {
   cuda::forward<T>(stream, n, parameter_pointers, forward_args, nullptr, options);
   forward_args.y = rows(y.data(), out_rows);
   cuda::Reserve<T> reserve;
-  cuda::forward<T>(stream, n, parameter_pointers, forward_args, &reserve, options);
 
   BackwardArguments<T> args;
   inputs(args);
@@ -248,7 +249,22 @@ Outputs on_device(const Case& c, const Inputs& in) {
   if (!c.tokens) args.dx = rows(dx.data(), in_rows);
   args.dh0 = dh0.data();
   args.dc0 = lstm ? dc0.data() : nullptr;
-  cuda::backward<T>(stream, n, args, reserve, options);
+
+  const auto train = [&] {
+    cuda::forward<T>(stream, n, parameter_pointers, forward_args, &reserve, options);
+    cuda::backward<T>(stream, n, args, reserve, options);
+  };
+  train();
+  if (replayed) {
+    cuda::emulated::begin_capture(stream);
+    train();
+    cuda::emulated::end_capture(stream);
+    for (const DeviceArray<T>* array : {&y, &h_n, &c_n, &dx, &dh0, &dc0}) array->forget();
+    for (const DeviceArray<T>& g : gradients) g.forget();
+    x.set(in_rows.out(replayed->x));
+    dy.set(out_rows.out(replayed->dy));
+    cuda::emulated::replay();
+  }
 
   Outputs out;
   out.y = out_rows.back(y.values());

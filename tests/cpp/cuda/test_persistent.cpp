@@ -82,7 +82,7 @@ void compare_all_types(const Case& c, const Division& d) {
 }
 
 const Division kDivisions[] = {{1, 8, TileKind::narrow}, {2, 8, TileKind::narrow}, {4, 16, TileKind::wide},
-                               {1, 32, TileKind::wide},  {2, 16, TileKind::low},   {4, 8, TileKind::narrow}};
+                               {1, 32, TileKind::wide},  {2, 16, TileKind::low},   {4, 8, TileKind::tall}};
 
 }  // namespace
 
@@ -147,6 +147,7 @@ TEST(persistent_options) {
 }
 
 // Weights that do not all fit into registers, in every tile; the depths are odd pieces more than one has.
+// Rows of more than 512 units, backward, are what the tall tile is for.
 TEST(persistent_with_weights_in_shared_memory) {
   compare_divided<bfloat16_t>({network(Cell::lstm, 150), 2, 3}, {2, 8, TileKind::narrow});
   compare_divided<half_t>({network(Cell::lstm, 150), 2, 17}, {2, 16, TileKind::wide});
@@ -154,8 +155,29 @@ TEST(persistent_with_weights_in_shared_memory) {
   compare_divided<float>({network(Cell::lstm, 80), 2, 3}, {1, 8, TileKind::narrow});
   compare_divided<float>({network(Cell::gru, 90), 2, 3}, {1, 16, TileKind::low});
   compare_divided<half_t>({network(Cell::rnn, 270), 2, 3}, {1, 8, TileKind::narrow});
+  compare_divided<float>({network(Cell::rnn, 130), 2, 9}, {1, 16, TileKind::tall});
   compare_divided<bfloat16_t>({network(Cell::gru, 250), 2, 3}, {8, 8, TileKind::narrow});
   compare_divided<bfloat16_t>({network(Cell::lstm, 250), 2, 3}, {16, 8, TileKind::narrow});
+  compare_divided<bfloat16_t>({network(Cell::gru, 520), 2, 2}, {16, 8, TileKind::tall});
+}
+
+// A graph that has both passes, replayed on other inputs, does what a call does.
+TEST(persistent_in_a_graph) {
+  for (const Cell cell : kCells) {
+    Network n = network(cell, 34);
+    n.directions = 2;
+    const Case c = divided<bfloat16_t>(of_all_lengths(n, 3, 5), kDivisions[1]);
+    const Inputs captured(c);
+    Inputs in = captured;
+    for (Values* values : {&in.x, &in.dy}) {
+      for (double& value : *values) value = -value / 2;
+    }
+    const Outputs expected = on_device<bfloat16_t>(c, in), got = on_device<bfloat16_t>(c, captured, &in);
+    CHECK(got.y == expected.y && got.y != got.inference_y);
+    CHECK(got.h_n == expected.h_n && got.dh0 == expected.dh0 && got.dx == expected.dx);
+    if (cell == Cell::lstm) CHECK(got.c_n == expected.c_n && got.dc0 == expected.dc0);
+    CHECK(got.gradients == expected.gradients);
+  }
 }
 
 // No order in which threads run and messages arrive makes a difference, and none is a race.
