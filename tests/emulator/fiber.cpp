@@ -63,6 +63,15 @@ thread_local Fiber* starting = nullptr;
 thread_local Fiber* leaving = nullptr;
 #endif
 
+// The compiler's own setjmp and longjmp, which are a few instructions. A meeting of threads takes a quarter
+// of the time that it does with swapcontext, which asks the operating system for the signal mask; and with
+// AddressSanitizer swapcontext clears what it knows of both stacks, and longjmp asks for the signal stack.
+#define FRNN_UNCHECKED __attribute__((noinline, no_sanitize("address")))
+#ifndef __SANITIZE_THREAD__
+void** as_words(jmp_buf& registers) { return reinterpret_cast<void**>(&registers); }
+[[noreturn]] FRNN_UNCHECKED void go_on(jmp_buf& registers) { __builtin_longjmp(as_words(registers), 1); }
+#endif
+
 }  // namespace
 
 Fiber::Fiber() : started_(true) {
@@ -100,7 +109,7 @@ FRNN_UNWATCHED void Fiber::start() {
   self->entry_(self->argument_);
 }
 
-FRNN_UNWATCHED void Fiber::switch_to(Fiber& to) {
+FRNN_UNWATCHED FRNN_UNCHECKED void Fiber::switch_to(Fiber& to) {
   starting = &to;
 #ifdef __SANITIZE_ADDRESS__
   leaving = this;
@@ -113,10 +122,8 @@ FRNN_UNWATCHED void Fiber::switch_to(Fiber& to) {
 #ifdef __SANITIZE_THREAD__
   swapcontext(&context_, &to.context_);
 #else
-  // A meeting of threads takes a quarter of the time that it does with swapcontext, which asks the operating
-  // system for the signal mask, and with AddressSanitizer clears what it knows of both stacks.
-  if (_setjmp(registers_) == 0) {
-    if (to.started_) _longjmp(to.registers_, 1);
+  if (__builtin_setjmp(as_words(registers_)) == 0) {
+    if (to.started_) go_on(to.registers_);
     to.started_ = true;
     setcontext(&to.context_);
   }
