@@ -649,7 +649,7 @@ def test_a_launch_that_is_insisted_on_is_made() -> None:
         assert "does not fit" in layer.explain(x)["strategy_reason"]
         core.set_wish("step")
         assert layer.explain(x)["strategy"] == "step"
-        for words in ({"strategy": "grid"}, {"tile": "tall"}):
+        for words in ({"strategy": "grid"}, {"tile": "broad"}):
             with pytest.raises(ValueError, match="which is none of its values"):
                 core.set_wish(**words)
             assert "as asked for" in layer.explain(x)["strategy_reason"], "nothing has changed"

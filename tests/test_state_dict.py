@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +270,24 @@ def test_other_files_are_refused(contents: bytes, tmp_path: Path) -> None:
         fastrnn.load(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    """It stays one, and its reader gets what a file would hold."""
+    layer, pipe, file = fastrnn.GRU(2, 3, seed=0), tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        layer.save(pipe)
+        layer.save(file)
+        assert read.result() == file.read_bytes()
+    assert pipe.is_fifo()
+
+
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fastrnn.load(tmp_path / "missing")
     with pytest.raises(IsADirectoryError):
         fastrnn.load(tmp_path)
+    with pytest.raises(IsADirectoryError) as caught:
+        fastrnn.GRU(2, 3).save(tmp_path)
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path), None)

@@ -13,10 +13,10 @@
 namespace fastrnn::cpu {
 namespace {
 
-// Rows of dG that are multiplied together. Where W_hh's gradient stays in the second cache, few enough that
-// dG does too (with 512, 2 % more for a training step at H = 256). Elsewhere each block brings all of the
-// gradient from afar: enough rows that this costs little beside the product (with 128, 5 to 8 % more at H =
-// 512), few enough that dG stays in the last cache (with 1024, 10 % more at H = 1024).
+// Rows of dG that are multiplied together. Where a weight's gradient stays in the second cache, few enough
+// that dG does too (with 512, 2 % more for a training step at H = 256). Elsewhere each block brings all of
+// the gradient from afar: enough rows that this costs little beside the product (with 128, 5 to 8 % more at H
+// = 512), few enough that dG stays in the last cache (with 1024, 10 % more at H = 1024).
 constexpr Index kNearBlockRows = 128, kBlockRows = 512;
 constexpr Index kNearGradient = 256 * 1024;  // weights: 1 MiB of floats
 
@@ -735,7 +735,7 @@ class Walk {
 }  // namespace
 
 Index gradient_block(const LayerShape& shape, Index steps, Index batch) {
-  const bool near = shape.gate_rows() * shape.recurrent() <= kNearGradient;
+  const bool near = shape.gate_rows() * std::max(shape.recurrent(), shape.input) <= kNearGradient;
   return std::clamp<Index>((near ? kNearBlockRows : kBlockRows) / std::max<Index>(batch, 1), 1,
                            std::max<Index>(steps, 1));
 }

@@ -123,7 +123,7 @@ struct Product {
   T* const* out = nullptr;
 };
 
-// out[row * stride + u] += sum_k a[row][k] w[k][u]
+// out[row * stride + u] += sum_k a[row][k] w[k][u], panels in any order.
 template <class T>
 struct AddProduct {
   Operand<T> operand;

@@ -371,13 +371,15 @@ void product_gates(const Product<W>& p) {
 template <class T>
 void add_product(const AddProduct<T>& p) {
   constexpr int lanes = Vec<T>::lanes;
-  const Index whole = p.units / lanes < p.panels.last ? p.units / lanes : p.panels.last;
+  const Range range = p.panels;
+  Index whole = p.units / lanes < range.last ? p.units / lanes : range.last;
+  if (whole < range.first) whole = range.first;
   const auto out = [&p](Index row, Index unit) { return p.out + row * p.stride + unit; };
   for_tiles<1, T>(
-      p.rows, {p.panels.first, whole}, p.units, [](Index, Index, auto, T*) {},
+      p.rows, {range.first, whole}, p.units, [](Index, Index, auto, T*) {},
       [&](TileAt tile, T*) { multiply<1>(p.operand, tile, {out(tile.row, tile.panel * lanes), p.stride}); });
   for_tiles<1, T>(
-      p.rows, {whole, p.panels.last}, p.units,
+      p.rows, {whole, range.last}, p.units,
       [&](Index row, Index unit, auto n, T* z) { put(z, 0, load(out(row, unit), n)); },
       [&](TileAt tile, T* z) { multiply<1>(p.operand, tile, z); },
       [&](Index row, Index unit, auto n, T* z) { store(out(row, unit), at(z, 0), n); });

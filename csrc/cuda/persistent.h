@@ -57,8 +57,8 @@ void with_persistent(Cell cell, TileKind kind, Body body) {
 // Calls body(launch) for all that are compiled.
 template <class Body>
 void each_launch(Body body) {
-  for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low, TileKind::tall}) {
-    for (const int ranks : {1, 2, 4, 8, 16}) {
+  for (const int ranks : {1, 2, 4, 8, 16}) {
+    for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low, TileKind::tall}) {
       for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
     }
   }

@@ -73,6 +73,7 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
     """Write arrays, with their description in the metadata.
 
     The file appears complete or not at all: an existing one is replaced once the new one is written.
+    A device or a pipe is written to.
     """
     import safetensors.numpy
 
@@ -81,12 +82,15 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
         {name: np.asarray(array, order="C") for name, array in arrays.items()},
         {kind.key: json.dumps({"format": kind.format} | description)},
     )
-    partial = Path(f"{name}.partial")
+    whole, partial = Path(name), Path(f"{name}.partial")
     try:
-        partial.write_bytes(contents)
-        partial.replace(name)
+        if whole.exists() and not (whole.is_file() or whole.is_dir()):
+            whole.write_bytes(contents)
+        else:
+            partial.write_bytes(contents)
+            partial.replace(whole)
     except OSError as error:
-        error.filename = name  # which the caller knows
+        error.filename, error.filename2 = name, None  # what the caller knows
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -190,7 +190,8 @@ void check_add_product(const Kernels<T>& kernels) {
     const Index lanes = kernels.lanes, panels = panels_for(p.units, lanes), stride = p.units + 3;
     const std::vector<T> packed = pack(p.w, p.gates, p.units, p.depth, lanes);
     const std::vector<T*> a = rows_of(p.a, p.rows, p.depth);
-    for (const Range range : {Range{0, panels}, Range{panels / 2, panels}, Range{0, panels / 2}}) {
+    for (const Range range :
+         {Range{0, panels}, Range{panels / 2, panels}, Range{0, panels / 2}, Range{panels, panels}}) {
       std::vector<T> out = random<T>(p.rows * stride, 4);
       const std::vector<T> start = out;
       AddProduct<T> product;

@@ -19,7 +19,7 @@ Array some(Index count) { return Array(std::vector<double>(static_cast<std::size
 
 struct Problem {
   Network network;
-  Index batch = 2, steps = 2;
+  Index batch = 2, steps = 4;  // both buffers of h, and both phases of what signals them
   std::vector<Array> parameters;
   std::vector<const float*> pointers;
   Array x;
@@ -55,8 +55,8 @@ void check_calls(const cuda::Wish& wish, Index hidden = 20, double noise = 0) {
     const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
     CHECK(plan.strategy == wish.strategy && plan.backward_strategy == wish.strategy);
     const Index states = p.batch * n.first.hidden, outputs = p.steps * states;
-    const cuda::DeviceList<Index> lengths({2, 1});
-    const cuda::DeviceList<std::uint8_t> reset({0, 0, 1, 0});
+    const cuda::DeviceList<Index> lengths({4, 3});
+    const cuda::DeviceList<std::uint8_t> reset({0, 0, 1, 0, 0, 0, 0, 0});
     const Array h0 = some(states), c0 = some(states), y(outputs), dy = some(outputs), h_n(states),
                 c_n(states), dx(p.steps * p.batch * n.first.input), dh0(states), dc0(states);
     std::vector<Array> gradients;
