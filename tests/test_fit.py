@@ -793,7 +793,6 @@ def test_the_log_of_a_resumed_training_is_whole(tmp_path):
     assert resumed == log.read_text()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
 @pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
 def test_the_log_may_be_a_pipe(tmp_path, suffix):
     pipe, path, texts = tmp_path / f"pipe.{suffix}", tmp_path / f"log.{suffix}", []

@@ -270,7 +270,6 @@ def test_other_files_are_refused(contents: bytes, tmp_path: Path) -> None:
         fastrnn.load(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     """It stays one, and its reader gets what a file would hold."""
     layer, pipe, file = fastrnn.GRU(2, 3, seed=0), tmp_path / "pipe", tmp_path / "file"

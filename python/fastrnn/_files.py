@@ -84,6 +84,7 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
     )
     whole, partial = Path(name), Path(f"{name}.partial")
     try:
+        # Replacing a device, /dev/null say, would take it from everybody.
         if whole.exists() and not (whole.is_file() or whole.is_dir()):
             whole.write_bytes(contents)
         else:

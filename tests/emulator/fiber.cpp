@@ -66,6 +66,8 @@ thread_local Fiber* leaving = nullptr;
 // The compiler's own setjmp and longjmp, which are a few instructions. A meeting of threads takes a quarter
 // of the time that it does with swapcontext, which asks the operating system for the signal mask; and with
 // AddressSanitizer swapcontext clears what it knows of both stacks, and longjmp asks for the signal stack.
+// Functions of their own, since a longjmp may not stand beside its setjmp; unchecked, since AddressSanitizer
+// would clear the stack's shadow before a call that does not return.
 #define FRNN_UNCHECKED __attribute__((noinline, no_sanitize("address")))
 #ifndef __SANITIZE_THREAD__
 void** as_words(jmp_buf& registers) { return reinterpret_cast<void**>(&registers); }
