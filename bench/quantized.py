@@ -13,7 +13,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 from fastrnn import corpus
-from fastrnn.charmodel import CELLS, CharacterModel, chunks, streams
+from fastrnn.charmodel import CELLS, CharacterModel, chunks, stream_count
 from results import commit, markdown, write
 from worker import machine
 
@@ -22,7 +22,7 @@ def bits(layer: Any, model: CharacterModel, tokens: np.ndarray) -> tuple[float, 
     """Bits per character, all but the layer in float64, and y of the first chunk."""
     weight, bias = (np.asarray(array, np.float64) for array in model.output.parameters.values())
     total, count, state, first = 0.0, 0, None, None
-    for x, targets in chunks(tokens, streams(tokens, 32, 256), 256):
+    for x, targets in chunks(tokens, stream_count(tokens, 32, 256), 256):
         y, state = layer(x, state)
         first = y if first is None else first
         logits = y @ weight.T + bias

@@ -9,7 +9,7 @@ import fastrnn
 import numpy as np
 import pytest
 import safetensors.numpy
-from fastrnn.charmodel import CELLS, UNKNOWN, CharacterModel, Vocabulary, chunks, streams
+from fastrnn.charmodel import CELLS, UNKNOWN, CharacterModel, Vocabulary, chunks, stream_count
 from fastrnn.training import Adam, full_bptt, softmax_cross_entropy
 
 TEXT = "Ångström, 東京 and \N{SNOWMAN}: the rain in Spain stays mainly in the plain.\n" * 8
@@ -80,7 +80,7 @@ def test_chunks_bad_input():
 @pytest.mark.parametrize(("count", "expected"), [(2, 1), (17, 1), (20, 1), (21, 2), (81, 8), (999, 8)])
 def test_streams_are_at_least_a_chunk_long(count, expected):
     tokens = np.arange(count)
-    assert streams(tokens, 8, 10) == expected
+    assert stream_count(tokens, 8, 10) == expected
     x, _ = next(chunks(tokens, expected, 10))
     assert len(x) == min(10, count - 1)
 

@@ -240,6 +240,7 @@ def refuse(world: World, call: Callable[[World], Any], error: type[Exception], m
     (lambda w: fastrnn.RNN(3, 4, 1, True), TypeError, "nonlinearity is True (bool); expected one of 'tanh'"),
     (lambda w: fastrnn.RNNCell(3, 0), ValueError, "hidden_size is 0; expected an integer of at least 1"),
     (lambda w: fastrnn.GRUCell(3, 4, device="cuda:9"), RuntimeError, "device='cuda:9' is not available"),
+    (lambda w: fastrnn.LSTMCell(3, 4, zoneout=0.1), TypeError, "unexpected keyword argument 'zoneout'"),
     (lambda w: fastrnn.LSTMCell(3, 4, dtype=int), TypeError, "expected 'float32' or 'float64'"),
 )
 def test_constructors(call: Any, error: type[Exception], message: str) -> None:
@@ -254,6 +255,12 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
     # x
     (lambda w: w.gru([[1.0]]), TypeError, "x has type list; expected an array, as from np.asarray(x)"),
     (lambda w: w.gru(None), TypeError, "x has type NoneType; expected an array"),
+    (
+        lambda w: w.gru([ones(5, IN), ones(3, IN)]),
+        TypeError,
+        "x is a list of arrays; expected one array: pad sequences, and pass lengths",
+    ),
+    (lambda w: w.stream.run((ones(5, IN),)), TypeError, "x is a tuple of arrays; expected one array: pad"),
     (lambda w: w.gru(np.float32(1)), TypeError, "x has type float32; expected an array"),
     (lambda w: w.gru(np.ndarray), TypeError, "x has type type; expected an array"),
     (
@@ -530,6 +537,11 @@ def set_attribute(target: Any, name: str, value: Any) -> None:
         lambda w: w.gru.load_state_dict([w.h]),
         TypeError,
         "state_dict has type list; expected a mapping of names",
+    ),
+    (
+        lambda w: w.gru.load_state_dict(w.still),
+        TypeError,
+        "state_dict has type GRU; expected a mapping of names to arrays, as its state_dict()",
     ),
     (
         lambda w: w.gru.load_state_dict({}),

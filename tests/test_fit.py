@@ -179,6 +179,19 @@ def test_evaluation_is_the_mean_over_positions_and_changes_nothing():
     assert not fresh.training
 
 
+def test_a_mean_needs_no_gradient():
+    """A measure of outputs that has none can be averaged, not trained with."""
+    model = make_model()
+
+    def wrong(o, targets):
+        return np.mean(o.argmax(axis=-1) != targets), None
+
+    o, _ = model(X)
+    assert mean_loss(model, PLAIN, wrong) == pytest.approx(np.mean(o.argmax(axis=-1) != TARGETS))
+    with pytest.raises(TypeError, match=r"loss returned \(.*, None\); expected \(loss, do\), of which do is"):
+        train(model, PLAIN, loss=wrong)
+
+
 @pytest.mark.parametrize(("every", "steps"), [(None, [0, 4, 8]), (0.5, [0, 4, 8]), (5, [0, 5])])
 def test_when_it_evaluates(every, steps):
     history = train(make_model(), evaluate=lambda model: float(model.training), evaluate_every=every)
@@ -825,6 +838,19 @@ def test_the_picture(tmp_path):
     assert evaluation.get_ydata().tolist() == [loss / 2 for _, loss in history.evaluations]
 
 
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = make_model()
+    with pytest.raises(
+        ValueError, match=r"plot is '.*loss.abc'; expected a path that ends in \.eps, .*\.png"
+    ):
+        train(model, plot=tmp_path / "loss.abc")
+    same_parameters(model, make_model())
+    for name in "loss.SVG", "loss":
+        train(make_model(), plot=tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.SVG", "loss.png"}
+
+
 def test_the_bar_shows_the_done_part_and_the_loss(capsys):
     pytest.importorskip("tqdm")
     train(make_model(), progress=True, evaluate=BATCHES)
@@ -978,8 +1004,11 @@ def test_bad_data():
         train(make_model(), iter(PLAIN))
     with pytest.raises(ValueError, match="data has no batch in epoch 1"):
         train(make_model(), [])
-    with pytest.raises(TypeError, match=r"a batch is ndarray; expected \(x, targets\)"):
-        train(make_model(), [X])
+    for data in [X], (X, TARGETS):
+        with pytest.raises(
+            TypeError, match=r"a batch is ndarray; expected \(x, targets\) .* \[\(x, targets\)\]"
+        ):
+            train(make_model(), data)
     layer = fastrnn.GRU(3, 5, batch_first=True)
     with pytest.raises(ValueError, match="the model has batch_first=True; expected a time-major one"):
         train(layer, PLAIN, optimizer=Adam([layer]))

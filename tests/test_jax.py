@@ -516,6 +516,8 @@ def test_other_arguments_are_checked() -> None:
             fastrnn.jax.lstm(weights, ONES)
     with pytest.raises(ValueError, match=r"^parameters: missing weight_ih_l0; there are bias"):
         fastrnn.jax.gru({"bias": ONES}, ONES)
+    with pytest.raises(ValueError, match=r"^parameters: missing weight_ih_l0; there are none$"):
+        fastrnn.jax.gru({}, ONES)
     with pytest.raises(TypeError, match=r"^x is float64, which JAX has only with"):
         fastrnn.jax.gru(parameters, ONES.astype("float64"))
     with pytest.raises(TypeError, match=r"^x is key<.*; expected an array of numbers"):

@@ -501,6 +501,13 @@ def test_dropout_of_a_single_layer_warns() -> None:
     assert caught[0].filename == __file__
 
 
+def test_explain_counts_panels() -> None:
+    x = np.zeros((T, B, IN), "float32")
+    lanes = int(fastrnn.GRU(IN, 1).explain(x)["isa"].split()[1])
+    for hidden_size, panels in (lanes, "1 panel of"), (lanes + 1, "2 panels of"):
+        assert f"; {panels} {lanes} units" in fastrnn.GRU(IN, hidden_size).explain(x)["tile"]
+
+
 @pytest.mark.parametrize("x", [np.zeros((T, B, IN), "float32"), np.zeros((T, B), int)])
 def test_explain_names_the_kernel(x: np.ndarray) -> None:
     layer = fastrnn.GRU(IN, H, seed=1)

@@ -128,6 +128,16 @@ PLAIN = np.zeros((2, 3))
     ("call", "error", "message"),
     [
         (lambda: softmax([1.0]), TypeError, "logits are list; expected a NumPy array of float32 or"),
+        (
+            lambda: softmax(PLAIN.astype(int)),
+            TypeError,
+            "^logits are int64; expected a NumPy array of float32 or float64 or float16$",
+        ),
+        (
+            lambda: softmax_cross_entropy(PLAIN.astype("float16"), [0, 1]),
+            TypeError,
+            "^logits are float16; expected a NumPy array of float32 or float64$",
+        ),
         (lambda: softmax(np.zeros((2, 0))), ValueError, r"logits have shape \(2, 0\); expected \(..., V\)"),
         (
             lambda: softmax_cross_entropy(PLAIN, [0, 1], reduction="none"),

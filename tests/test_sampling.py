@@ -215,11 +215,27 @@ def test_shapes_of_results():
         (([0], 3), {"stop": -1}, ValueError, "a token in stop is -1"),
         (([0], 3), {"stop": [0, 5]}, ValueError, "a token in stop is 5; expected less than 5"),
         (([0], 3), {"seed": -1}, ValueError, "seed is -1"),
+        (
+            ([0, 5], 3),
+            {},
+            ValueError,
+            "prompt cannot be read: x holds the token 5; expected tokens from 0 to 4",
+        ),
     ],
 )
 def test_bad_arguments_of_generate(arguments, options, error, message):
     with pytest.raises(error, match=message):
         generate(make_model(), *arguments, **options)
+
+
+def test_tokens_that_the_source_does_not_read():
+    layer = fastrnn.GRU(3, 9, seed=0).eval()
+    message = "^source gives 9 logits, but does not read as many tokens: x holds the token .; .* from 0 to 2$"
+    with pytest.raises(ValueError, match=message):
+        generate(layer, [1], 20, seed=0)
+    with pytest.raises(ValueError, match=message):
+        beam_search(layer, [1], 20, 3)
+    assert (generate(layer, [1], 20, exclude=range(3, 9), seed=0) < 3).all()
 
 
 def test_what_writes_nothing_is_refused():
@@ -332,6 +348,7 @@ def test_excluded_tokens_are_not_searched():
         (([[0]], 3, 2), {}, r"prompt has shape \(1, 1\); expected \(T,\)"),
         (([0], 3, 2), {"length_penalty": -1}, "length_penalty is -1; expected a finite number of at least 0"),
         (([], 3, 2), {}, r"prompt has shape \(0,\); expected at least one token"),
+        (([5], 3, 2), {}, "prompt cannot be read: x holds the token 5; expected tokens from 0 to 4"),
     ],
 )
 def test_bad_arguments_of_beam_search(arguments, options, message):

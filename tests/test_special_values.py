@@ -101,6 +101,18 @@ def test_nan_stays_in_its_row(variant: str, isa: str, rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_a_nan_gradient_shows(variant: str, isa: str, rng: np.random.Generator) -> None:
+    """At the first step without a state, too, of which nothing is multiplied with h."""
+    problem = make_problem(rng, make_spec(variant, 5, 19), steps=4, batch=3)
+    spec, parameters = problem.spec, problem.parameters
+    problem.dy[0, 0] = np.nan
+    *_, reserve = functional.forward_train(spec, parameters, problem.x)
+    *_, gradients = functional.backward(spec, parameters, reserve, problem.dy)
+    assert np.isnan(gradients["weight_ih_l0"]).any(axis=1).sum() > 0
+    assert np.isnan(gradients["bias_ih_l0"]).any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_reset_clears_nan(variant: str, isa: str, rng: np.random.Generator) -> None:
     """A NaN state ends at the next reset, forward and backward."""
     problem = make_problem(rng, make_spec(variant, 5, 19), steps=4, batch=3, reset=True)

@@ -290,3 +290,4 @@ def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         fastrnn.GRU(2, 3).save(tmp_path)
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path), None)
+    assert str(caught.value).endswith(f": {str(tmp_path)!r}")

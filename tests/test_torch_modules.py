@@ -637,8 +637,8 @@ def test_resets_cut(variant: str) -> None:
     [
         ({"lengths": torch.tensor([1])}, ValueError, r"lengths has shape \(1,\); expected \(B,\) = \(2,\)"),
         ({"lengths": torch.tensor([1.0, 2.0])}, TypeError, r"lengths is torch.float32; expected integers"),
-        ({"lengths": torch.tensor([1, 6])}, ValueError, r"lengths must be from 0 to T"),
-        ({"lengths": torch.tensor([-1, 5])}, ValueError, r"lengths must be from 0 to T"),
+        ({"lengths": torch.tensor([1, 6])}, ValueError, r"lengths\[1\] is 6; expected from 0 to T = 5"),
+        ({"lengths": torch.tensor([-1, 5])}, ValueError, r"lengths\[0\] is -1; expected from 0 to T = 5"),
         ({"resets": torch.zeros(5, 2)}, TypeError, r"resets is torch.float32; expected torch.bool"),
         ({"resets": torch.zeros(2, 5).bool()}, ValueError, r"resets has shape \(2, 5\); .* \(5, 2\)"),
     ],

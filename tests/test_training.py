@@ -364,6 +364,7 @@ MODEL = ManyToMany(fastrnn.GRU(1, 1, seed=0), 1, seed=1)
         (LAYER, TypeError, r"modules is Linear\(1, 1, bias=True\); expected a list of layers"),
         (None, TypeError, "modules is None; expected a list of layers"),
         ([LAYER, 3], TypeError, r"modules\[1\] is 3; expected a layer, with a dictionary parameters"),
+        (LAYER.parameters.values(), TypeError, r"modules\[0\] is an array \(1, 1\); expected a layer, with"),
         (
             [SimpleNamespace(parameters={})],
             TypeError,

@@ -24,7 +24,8 @@ void read_inputs(Arguments<T>& args, const Network& n, const py::array& x, const
   if (args.lengths) {
     for (Index b = 0; b < batch; ++b) {
       if (args.lengths[b] < 0 || args.lengths[b] > steps)
-        throw py::value_error("lengths must be from 0 to T");
+        throw py::value_error("lengths[" + std::to_string(b) + "] is " + std::to_string(args.lengths[b]) +
+                              "; expected from 0 to T = " + std::to_string(steps));
     }
   }
   if (is_tokens(x)) {

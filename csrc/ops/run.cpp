@@ -508,8 +508,9 @@ std::map<std::string, std::string> explain(const Network& network, Index steps, 
       {"input", of_layers(input_text)},
       {"products", products},
       {"tile", std::to_string(kernels.rows_of_tile(first.gates())) + " rows where there are many; " +
-                   std::to_string(panels) + " panels of " + std::to_string(kernels.lanes) + " units, " +
-                   std::to_string(first.hidden) + " of " + std::to_string(panels * kernels.lanes) + " used"},
+                   std::to_string(panels) + (panels == 1 ? " panel of " : " panels of ") +
+                   std::to_string(kernels.lanes) + " units, " + std::to_string(first.hidden) + " of " +
+                   std::to_string(panels * kernels.lanes) + " used"},
       {"threads", of_layers(thread_count)},
       {"split", of_layers(split_text)},
   };

@@ -142,7 +142,16 @@ def check_spec(spec: object) -> None:
 
 def check_x(backend: Backend, name: str, spec: Spec, x: Any) -> tuple[Library, Array]:
     """Take float features of the network's dtype, or integers, which `check_tokens` has to see."""
-    library, array = backend.take_x(name, x)
+    try:
+        library, array = backend.take_x(name, x)
+    except TypeError:
+        packed = hasattr(x, "batch_sizes")  # as torch's PackedSequence has
+        if packed or (isinstance(x, list | tuple) and any(hasattr(part, "shape") for part in x)):
+            came = type(x).__name__ + ("" if packed else " of arrays")
+            raise TypeError(
+                f"{name} is a {came}; expected one array: pad sequences, and pass lengths"
+            ) from None
+        raise
     if is_integer(array):
         return library, library.take_listed(name, array, INTEGERS, "integers")
     return library, library.check_float(name, array, spec.dtype, x)
@@ -310,7 +319,10 @@ def check_parameters(
     taken without their graph.
     """
     if not isinstance(parameters, Mapping):
-        raise TypeError(f"{name} has type {type(parameters).__name__}; expected a mapping of names to arrays")
+        hint = ", as its state_dict()" if hasattr(parameters, "state_dict") else ""
+        raise TypeError(
+            f"{name} has type {type(parameters).__name__}; expected a mapping of names to arrays{hint}"
+        )
     problems = []
     missing = [key for key in shapes if key not in parameters]
     unexpected = [str(key) for key in parameters if key not in shapes]

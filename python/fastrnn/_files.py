@@ -91,8 +91,7 @@ def write(path: AnyPath, kind: Kind, arrays: Arrays, description: dict[str, Any]
             partial.write_bytes(contents)
             partial.replace(whole)
     except OSError as error:
-        error.filename, error.filename2 = name, None  # what the caller knows
-        raise
+        raise type(error)(error.errno, error.strerror, name) from None  # what the caller knows
     finally:
         partial.unlink(missing_ok=True)
 

@@ -27,7 +27,7 @@ from .models import ManyToMany
 from .sampling import generate_steps
 from .training import mean_loss, softmax_cross_entropy
 
-__all__ = ["CharacterModel", "Vocabulary", "chunks", "streams"]
+__all__ = ["CharacterModel", "Vocabulary", "chunks", "stream_count"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -161,7 +161,7 @@ def chunks(tokens: NDArray[Any], batch: int, steps: int) -> Iterator[tuple[Token
         yield np.ascontiguousarray(x[part], np.int64), np.ascontiguousarray(targets[part], np.int64)
 
 
-def streams(tokens: NDArray[Any], most: int, steps: int) -> int:
+def stream_count(tokens: NDArray[Any], most: int, steps: int) -> int:
     """Into how many streams to cut a sequence: at most `most`, fewer where they would not fill a chunk."""
     return max(1, min(most, (len(tokens) - 1) // steps))
 
@@ -234,7 +234,7 @@ class CharacterModel:
 
         Unknown characters count as one symbol.
         """
-        parts = chunks(tokens, streams(tokens, batch, steps), steps)
+        parts = chunks(tokens, stream_count(tokens, batch, steps), steps)
         return mean_loss(self.model, parts, softmax_cross_entropy, carry_state=True) / math.log(2)
 
     def generate(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import get_num_threads, reference
-from .charmodel import CELLS, CharacterModel, Tokens, chunks, streams
+from .charmodel import CELLS, CharacterModel, Tokens, chunks, stream_count
 from .corpus import Corpus
 from .layouts import Cell, Spec
 from .training import Adam, History, cosine_learning_rate, fit, softmax_cross_entropy
@@ -144,7 +144,7 @@ def train(model: CharacterModel, tokens: Tokens, held_out: Tokens, options: Opti
     """Train until the limit is reached or Ctrl-C is pressed, with samples on the way."""
     from tqdm import tqdm
 
-    batch = streams(tokens, options.batch, options.chunk)
+    batch = stream_count(tokens, options.batch, options.chunk)
     limit = Limit(options.minutes, options.steps)
     steps = evaluations = 0
 

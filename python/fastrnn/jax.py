@@ -310,7 +310,8 @@ def _spec_of(cell: Any, parameters: Any, options: Mapping[str, Any]) -> Spec:
             f"parameters has type {type(parameters).__name__}; expected a mapping of names to arrays"
         )
     if "weight_ih_l0" not in parameters:
-        raise ValueError(f"parameters: missing weight_ih_l0; there are {', '.join(map(str, parameters))}")
+        names = ", ".join(map(str, parameters)) or "none"
+        raise ValueError(f"parameters: missing weight_ih_l0; there are {names}")
     gates, label = len(GATES[cell]), "parameters['weight_ih_l0']"
     first = _ON_CPU.own.take(label, parameters["weight_ih_l0"])
     if str(first.dtype) not in DTYPES:

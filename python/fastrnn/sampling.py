@@ -220,13 +220,12 @@ def _steps(
     generators = [np.random.default_rng([key, row]) for row in range(prompt.shape[1])]
     live = np.ones(prompt.shape[1], bool)
     rows = np.flatnonzero(live)  # that the stream has
-    for tokens in prompt:
-        o = stream.step(tokens)
-    _check_known("stop", stops, np.shape(o)[-1])
+    o = _read_prompt(stream, prompt)
+    _check_known("stop", stops, o.shape[-1])
     for t in range(length):
         if t % BLOCK == 0:
             uniform = np.array([generator.random(BLOCK) for generator in generators])
-        tokens = how.tokens(np.asarray(o), uniform[rows, t % BLOCK])
+        tokens = how.tokens(o, uniform[rows, t % BLOCK])
         live[rows] &= ~np.isin(tokens, stops)
         if not live.any():
             return
@@ -240,7 +239,25 @@ def _steps(
             rows, tokens, state = rows[kept], tokens[kept], _rows_of(stream.state, kept)
             stream = source.stream(len(rows))
             stream.state = state
-        o = stream.step(tokens)
+        o = _read_drawn(stream, tokens, o.shape[-1])
+
+
+def _read_prompt(stream: Any, prompt: Tokens) -> Any:
+    """Return the logits after a prompt (T, B)."""
+    try:
+        for tokens in prompt:
+            o = stream.step(tokens)
+    except ValueError as error:
+        raise ValueError(f"prompt cannot be read: {error}") from error
+    return np.asarray(o)
+
+
+def _read_drawn(stream: Any, tokens: Tokens, size: int) -> Any:
+    """Return the logits after tokens (B,), each the number of one of `size` logits."""
+    try:
+        return np.asarray(stream.step(tokens))
+    except ValueError as error:
+        raise ValueError(f"source gives {size} logits, but does not read as many tokens: {error}") from error
 
 
 def _rows_of(state: Any, rows: NDArray[np.int64]) -> Any:
@@ -432,8 +449,7 @@ def beam_search(
         raise ValueError(f"prompt has shape {np.shape(prompt)}; expected (T,)")
     read, stops, excluded = _prompt(prompt, beams, source), _stop_tokens(stop), _excluded(exclude)
     stream = as_stream(source, beams)
-    for tokens in read:
-        o = np.asarray(stream.step(tokens))
+    o = _read_prompt(stream, read)
     _check_known("stop", stops, o.shape[-1])
 
     def score(log_probability: float, count: int) -> float:
@@ -463,7 +479,7 @@ def beam_search(
         written = np.column_stack([written[parents], tokens])
         if count < length:
             stream.state = _rows_of(stream.state, parents)
-            o = np.asarray(stream.step(tokens))
+            o = _read_drawn(stream, tokens, o.shape[-1])
     ended += [
         Hypothesis(row, float(total), score(float(total), length), False)
         for row, total in zip(written, totals, strict=True)

@@ -74,6 +74,8 @@ def full_bptt(
 Pass = tuple[float, int, Any]
 """Loss, how many positions it scores, final state."""
 
+_DO = "of which do is its gradient in o"
+
 
 def gradients(
     model: Any,
@@ -86,6 +88,8 @@ def gradients(
 ) -> Pass:
     """Forward, loss of the outputs from step `skip` on, and backward."""
     value, count, do, state_n = evaluated(model, x, targets, loss, state, options, skip)
+    if do is None:
+        raise TypeError(f"loss returned ({value!r}, None); expected (loss, do), {_DO}")
     if skip:
         do = np.concatenate([np.zeros((skip, *do.shape[1:]), do.dtype), do])
     model.backward(do)
@@ -113,8 +117,8 @@ def evaluated(
     if skip:
         o = o[skip:]
     scored = loss(o, targets) if mask is None else loss(o, targets, mask)
-    if not isinstance(scored, tuple) or len(scored) != 2 or scored[1] is None:
-        raise TypeError(f"loss returned {scored!r}; expected (loss, do), of which do is its gradient in o")
+    if not isinstance(scored, tuple) or len(scored) != 2:
+        raise TypeError(f"loss returned {scored!r}; expected (loss, do), {_DO}")
     value, do = returned("loss", scored[0]), scored[1]
     return value, int(np.prod(o.shape[:-1]) if mask is None else np.count_nonzero(mask)), do, state_n
 
@@ -345,7 +349,10 @@ def accumulate(model: Any, batches: Iterable[Batch], loss: LossFunction) -> floa
 def parts_of(batch: Any) -> tuple[Any, Any, Mapping[str, Any]]:
     """Return x, targets and options of a batch."""
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise TypeError(f"a batch is {type(batch).__name__}; expected (x, targets) or (x, targets, options)")
+        raise TypeError(
+            f"a batch is {type(batch).__name__}; expected (x, targets) or (x, targets, options), and of one "
+            f"batch alone a list, [(x, targets)]"
+        )
     x, targets, options = batch if len(batch) == 3 else (*batch, {})
     if not isinstance(options, Mapping):
         raise TypeError(f"options of a batch are {options!r}; expected a dictionary")

@@ -198,6 +198,17 @@ class Log:
                 self.catch_up()
 
 
+def check_picture_path(path: AnyPath) -> None:
+    """Raise ValueError for a kind of picture that matplotlib does not write; without a suffix it is a PNG."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    suffix = Path(os.fsdecode(path)).suffix[1:].lower()
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if suffix and suffix not in kinds:
+        expected = ", ".join(f".{kind}" for kind in kinds)
+        raise ValueError(f"plot is {os.fsdecode(path)!r}; expected a path that ends in {expected}")
+
+
 def checked_log_path(path: AnyPath) -> Path:
     """Return where a log goes; ValueError for a kind of file that there is not."""
     checked = Path(os.fsdecode(path))

@@ -39,7 +39,7 @@ from .bptt import (
 from .checkpoint import Checkpoint, copies, write_arrays
 from .clipping import clip_by_global_norm, clip_by_value
 from .divergence import where_it_began
-from .history import History, Log, checked_log_path
+from .history import History, Log, check_picture_path, checked_log_path
 
 Data = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
@@ -119,7 +119,7 @@ def mean_loss(
     batches
         ``(x, targets)`` or ``(x, targets, options)``, as for `fit`.
     loss
-        ``loss, do = loss(o, targets, mask=None)``, a mean over positions.
+        ``loss, do = loss(o, targets, mask=None)``, a mean over positions; do is not read, and may be None.
     carry_state
         Each batch starts from the final state of the one before.
 
@@ -394,6 +394,7 @@ class _Training:
             checked_log_path(self.log)
         if self.plot is not None:
             require("matplotlib", "plot", "cli")
+            check_picture_path(self.plot)
         if self.progress:
             require("tqdm", "progress", "cli")
         if boolean("resume", self.resume) and self.checkpoint is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import contiguous, empty, is_on_device
 from .._backends import CPU, Array, Backend, Library, backend_of_arrays, on_host
-from ..layouts import DEVICE_DTYPES, integer, one_of
+from ..layouts import DEVICE_DTYPES, DTYPES, integer, one_of
 from ._numbers import ANY, number
 
 Reduction = Literal["mean", "sum"]
@@ -56,9 +57,10 @@ def softmax(logits: Any) -> Any:
     if backend is not CPU:
         library, array = _taken_there(backend, logits)
         return library.give(library.place(softmax(on_host(array)), array.dtype))
-    if isinstance(logits, np.ndarray) and logits.dtype == np.float16:
+    _checked_floats("logits", logits, (*DTYPES, "float16"))
+    if logits.dtype == np.float16:
         return softmax(logits.astype(np.float32)).astype(np.float16)
-    below = below_largest(_checked_logits(_checked_floats("logits", logits)))
+    below = below_largest(_checked_logits(logits))
     with np.errstate(under="ignore"):
         p = np.exp(below)
     p /= p.sum(axis=-1, keepdims=True)
@@ -341,12 +343,12 @@ def valid_steps(lengths: Any, steps: int) -> NDArray[np.bool_]:
     return np.arange(steps)[:, None] < taken
 
 
-def _checked_floats(name: str, values: Any) -> Any:
-    if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
+def _checked_floats(name: str, values: Any, dtypes: Sequence[str] = DTYPES) -> Any:
+    if not isinstance(values, np.ndarray) or str(values.dtype) not in dtypes:
         came = getattr(values, "dtype", type(values).__name__)
         if is_on_device(values):
             came = f"on {values.device}"
-        raise TypeError(f"{name} are {came}; expected a NumPy array of float32 or float64")
+        raise TypeError(f"{name} are {came}; expected a NumPy array of {' or '.join(dtypes)}")
     return values
 
 

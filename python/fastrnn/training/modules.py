@@ -37,7 +37,8 @@ def module_list(modules: Any) -> list[Module]:
     for i, module in enumerate(checked):
         for name in ("parameters", "gradients"):
             if not isinstance(getattr(module, name, None), Mapping):
-                raise TypeError(f"modules[{i}] is {module!r}; expected a layer, with a dictionary {name}")
+                came = f"an array {module.shape}" if hasattr(module, "shape") else repr(module)
+                raise TypeError(f"modules[{i}] is {came}; expected a layer, with a dictionary {name}")
         for j, other in enumerate(checked[:i]):
             if module is other:
                 raise ValueError(f"modules[{i}] is modules[{j}] again, {module!r}; expected each layer once")
