@@ -1,6 +1,6 @@
-// Starting a kernel, from plain C++.  What launch does is decided by what is linked: the .cu files
+// Starting a kernel, from plain C++.  What launch() does is decided by what is linked: the .cu files
 // instantiate it for the GPU (launch_cuda.cuh), the emulator of the tests for the CPU
-// (tests/emulator/launch_emulated.h).
+// (tests/emulator/launch_emulated.h).  Both take the kernels from the lists in kernels/*.inc.
 #pragma once
 
 #include "cuda/context.h"
@@ -20,5 +20,8 @@ struct Grid {
 // refuses it.
 template <class Kernel>
 void launch(Stream stream, const Grid& grid, const typename Kernel::Params& params);
+
+// An entry of those lists; variadic, because the arguments of a template have commas.
+#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
 
 }  // namespace fastrnn::cuda

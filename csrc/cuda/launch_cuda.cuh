@@ -1,5 +1,4 @@
-// launch() for the GPU.  A .cu file includes this and instantiates the kernels it holds:
-//   template void fastrnn::cuda::launch<ScaleRows>(Stream, const Grid&, const ScaleRows::Params&);
+// launch() for the GPU.  A .cu file includes this and then the list of kernels that it is to hold.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -5,24 +5,20 @@
 
 namespace fastrnn::cuda {
 
-#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
-#define FRNN_T_NARROW 0
+#define FRNN_T_IS_16_BIT 0
 #define FRNN_T float
 #include "cuda/kernels/stack.inc"
 #undef FRNN_T
 #define FRNN_T double
 #include "cuda/kernels/stack.inc"
 #undef FRNN_T
-#undef FRNN_T_NARROW
-#define FRNN_T_NARROW 1
+#undef FRNN_T_IS_16_BIT
+#define FRNN_T_IS_16_BIT 1
 #define FRNN_T half_t
 #include "cuda/kernels/stack.inc"
 #undef FRNN_T
 #define FRNN_T bfloat16_t
 #include "cuda/kernels/stack.inc"
-FRNN_KERNEL(BeginDropout)
-FRNN_KERNEL(SplitFloat)
-FRNN_KERNEL(SortTokens)
-FRNN_KERNEL(TokenStarts)
+#include "cuda/kernels/stack_untyped.inc"
 
 }  // namespace fastrnn::cuda

@@ -4,13 +4,9 @@
 
 namespace fastrnn::cuda {
 
-#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
 #define FRNN_T float
-#define FRNN_T_NARROW 0
+#define FRNN_T_IS_16_BIT 0
 #include "cuda/kernels/stack.inc"
-FRNN_KERNEL(BeginDropout)
-FRNN_KERNEL(SplitFloat)
-FRNN_KERNEL(SortTokens)
-FRNN_KERNEL(TokenStarts)
+#include "cuda/kernels/stack_untyped.inc"
 
 }  // namespace fastrnn::cuda

@@ -4,9 +4,8 @@
 
 namespace fastrnn::cuda {
 
-#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
 #define FRNN_T double
-#define FRNN_T_NARROW 0
+#define FRNN_T_IS_16_BIT 0
 #include "cuda/kernels/stack.inc"
 
 }  // namespace fastrnn::cuda

@@ -5,7 +5,6 @@
 
 namespace fastrnn::cuda {
 
-#define FRNN_KERNEL(...) template void launch<__VA_ARGS__>(Stream, const Grid&, const __VA_ARGS__::Params&);
 #define FRNN_T bfloat16_t
 #include "cuda/kernels/persistent.inc"
 
