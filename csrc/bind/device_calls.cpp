@@ -24,22 +24,10 @@ using cuda::Streams;
 
 // How products of float32 are computed, in all calls of this process.
 std::atomic<cuda::Products> float32_products{cuda::Products::automatic};
-constexpr std::initializer_list<std::pair<const char*, cuda::Products>> kProducts{
-    {"automatic", cuda::Products::automatic},
-    {"plain", cuda::Products::plain},
-    {"bf16x3", cuda::Products::bf16x3},
-    {"tf32", cuda::Products::tf32}};
 
 // What a measurement insists on in all calls of this process.
 std::mutex wish_mutex;
 cuda::Wish forward_wish, backward_wish;
-constexpr std::initializer_list<std::pair<const char*, cuda::Strategy>> kStrategies{
-    {"step", cuda::Strategy::step}, {"cta", cuda::Strategy::cta}, {"cluster", cuda::Strategy::cluster}};
-constexpr std::initializer_list<std::pair<const char*, cuda::TileKind>> kTiles{
-    {"narrow", cuda::TileKind::narrow},
-    {"wide", cuda::TileKind::wide},
-    {"low", cuda::TileKind::low},
-    {"tall", cuda::TileKind::tall}};
 
 cuda::Wish wish_of(bool backward) {
   const std::lock_guard<std::mutex> lock(wish_mutex);
@@ -48,14 +36,6 @@ cuda::Wish wish_of(bool backward) {
 
 cuda::Options forward_options(std::uint64_t* calls = nullptr) {
   return {float32_products, calls, wish_of(false)};
-}
-
-template <class Value>
-const char* word_for(Value value, std::initializer_list<std::pair<const char*, Value>> choices) {
-  for (const auto& [word, meant] : choices) {
-    if (meant == value) return word;
-  }
-  return "";
 }
 
 struct DeviceNetwork {
@@ -77,11 +57,6 @@ cuda::Request request_for(const DeviceNetwork& n, Index steps, Index batch, bool
   request.backward_wish = wish_of(true);
   return request;
 }
-
-constexpr std::initializer_list<std::pair<const char*, DType>> kDTypes{{"float32", DType::float32},
-                                                                       {"float64", DType::float64},
-                                                                       {"float16", DType::float16},
-                                                                       {"bfloat16", DType::bfloat16}};
 
 // Calls body with a value of the C++ type of a dtype.
 template <class Body>
@@ -421,7 +396,6 @@ class DeviceStreamOf final : public DeviceStream {
     }
     run_sized("step", n, 1, count,
               [&] { streams_->step(work.stream(), values, tokens, indices, count, forward_options()); });
-    refresh();
     DeviceArray out = y;
     out.shape[0] = count;
     return out;
@@ -443,19 +417,12 @@ class DeviceStreamOf final : public DeviceStream {
     args.y = work.mutable_rows<T>(out, {args.steps, args.batch, n.output()}, "y");
     run_sized("run", n, args.steps, args.batch,
               [&] { streams_->run(work.stream(), args, forward_options()); });
-    refresh();
   }
 
  private:
   void follow(cuda::Stream stream) const {
     h.storage->follow(stream);
     for (const DeviceArray& a : arrays_) a.storage->follow(stream);
-  }
-  // Where the state and the output are now: the implementation may use several buffers in turn.
-  void refresh() {
-    h.data = reinterpret_cast<char*>(streams_->h());
-    y.data = reinterpret_cast<char*>(streams_->y());
-    if (c) c->data = reinterpret_cast<char*>(streams_->c());
   }
 
   DeviceNetwork network_;
@@ -476,7 +443,7 @@ auto over_arrays(std::uintptr_t handle, const std::vector<const DeviceArray*>& a
       throw py::value_error("expected contiguous arrays of one size on one device");
     a->storage->follow(stream);
   }
-  const DType dtype = choose<DType>(first.type.name(), "dtype", kDTypes);
+  const DType dtype = choose<DType>(first.type.name(), "dtype", cuda::kDTypes);
   const Unlocked unlocked;
   return with_type(dtype, [&](auto zero) { return body(zero, stream, first.size()); });
 }
@@ -557,7 +524,7 @@ void register_updates(py::module_& m) {
         product.c = c.data;
         product.c_stride = c.shape[1];
         product.add = add;
-        product.dtype = choose<DType>(c.type.name(), "dtype", kDTypes);
+        product.dtype = choose<DType>(c.type.name(), "dtype", cuda::kDTypes);
         product.tf32 = float32_products.load() == cuda::Products::tf32;
         if (a.shape[transpose_a ? 1 : 0] != product.rows || b.shape[transpose_b ? 0 : 1] != product.columns ||
             b.shape[transpose_b ? 1 : 0] != product.depth)
@@ -626,7 +593,7 @@ void register_device_calls(py::module_& m) {
              return DeviceNetwork{make_network(cell, input_size, hidden_size, num_layers, bidirectional, bias,
                                                proj_size, peephole, reset_after, nonlinearity, dropout,
                                                recurrent_dropout, zoneout_h, zoneout_c),
-                                  choose<DType>(dtype, "dtype", kDTypes), device};
+                                  choose<DType>(dtype, "dtype", cuda::kDTypes), device};
            }),
            py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
            py::arg("num_layers"), py::arg("bidirectional"), py::arg("bias"), py::arg("proj_size"),
@@ -646,13 +613,11 @@ void register_device_calls(py::module_& m) {
             py::list found;
             for (const auto& [launch, seconds] :
                  cuda::launches(request_for(n, steps, batch, backward, false), backward)) {
-              const cuda::Strategy strategy =
-                  launch.ranks == 1 ? cuda::Strategy::cta : cuda::Strategy::cluster;
               py::dict one;
-              one["strategy"] = word_for(strategy, kStrategies);
+              one["strategy"] = cuda::name_of(launch.strategy(), cuda::kStrategies);
               one["ranks"] = launch.ranks;
               one["columns"] = launch.columns;
-              one["tile"] = word_for(launch.tile, kTiles);
+              one["tile"] = cuda::name_of(launch.tile, cuda::kTiles);
               one["estimate"] = seconds;
               found.append(one);
             }
@@ -721,15 +686,18 @@ void register_device_calls(py::module_& m) {
   register_updates(m);
   m.def(
       "set_float32_products",
-      [](const std::string& how) { float32_products = choose<cuda::Products>(how, "products", kProducts); },
+      [](const std::string& how) {
+        float32_products = choose<cuda::Products>(how, "products", cuda::kProducts);
+      },
       py::arg("how"));
-  m.def("get_float32_products", [] { return word_for(float32_products.load(), kProducts); });
+  m.def("get_float32_products", [] { return cuda::name_of(float32_products.load(), cuda::kProducts); });
   m.def(
       "set_wish",
       [](const std::string& strategy, int ranks, int columns, const std::string& tile, bool backward) {
         cuda::Wish wish;
-        if (!strategy.empty()) wish.strategy = choose<cuda::Strategy>(strategy, "strategy", kStrategies);
-        if (!tile.empty()) wish.tile = choose<cuda::TileKind>(tile, "tile", kTiles);
+        if (!strategy.empty())
+          wish.strategy = choose<cuda::Strategy>(strategy, "strategy", cuda::kStrategies);
+        if (!tile.empty()) wish.tile = choose<cuda::TileKind>(tile, "tile", cuda::kTiles);
         wish.ranks = ranks;
         wish.columns = columns;
         const std::lock_guard<std::mutex> lock(wish_mutex);

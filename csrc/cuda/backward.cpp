@@ -1,8 +1,7 @@
 // Back-propagation through time over a stack: per direction of a layer, step by step from the end, one
 // pointwise kernel that makes dG and one product that takes it to the h before, or one kernel for all steps
-// and both directions; then products over all steps
-// for the weights and x. The analogue of cpu/backward.cpp and ops/run.cpp. Sums have a fixed order: no
-// atomics anywhere.
+// and both directions; then products over all steps for the weights and x. The analogue of cpu/backward.cpp
+// and ops/run.cpp. Sums have a fixed order: no atomics anywhere.
 #include <algorithm>
 
 #include "core/check.h"
@@ -28,8 +27,7 @@ class BackwardPart {
   Walk walk;
   Rows<const T> x;                       // [T,B,I]; not with tokens
   const std::int64_t* tokens = nullptr;  // [T,B] or null
-  const Dropout* dropout = nullptr;      // mask of x, or null
-  const std::uint64_t* dropout_key = nullptr;
+  KeyedDropout x_mask;
   Noise noise;
   Rows<const T> y;   // as forward left it
   Rows<const T> dy;  // [T,B,R] or null
@@ -59,7 +57,7 @@ class BackwardPart {
     h_prev_ = arena.take<T>(T_B * R);
     Index flat_stride = 0;
     const bool copy_x =
-        !tokens && (dropout || walk.lengths || !is_flat(x, walk.steps, B, shape.input, flat_stride));
+        !tokens && (x_mask || walk.lengths || !is_flat(x, walk.steps, B, shape.input, flat_stride));
     x_copy_ = copy_x ? arena.take<T>(T_B * I) : nullptr;
     dc_ = shape.cell == Cell::lstm ? arena.take<A>(B * H) : nullptr;
     carry_ = shape.cell == Cell::gru || noise.zones_h ? arena.take<A>(B * R) : nullptr;
@@ -340,7 +338,7 @@ class BackwardPart {
       token_gradient(queue, tokens, all_rows(), I, dg_input(), width(), GH, gradients.weight_ih, token_keys_,
                      token_starts_);
     } else {
-      const Operand input = input_operand(queue, walk, x, I, dropout, dropout_key, x_copy_);
+      const Operand input = input_operand(queue, walk, x, I, x_mask, x_copy_);
       queue.product<T>(GH, I, all_rows(), transposed(dg_input(), width()), input, gradients.weight_ih, I,
                        split_);
     }
@@ -350,7 +348,7 @@ class BackwardPart {
   void mask_h_prev(const Queue& queue) const {
     const Index R = shape.recurrent();
     if (noise.drops_h) {
-      copy_rows<T>(queue, walk, contiguous<const T>(h_prev_, walk.batch, R), R, &noise.recurrent, noise.key,
+      copy_rows<T>(queue, walk, contiguous<const T>(h_prev_, walk.batch, R), R, {noise.recurrent, noise.key},
                    contiguous(h_prev_, walk.batch, R));
     }
   }
@@ -418,9 +416,9 @@ class BackwardPart {
   A* dc_ = nullptr;                 // [B,H]
   A* carry_ = nullptr;              // [B,R]
   T* recurrent_weights_ = nullptr;  // (3H,H): reset-after, rows n r z
-  A* inner_product_ =
-      nullptr;       // [B,H]: of a step's second product: gradient of the h before its projection, of r h
-  T* dp_ = nullptr;  // [T,B,P]: gradient of the projected h
+  // [B,H], of a step's second product: gradient of the h before its projection, or of r h.
+  A* inner_product_ = nullptr;
+  T* dp_ = nullptr;         // [T,B,P]: gradient of the projected h
   T* dp_step_ = nullptr;    // [B,P], or null
   A* new_cells_ = nullptr;  // [T,B,H]: where zoneout makes others of them
   A* new_dc_ = nullptr;     // full peephole, [B,H] each
@@ -439,7 +437,7 @@ void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<BackwardPart<T>>& directions) {
   using Part = BackwardPart<T>;
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.begin(on); });
-  const Persistence& launch = queue.plan().backward_persistence;
+  const PersistentLaunch& launch = queue.plan().backward.launch;
   with_persistent<BackwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
     launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
@@ -449,105 +447,100 @@ void run_persistent(const Queue& queue, const Request& request,
 template <class T>
 void run_layer(const Queue& queue, const Request& request, const std::vector<BackwardPart<T>>& directions) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (queue.plan().backward_strategy != Strategy::step) return run_persistent(queue, request, directions);
+    if (queue.plan().backward.strategy != Strategy::step) return run_persistent(queue, request, directions);
   }
   run_directions(queue, directions);
 }
 
-}  // namespace
-
 template <class T>
-void backward(Stream stream, const Network& network, const BackwardArguments<T>& args,
-              const Reserve<T>& reserve, const Options& options) {
-  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
-              width = network.output();
-  const Index I = network.first.input;
-  FRNN_CHECK(reserve.belongs_to(network, args.steps, B), "the reserve belongs to another call");
-  const std::size_t parameters = static_cast<std::size_t>(network.parts() * network.parameters_per_part());
-  FRNN_CHECK(args.parameters.size() == parameters && args.gradients.size() == parameters,
-             "a parameter or gradient is missing or too many");
-  Request request;
-  request.network = network;
-  request.steps = args.steps;
-  request.batch = B;
-  request.dtype = dtype_of<T>;
-  request.training = true;
-  request.tokens = args.tokens != nullptr;
-  request.products = options.products;
-  request.backward_wish = options.wish;
-  const Plan plan = make_plan(request, current_limits());
-  const Queue queue(stream, plan);
-  const CublasScope cublas(stream);
+struct BackwardCall {
+  const Network& network;
+  const BackwardArguments<T>& args;
+  const Reserve<T>& reserve;
+  bool dx_in_place = false;  // are the rows of the caller's dx flat?
+  Index dx_stride = 0;
 
-  // dx as flat rows: where the caller wants it, if that can be.
-  Index dx_stride = I;
-  const bool dx_in_place = args.dx && is_flat(args.dx, args.steps, B, I, dx_stride);
-  if (!dx_in_place) dx_stride = I;
+  BackwardCall(const Network& of, const BackwardArguments<T>& with, const Reserve<T>& saved)
+      : network(of), args(with), reserve(saved) {
+    FRNN_CHECK(reserve.belongs_to(network, args.steps, args.batch), "the reserve belongs to another call");
+    const auto parameters = static_cast<std::size_t>(network.parts() * network.parameters_per_part());
+    FRNN_CHECK(args.parameters.size() == parameters && args.gradients.size() == parameters,
+               "a parameter or gradient is missing or too many");
+    dx_in_place = args.dx && is_flat(args.dx, args.steps, args.batch, network.first.input, dx_stride);
+    if (!dx_in_place) dx_stride = network.first.input;
+  }
 
-  Dropout mask;
-  std::vector<BackwardPart<T>> directions;
-  T *between[2], *dx_copy;  // dL/dy of the layers below, in turn in one of two arrays
-  const auto prepare = [&](Index layer, Arena arena) {
-    directions.clear();
-    for (T*& array : between) array = network.layers > 1 ? arena.take<T>(args.steps * B * width) : nullptr;
-    dx_copy = args.dx && !dx_in_place ? arena.take<T>(args.steps * B * I) : nullptr;
+  // The directions of a layer, with scratch in the arena.
+  std::vector<BackwardPart<T>> layer(Index layer, const Queue& queue, Arena& arena) const {
+    const Index B = args.batch, T_B = args.steps * B, width = network.output();
+    const Index R = network.first.recurrent(), H = network.first.hidden, I = network.first.input;
+    T* between[2] = {};  // dL/dy of the layers below the last, in turn in one of two arrays
+    for (T*& array : between) array = network.layers > 1 ? arena.take<T>(T_B * width) : nullptr;
+    T* const dx_copy = args.dx && !dx_in_place ? arena.take<T>(T_B * I) : nullptr;
     const auto output = [&](Index of) {
       return of + 1 == network.layers ? args.y : contiguous<const T>(reserve.output(of), B, width);
     };
+    const Rows<const T> dy =
+        layer + 1 == network.layers ? args.dy : contiguous<const T>(between[(layer + 1) % 2], B, width);
+    std::vector<BackwardPart<T>> directions(static_cast<std::size_t>(network.directions));
     for (Index direction = 0; direction < network.directions; ++direction) {
-      const Index i = layer * network.directions + direction;
-      BackwardPart<T>& part = directions.emplace_back();
-      part.shape = network.shape(layer);
-      part.weights = part_of<LayerParameters<T>>(network, args.parameters, i);
-      part.gradients = part_of<LayerArrays<T>>(network, args.gradients, i);
-      part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
+      const Index number = layer * network.directions + direction, states = number * B;
+      BackwardPart<T>& part = directions[static_cast<std::size_t>(direction)];
+      describe_part(part, network, args.parameters, args, layer, direction, reserve.dropout_key());
+      part.gradients = part_of<LayerArrays<T>>(network, args.gradients, number);
       if (layer == 0) {
-        part.x = args.x;
-        part.tokens = args.tokens;
         part.dx = args.tokens || !args.dx ? nullptr : dx_in_place ? args.dx.data : dx_copy;
         part.dx_stride = dx_stride;
       } else {
         part.x = output(layer - 1);
         part.dx = between[layer % 2];
         part.dx_stride = width;
-        if (network.dropout > 0) {
-          mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
-          part.dropout = &mask;
-          part.dropout_key = reserve.dropout_key();
-        }
       }
-      part.noise = {network.state_noise(i, 1, true, 0, 0), reserve.dropout_key()};
       part.add_dx = direction > 0;
       part.y = columns_from(output(layer), direction * R);
-      const Rows<const T> dy =
-          layer + 1 == network.layers ? args.dy : contiguous<const T>(between[(layer + 1) % 2], B, width);
       part.dy = columns_from(dy, direction * R);
-      part.h0 = offset(args.h0, i * B * R);
-      part.c0 = offset(args.c0, i * B * H);
-      part.dh_n = offset(args.dh_n, i * B * R);
-      part.dc_n = offset(args.dc_n, i * B * H);
-      part.dh0 = offset(args.dh0, i * B * R);
-      part.dc0 = offset(args.dc0, i * B * H);
-      part.reserve = reserve.part(i);
+      part.h0 = offset(args.h0, states * R);
+      part.c0 = offset(args.c0, states * H);
+      part.dh_n = offset(args.dh_n, states * R);
+      part.dc_n = offset(args.dc_n, states * H);
+      part.dh0 = offset(args.dh0, states * R);
+      part.dc0 = offset(args.dc0, states * H);
+      part.reserve = reserve.part(number);
       part.layout(arena, queue);
     }
-    return arena.used();
-  };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  const Memory scratch(most, stream);
+    return directions;
+  }
+
+  // What is left to do on the dx of a layer: the mask of the layer below, zeros at padding (whatever the
+  // weights), its own rows.
+  void finish_dx(const Queue& queue, Index layer, const BackwardPart<T>& part) const {
+    if (!part.dx) return;
+    if (!part.x_mask && (layer > 0 || (dx_in_place && !args.lengths))) return;
+    const Rows<T> flat{part.dx, args.batch * part.dx_stride, part.dx_stride};
+    copy_rows<T>(queue, part.walk, {flat.data, flat.time_stride, flat.batch_stride}, part.shape.input,
+                 part.x_mask, layer > 0 ? flat : args.dx);
+  }
+};
+
+}  // namespace
+
+template <class T>
+void backward(Stream stream, const Network& network, const BackwardArguments<T>& args,
+              const Reserve<T>& reserve, const Options& options) {
+  const BackwardCall<T> call(network, args, reserve);
+  Request request = request_for(network, args, options);
+  request.training = true;
+  request.backward_wish = options.wish;
+  const Plan plan = make_plan(request, current_limits());
+  const Queue queue(stream, plan);
+  const CublasScope cublas(stream);
+  const Memory scratch(most_scratch(call, queue), stream);
   for (Index layer = network.layers; layer-- > 0;) {
-    prepare(layer, Arena(scratch.get()));
+    Arena arena(scratch.get());
+    const std::vector<BackwardPart<T>> directions = call.layer(layer, queue, arena);
     run_layer(queue, request, directions);
     for (const BackwardPart<T>& part : directions) part.input_gradient(queue);
-    const BackwardPart<T>& part = directions.front();
-    // What is left to do on dx: the mask of the layer below, zeros at padding (whatever the weights), its own
-    // rows.
-    if (!part.dx) continue;
-    if (!part.dropout && (layer > 0 || (dx_in_place && !args.lengths))) continue;
-    const Rows<T> flat{part.dx, B * part.dx_stride, part.dx_stride};
-    copy_rows<T>(queue, part.walk, {flat.data, flat.time_stride, flat.batch_stride}, part.shape.input,
-                 part.dropout, part.dropout_key, layer > 0 ? flat : args.dx);
+    call.finish_dx(queue, layer, directions.front());
   }
 }
 

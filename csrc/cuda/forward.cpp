@@ -25,8 +25,7 @@ class ForwardPart {
   Walk walk;
   Rows<const T> x;                       // [T,B,I]; not with tokens
   const std::int64_t* tokens = nullptr;  // [T,B] or null
-  const Dropout* dropout = nullptr;      // mask of x, or null
-  const std::uint64_t* dropout_key = nullptr;
+  KeyedDropout x_mask;
   Noise noise;
   Rows<T> y;  // [T,B,R]
   // States. h_n may be h0, and null; with `cells_state` that is where c lives, instead of c0 and c_n.
@@ -44,7 +43,7 @@ class ForwardPart {
     const Index GH = shape.gate_rows();
     const bool lstm = shape.cell == Cell::lstm, full = shape.peephole == Peephole::full;
     Index flat_stride = 0;
-    const bool copy_x = !tokens && (dropout || !is_flat(x, walk.steps, B, shape.input, flat_stride));
+    const bool copy_x = !tokens && (x_mask || !is_flat(x, walk.steps, B, shape.input, flat_stride));
     x_copy_ = copy_x ? arena.take<T>(T_B * shape.input) : nullptr;
     weight_ih_transposed_ =
         tokens && queue.plan().transpose_tokens ? arena.take<T>(GH * shape.input) : nullptr;
@@ -53,7 +52,7 @@ class ForwardPart {
     pre_stride_ = kNarrow<T> ? GH : std::max(GH, saved_gates(shape) * H);
     pre_ =
         !kNarrow<T> && reserve.gates ? reinterpret_cast<A*>(reserve.gates) : arena.take<A>(T_B * pre_stride_);
-    recurrent_ = queue.plan().strategy == Strategy::step ? arena.take<A>(B * GH) : nullptr;
+    recurrent_ = queue.plan().forward.strategy == Strategy::step ? arena.take<A>(B * GH) : nullptr;
     h_ = h_n && !state_rows.rows ? h_n : arena.take<T>(B * R);
     h_read_ = noise.drops_h ? arena.take<T>(B * R) : h_;
     if (lstm) {
@@ -138,7 +137,7 @@ class ForwardPart {
       queue.run<GatherTokens<T>>(walk.steps, walk.batch, GH, p);
       return;
     }
-    queue.product<T>(rows, GH, I, input_operand(queue, walk, x, I, dropout, dropout_key, x_copy_),
+    queue.product<T>(rows, GH, I, input_operand(queue, walk, x, I, x_mask, x_copy_),
                      transposed(weights.weight_ih, I), pre_, pre_stride_, split_);
   }
 
@@ -162,7 +161,7 @@ class ForwardPart {
     copy_state(queue, h0, h_, R, state_rows, {}, true);
     if (noise.drops_h) {
       copy_rows<T>(queue, {nullptr, nullptr, 1, walk.batch, false}, contiguous<const T>(h_, walk.batch, R), R,
-                   &noise.recurrent, noise.key, contiguous(h_read_, walk.batch, R));
+                   {noise.recurrent, noise.key}, contiguous(h_read_, walk.batch, R));
     }
     if (shape.cell != Cell::lstm) return;
     if (cells_state) {
@@ -304,7 +303,7 @@ template <class T>
 void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
   run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
-  const Persistence& launch = queue.plan().persistence;
+  const PersistentLaunch& launch = queue.plan().forward.launch;
   with_persistent<ForwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
     launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
   });
@@ -314,135 +313,94 @@ void run_persistent(const Queue& queue, const Request& request,
 template <class T>
 void run_layer(const Queue& queue, const Request& request, const std::vector<ForwardPart<T>>& directions) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (queue.plan().strategy != Strategy::step) return run_persistent(queue, request, directions);
+    if (queue.plan().forward.strategy != Strategy::step) return run_persistent(queue, request, directions);
   }
   run_directions(queue, directions);
 }
 
-}  // namespace
-
 template <class T>
-void Reserve<T>::layout(Stream stream, const Network& network, Index steps, Index batch) {
-  steps_ = -1;  // belongs to no call, should memory run out on the way
-  const auto layout = [&](Arena arena) {
-    parts_.assign(static_cast<std::size_t>(network.parts()), Part{});
-    outputs_.clear();
-    const LayerShape& s = network.first;
-    const Index units = steps * batch * s.hidden;
-    for (Part& part : parts_) {
-      if (saved_gates(s)) part.gates = arena.take<T>(units * saved_gates(s));
-      if (s.cell == Cell::lstm) part.cells = arena.take<Compute<T>>(units);
-    }
-    for (Index layer = 0; layer + 1 < network.layers; ++layer)
-      outputs_.push_back(arena.take<T>(steps * batch * network.output()));
-    dropout_key_ = arena.take<std::uint64_t>(1);
-    return arena.used();
-  };
-  bytes_ = layout(Arena());
-  if (bytes_ > memory_.capacity()) {
-    refuse_in_graph(
-        stream,
-        "what a training call saves for backward has no memory of this size yet, and a graph cannot "
-        "make it; make an equal call before the capture");
-    if (captured_) captured_before_.push_back(std::move(memory_));
-    captured_ = false;
+struct ForwardCall {
+  const Network& network;
+  const std::vector<const T*>& parameters;
+  const ForwardArguments<T>& args;
+  Compute<T>* cells;    // [parts, state_batch, H], or null: as run_forward has it
+  Reserve<T>* reserve;  // or null
+
+  Index state_batch() const { return args.state_rows ? args.state_batch : args.batch; }
+  bool has_masks() const {
+    return reserve && (network.has_state_noise() || (network.dropout > 0 && network.layers > 1));
   }
-  captured_ |= capturing(stream);
-  layout(Arena(memory_.reserve(bytes_, stream)));
-  network_ = network;
-  steps_ = steps;
-  batch_ = batch;
-}
 
-template <class T>
-bool Reserve<T>::belongs_to(const Network& network, Index steps, Index batch) const {
-  return steps == steps_ && batch == batch_ && network == network_;
-}
+  void check(Stream stream) const {
+    network.check_call(args.steps, args.batch);
+    FRNN_CHECK(static_cast<Index>(parameters.size()) == network.parts() * network.parameters_per_part(),
+               "a parameter is missing or too many");
+    if (!synchronous()) return;
+    check_numbers(stream, network, args);
+    if (args.state_rows) check_rows(stream, args.state_rows, args.batch, state_batch());
+  }
+
+  // The directions of a layer, with scratch in the arena.
+  std::vector<ForwardPart<T>> layer(Index layer, const Queue& queue, Arena& arena) const {
+    // In inference the layers below the last write in turn to one of two arrays.
+    T* between[2] = {};
+    for (Index i = 0; i < std::min<Index>(2, reserve ? 0 : network.layers - 1); ++i) {
+      between[i] = arena.take<T>(args.steps * args.batch * network.output());
+    }
+    const auto output = [&](Index of) {
+      if (of + 1 == network.layers) return args.y;
+      return contiguous(reserve ? reserve->output(of) : between[of % 2], args.batch, network.output());
+    };
+    const Index R = network.first.recurrent(), H = network.first.hidden;
+    std::vector<ForwardPart<T>> directions(static_cast<std::size_t>(network.directions));
+    for (Index direction = 0; direction < network.directions; ++direction) {
+      const Index number = layer * network.directions + direction, states = number * state_batch();
+      ForwardPart<T>& part = directions[static_cast<std::size_t>(direction)];
+      describe_part(part, network, parameters, args, layer, direction,
+                    reserve ? reserve->dropout_key() : nullptr);
+      if (layer > 0) {
+        const Rows<T> below = output(layer - 1);
+        part.x = {below.data, below.time_stride, below.batch_stride};
+      }
+      part.y = columns_from(output(layer), direction * R);
+      part.h0 = offset(args.h0, states * R);
+      part.h_n = offset(args.h_n, states * R);
+      part.c0 = offset(args.c0, states * H);
+      part.c_n = offset(args.c_n, states * H);
+      part.cells_state = offset(cells, states * H);
+      part.state_rows = {args.state_rows, state_batch()};
+      if (reserve) part.reserve = reserve->part(number);
+      part.layout(arena, queue);
+    }
+    return directions;
+  }
+};
+
+}  // namespace
 
 template <class T>
 void run_forward(Stream stream, const Network& network, const std::vector<const T*>& parameters,
                  const ForwardArguments<T>& args, Compute<T>* cells, Reserve<T>* reserve,
                  const Options& options) {
-  const Index B = args.batch, R = network.first.recurrent(), H = network.first.hidden,
-              width = network.output();
-  const Index state_batch = args.state_rows ? args.state_batch : B;
-  network.check_call(args.steps, B);
-  FRNN_CHECK(static_cast<Index>(parameters.size()) == network.parts() * network.parameters_per_part(),
-             "a parameter is missing or too many");
-  if (synchronous()) check_numbers(stream, network, args);
-  if (synchronous() && args.state_rows) check_rows(stream, args.state_rows, B, state_batch);
-  Request request;
-  request.network = network;
-  request.steps = args.steps;
-  request.batch = B;
-  request.dtype = dtype_of<T>;
+  const ForwardCall<T> call{network, parameters, args, cells, reserve};
+  call.check(stream);
+  Request request = request_for(network, args, options);
   request.training = reserve != nullptr;
-  request.tokens = args.tokens != nullptr;
-  request.products = options.products;
   request.wish = options.wish;
   const Plan plan = make_plan(request, current_limits());
   const Queue queue(stream, plan);
   const CublasScope cublas(stream);
 
-  const bool masked = reserve && network.dropout > 0 && network.layers > 1;
-  if (reserve) reserve->layout(stream, network, args.steps, B);
-  if (masked || (reserve && network.has_state_noise())) {
+  if (reserve) reserve->layout(stream, network, args.steps, args.batch);
+  if (call.has_masks()) {
     Grid one;
     one.blocks = 1;
     launch<BeginDropout>(stream, one, {args.seed, args.call, options.calls, reserve->dropout_key()});
   }
-
-  Dropout mask;
-  std::vector<ForwardPart<T>> directions;
-  const auto prepare = [&](Index layer, Arena arena) {
-    directions.clear();
-    // In inference the layers below the last write in turn to one of two arrays.
-    T* between[2] = {};
-    for (Index i = 0; i < std::min<Index>(2, reserve ? 0 : network.layers - 1); ++i) {
-      between[i] = arena.take<T>(args.steps * B * width);
-    }
-    const auto output = [&](Index of) {
-      if (of + 1 == network.layers) return args.y;
-      return contiguous(reserve ? reserve->output(of) : between[of % 2], B, width);
-    };
-    for (Index direction = 0; direction < network.directions; ++direction) {
-      const Index i = layer * network.directions + direction;
-      ForwardPart<T>& part = directions.emplace_back();
-      part.shape = network.shape(layer);
-      part.weights = part_of<LayerParameters<T>>(network, parameters, i);
-      part.walk = {args.lengths, args.reset, args.steps, B, direction == 1};
-      if (layer == 0) {
-        part.x = args.x;
-        part.tokens = args.tokens;
-      } else {
-        const Rows<T> below = output(layer - 1);
-        part.x = {below.data, below.time_stride, below.batch_stride};
-      }
-      if (masked && layer > 0) {
-        mask = Dropout::make(network.dropout, 0, 0, layer - 1, network.directions);
-        part.dropout = &mask;
-        part.dropout_key = reserve->dropout_key();
-      }
-      part.noise = {network.state_noise(i, 1, reserve != nullptr, 0, 0),
-                    reserve ? reserve->dropout_key() : nullptr};
-      part.y = columns_from(output(layer), direction * R);
-      part.h0 = offset(args.h0, i * state_batch * R);
-      part.h_n = offset(args.h_n, i * state_batch * R);
-      part.c0 = offset(args.c0, i * state_batch * H);
-      part.c_n = offset(args.c_n, i * state_batch * H);
-      part.cells_state = offset(cells, i * state_batch * H);
-      part.state_rows = {args.state_rows, state_batch};
-      if (reserve) part.reserve = reserve->part(i);
-      part.layout(arena, queue);
-    }
-    return arena.used();
-  };
-  std::size_t most = 0;
-  for (Index layer = 0; layer < network.layers; ++layer) most = std::max(most, prepare(layer, Arena()));
-  const Memory scratch(most, stream);
+  const Memory scratch(most_scratch(call, queue), stream);
   for (Index layer = 0; layer < network.layers; ++layer) {
-    prepare(layer, Arena(scratch.get()));
-    run_layer(queue, request, directions);
+    Arena arena(scratch.get());
+    run_layer(queue, request, call.layer(layer, queue, arena));
   }
 }
 
@@ -452,18 +410,7 @@ void forward(Stream stream, const Network& network, const std::vector<const T*>&
   run_forward<T>(stream, network, parameters, args, nullptr, reserve, options);
 }
 
-std::map<std::string, std::string> explain(const Request& request) {
-  std::map<std::string, std::string> words = describe(request, current_limits());
-  words["library"] = describe_cublas();
-  return words;
-}
-
-std::vector<PossibleLaunch> launches(const Request& request, bool backward) {
-  return possible_launches(request, current_limits(), backward);
-}
-
 #define FRNN_INSTANTIATE(T)                                                                               \
-  template class Reserve<T>;                                                                              \
   template void run_forward(Stream, const Network&, const std::vector<const T*>&,                         \
                             const ForwardArguments<T>&, Compute<T>*, Reserve<T>*, const Options&);        \
   template void forward(Stream, const Network&, const std::vector<const T*>&, const ForwardArguments<T>&, \
@@ -472,5 +419,6 @@ FRNN_INSTANTIATE(float)
 FRNN_INSTANTIATE(double)
 FRNN_INSTANTIATE(half_t)
 FRNN_INSTANTIATE(bfloat16_t)
+#undef FRNN_INSTANTIATE
 
 }  // namespace fastrnn::cuda

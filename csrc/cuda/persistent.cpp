@@ -33,16 +33,16 @@ double cycles_of(const PersistentShape& s) {
 // Those of all launches that the wish allows and that fit a CTA, and the device: keeps the fastest.
 class Chooser {
  public:
-  Chooser(const Request& request, const Limits& limits) : request_(request), limits_(limits) {}
+  Chooser(const Request& request, const Wish& wish, const Limits& limits)
+      : request_(request), wish_(wish), limits_(limits) {}
 
   template <class Kernel>
-  void consider(const Persistence& launch) {
+  void consider(const PersistentLaunch& launch) {
     using Tile = typename Kernel::Tile;
-    const Wish& wish = request_.wish;
-    if (wish.strategy && (*wish.strategy == Strategy::cta) != (launch.ranks == 1)) return;
-    if (wish.ranks && wish.ranks != launch.ranks) return;
-    if (wish.columns && wish.columns != launch.columns) return;
-    if (wish.tile && *wish.tile != launch.tile) return;
+    if (wish_.strategy && *wish_.strategy != launch.strategy()) return;
+    if (wish_.ranks && wish_.ranks != launch.ranks) return;
+    if (wish_.columns && wish_.columns != launch.columns) return;
+    if (wish_.tile && *wish_.tile != launch.tile) return;
     const PersistentShape s = persistent_shape(request_, launch);
     if (launch.columns % Tile::kColumns != 0 || !Kernel::product(s).fits(Tile::kTall)) return;
     if (typename Kernel::Layout(s).shared.bytes() > limits_.shared_per_block) return;
@@ -63,6 +63,7 @@ class Chooser {
 
  private:
   const Request& request_;
+  const Wish& wish_;
   const Limits& limits_;
   PersistentChoice best_;
 };
@@ -79,10 +80,10 @@ void with_type(DType dtype, Body body) {
 }
 
 template <class Pass>
-PersistentChoice choose(const Request& request, const Limits& limits) {
-  Chooser chooser(request, limits);
+PersistentChoice choose(const Request& request, const Wish& wish, const Limits& limits) {
+  Chooser chooser(request, wish, limits);
   with_type(request.dtype, [&](auto type) {
-    each_launch([&](const Persistence& launch) {
+    for_each_launch([&](const PersistentLaunch& launch) {
       with_persistent<Pass, decltype(type)>(request.network.first.cell, launch.tile, [&](auto kernel) {
         chooser.consider<typename decltype(kernel)::Kernel>(launch);
       });
@@ -93,8 +94,9 @@ PersistentChoice choose(const Request& request, const Limits& limits) {
 
 }  // namespace
 
-PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits) {
-  return backward ? choose<BackwardPass>(request, limits) : choose<ForwardPass>(request, limits);
+PersistentChoice choose_persistent(const Request& request, const Wish& wish, bool backward,
+                                   const Limits& limits) {
+  return backward ? choose<BackwardPass>(request, wish, limits) : choose<ForwardPass>(request, wish, limits);
 }
 
 }  // namespace fastrnn::cuda

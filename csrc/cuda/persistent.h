@@ -56,30 +56,30 @@ void with_persistent(Cell cell, TileKind kind, Body body) {
 
 // Calls body(launch) for all that are compiled.
 template <class Body>
-void each_launch(Body body) {
+void for_each_launch(Body body) {
   for (const int ranks : {1, 2, 4, 8, 16}) {
     for (const TileKind tile : {TileKind::narrow, TileKind::wide, TileKind::low, TileKind::tall}) {
-      for (const int columns : {8, 16, 32, 64}) body(Persistence{ranks, columns, tile});
+      for (const int columns : {8, 16, 32, 64}) body(PersistentLaunch{ranks, columns, tile});
     }
   }
 }
 
-inline PersistentShape persistent_shape(const Request& request, const Persistence& choice) {
+inline PersistentShape persistent_shape(const Request& request, const PersistentLaunch& launch) {
   PersistentShape s;
   s.hidden = static_cast<int>(request.network.first.hidden);
   s.batch = static_cast<int>(request.batch);
   s.directions = static_cast<int>(request.network.directions);
-  s.ranks = choice.ranks;
-  s.columns = choice.columns;
+  s.ranks = launch.ranks;
+  s.columns = launch.columns;
   return s;
 }
 
 // Starts a persistent kernel for the directions of a layer, parts that have their steps().
 template <class Kernel, class Part>
-void launch_persistent(Stream stream, const Request& request, const Persistence& choice,
+void launch_persistent(Stream stream, const Request& request, const PersistentLaunch& launched,
                        const std::vector<Part>& directions) {
   typename Kernel::Params params;
-  const PersistentShape& s = params.shape = persistent_shape(request, choice);
+  const PersistentShape& s = params.shape = persistent_shape(request, launched);
   params.nonlinearity = request.network.first.nonlinearity;
   for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
   FRNN_CHECK(Index{s.groups()} * s.directions * s.ranks < Index{1} << 31,
@@ -91,12 +91,13 @@ void launch_persistent(Stream stream, const Request& request, const Persistence&
   launch<Kernel>(stream, grid, params);
 }
 
-// Of those that the device can run and the wish allows, the fastest by the model; no ranks if there is none.
-// `cycles` of one step.
+// Of the launches that the device can run and the wish allows, the fastest by the model; 0 ranks if there is
+// none.
 struct PersistentChoice {
-  Persistence launch;
-  double cycles = 0;
+  PersistentLaunch launch;
+  double cycles = 0;  // of one step
 };
-PersistentChoice choose_persistent(const Request& request, bool backward, const Limits& limits);
+PersistentChoice choose_persistent(const Request& request, const Wish& wish, bool backward,
+                                   const Limits& limits);
 
 }  // namespace fastrnn::cuda

@@ -33,35 +33,6 @@ bool has_wide_tensor_cores(const Limits& limits) {
   return capability == 80 || capability == 90 || (capability >= 100 && capability < 120);
 }
 
-const char* name(Strategy strategy) {
-  switch (strategy) {
-    case Strategy::step: return "step";
-    case Strategy::cta: return "cta";
-    case Strategy::cluster: return "cluster";
-  }
-  return "";
-}
-
-const char* name(Products products) {
-  switch (products) {
-    case Products::automatic: return "automatic";
-    case Products::plain: return "plain";
-    case Products::bf16x3: return "bf16x3";
-    case Products::tf32: return "tf32";
-  }
-  return "";
-}
-
-const char* name(DType dtype) {
-  switch (dtype) {
-    case DType::float32: return "float32";
-    case DType::float64: return "float64";
-    case DType::float16: return "float16";
-    case DType::bfloat16: return "bfloat16";
-  }
-  return "";
-}
-
 // What the sizes of a persistent kernel, all of them int, are far from exceeding.
 constexpr Index kMostRows = Index{1} << 30, kMostUnits = Index{1} << 20;
 
@@ -114,27 +85,10 @@ const Tuned* measured(const Request& request, bool backward, const Limits& limit
   return best;
 }
 
-Wish wish_for(const Persistence& launch) {
-  Wish wish;
-  wish.strategy = launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
-  wish.ranks = launch.ranks;
-  wish.columns = launch.columns;
-  wish.tile = launch.tile;
-  return wish;
-}
-
-// One pass, as far as it is planned.
-struct PassPlan {
-  bool backward;
-  Strategy& strategy;
-  const char*& reason;
-  Persistence& persistence;
-};
-
-// As `request.wish` has it, also for backward.
-void choose_strategy(const PassPlan& plan, const Request& request, const Limits& limits,
+// Fills in a pass for which why_step() knows no reason against a persistent kernel.
+void choose_strategy(PassPlan& plan, bool backward, const Request& request, const Limits& limits,
                      const TunedTable& table) {
-  const Wish& wish = request.wish;
+  const Wish& wish = backward ? request.backward_wish : request.wish;
   if (wish.strategy == Strategy::step) {
     plan.reason = "as asked for";
     return;
@@ -149,17 +103,15 @@ void choose_strategy(const PassPlan& plan, const Request& request, const Limits&
     plan.reason = why_steps;
     return;
   }
-  if (const Tuned* row = wish.any() ? nullptr : measured(request, plan.backward, limits, table)) {
-    Request known = request;
-    known.wish = wish_for(row->launch);
-    choice = choose_persistent(known, plan.backward, limits);
+  if (const Tuned* row = wish.any() ? nullptr : measured(request, backward, limits, table)) {
+    choice = choose_persistent(request, Wish::for_launch(row->launch), backward, limits);
     if (choice.launch.ranks) {  // not where other clusters leave too few processors
       choice.cycles = kClock * row->launch_seconds;
       by_steps = kClock * row->step_seconds;
       reason = why_steps = row->source;
     }
   }
-  if (!choice.launch.ranks) choice = choose_persistent(request, plan.backward, limits);
+  if (!choice.launch.ranks) choice = choose_persistent(request, wish, backward, limits);
   if (!choice.launch.ranks) {
     plan.reason = wish.any() ? "what was asked for does not fit this device"
                              : "the weights do not fit on as many processors as can share them";
@@ -169,29 +121,25 @@ void choose_strategy(const PassPlan& plan, const Request& request, const Limits&
     plan.reason = why_steps;
     return;
   }
-  plan.strategy = choice.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
-  plan.reason = reason;
-  plan.persistence = choice.launch;
+  plan = {choice.launch.strategy(), reason, choice.launch};
 }
 
 void choose_strategies(Plan& plan, const Request& request, const Limits& limits, const TunedTable& table) {
-  plan.reason = plan.backward_reason = why_step(request, plan.products);
-  if (*plan.reason != '\0') return;
-  choose_strategy({false, plan.strategy, plan.reason, plan.persistence}, request, limits, table);
-  if (!request.training) return;
-  Request backward = request;
-  backward.wish = request.backward_wish;
-  choose_strategy({true, plan.backward_strategy, plan.backward_reason, plan.backward_persistence}, backward,
-                  limits, table);
+  plan.forward.reason = plan.backward.reason = why_step(request, plan.products);
+  if (*plan.forward.reason != '\0') return;
+  choose_strategy(plan.forward, false, request, limits, table);
+  if (request.training) choose_strategy(plan.backward, true, request, limits, table);
 }
 
 // What describe() says of a pass.
-std::string describe_strategy(Strategy strategy, const Persistence& p, const char* reason) {
-  if (strategy == Strategy::step)
-    return std::string("products and a pointwise kernel for every step: ") + reason;
-  return "one kernel a layer for all steps, with W_hh on the chip: every " + std::to_string(p.columns) +
+std::string describe_pass(const PassPlan& plan) {
+  if (plan.strategy == Strategy::step)
+    return std::string("products and a pointwise kernel for every step: ") + plan.reason;
+  const PersistentLaunch& launch = plan.launch;
+  return "one kernel a layer for all steps, with W_hh on the chip: every " + std::to_string(launch.columns) +
          " rows of the batch in " +
-         (p.ranks == 1 ? "one CTA" : "a cluster of " + std::to_string(p.ranks) + " CTAs") + "; " + reason;
+         (launch.ranks == 1 ? "one CTA" : "a cluster of " + std::to_string(launch.ranks) + " CTAs") + "; " +
+         plan.reason;
 }
 
 // Why a step of a stream can't be one kernel, or empty.
@@ -243,10 +191,8 @@ std::vector<PossibleLaunch> possible_launches(const Request& request, const Limi
   Plan plan;
   choose_products(plan, request, limits);
   if (*why_step(request, plan.products) != '\0') return found;
-  Request one = request;
-  each_launch([&](const Persistence& launch) {
-    one.wish = wish_for(launch);
-    const PersistentChoice choice = choose_persistent(one, backward, limits);
+  for_each_launch([&](const PersistentLaunch& launch) {
+    const PersistentChoice choice = choose_persistent(request, Wish::for_launch(launch), backward, limits);
     if (choice.launch.ranks) found.push_back({choice.launch, choice.cycles / kClock});
   });
   return found;
@@ -261,8 +207,8 @@ Plan make_plan(const Request& request, const Limits& limits, const TunedTable& t
   if (!request.stream) {
     choose_strategies(plan, request, limits, table);
   } else {
-    plan.stream_reason = why_no_stream_kernel(request);
-    plan.stream_kernel = *plan.stream_reason == '\0';
+    plan.forward.reason = why_no_stream_kernel(request);
+    plan.stream_kernel = *plan.forward.reason == '\0';
   }
 
   // Reading a column of W_ih for one token touches a sector of 32 bytes for every value; transposing touches
@@ -287,8 +233,8 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
   if (s.projection) products += "; 1 more for the projection";
   // What is so in one of the two ways that the steps are run, and in the other.
   const auto by_way = [&](const std::string& persistent, const std::string& by_step) {
-    const bool forward = plan.strategy != Strategy::step;
-    if (!request.training || forward == (plan.backward_strategy != Strategy::step))
+    const bool forward = plan.forward.strategy != Strategy::step;
+    if (!request.training || forward == (plan.backward.strategy != Strategy::step))
       return forward ? persistent : by_step;
     return "forward " + (forward ? persistent : by_step) + ", backward " + (forward ? by_step : persistent);
   };
@@ -300,16 +246,15 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     reason = "one kernel a layer: products, gates and state in place";
   } else {
     kernel += request.training ? "_fwd_train_" : "_fwd_infer_";
-    kernel += name(plan.strategy);
+    kernel += name_of(plan.forward.strategy, kStrategies);
     products = by_way("part of the kernel", products);
-    reason =
-        describe_strategy(plan.strategy, plan.persistence, request.stream ? plan.stream_reason : plan.reason);
+    reason = describe_pass(plan.forward);
   }
   std::map<std::string, std::string> words{
       {"kernel", kernel},
-      {"strategy", name(plan.strategy)},
+      {"strategy", name_of(plan.forward.strategy, kStrategies)},
       {"strategy_reason", reason},
-      {"dtype", name(request.dtype)},
+      {"dtype", name_of(request.dtype, kDTypes)},
       {"products", products},
       {"input", !request.tokens         ? "one product for all steps"
                 : plan.transpose_tokens ? "rows of W_ih transposed gathered, no product"
@@ -317,16 +262,15 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
       {"directions", request.network.directions == 1
                          ? "one"
                          : "two, " + by_way("in one launch", "side by side on two streams")},
-      {"arithmetic", name(plan.products)},
+      {"arithmetic", name_of(plan.products, kProducts)},
       {"arithmetic_reason", plan.products_reason},
       {"device", "sm_" + std::to_string(limits.capability()) + ", " + std::to_string(limits.processors) +
                      " processors"},
   };
   words.merge(request.network.describe_state_noise(request.training));
   if (request.training) {
-    words["backward_strategy"] = name(plan.backward_strategy);
-    words["backward_strategy_reason"] =
-        describe_strategy(plan.backward_strategy, plan.backward_persistence, plan.backward_reason);
+    words["backward_strategy"] = name_of(plan.backward.strategy, kStrategies);
+    words["backward_strategy_reason"] = describe_pass(plan.backward);
   }
   return words;
 }

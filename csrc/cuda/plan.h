@@ -2,9 +2,11 @@
 // host code: a plan can be asked for a device that is not there.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/half.h"
@@ -28,19 +30,55 @@ enum class Products {
   tf32,       // operands rounded to tf32; only where a caller asks for it
 };
 
-// How a persistent kernel is launched, and which of those that are compiled (Tiles in kernels/persistent.h).
+// The tiles that persistent kernels are compiled for (Tiles in kernels/persistent.h).
 enum class TileKind { narrow, wide, low, tall };
-struct Persistence {
-  int ranks = 0, columns = 0;
+
+// What these are called, in explain() and in Python.
+template <class Value>
+using Names = std::initializer_list<std::pair<const char*, Value>>;
+inline constexpr Names<Strategy> kStrategies{
+    {"step", Strategy::step}, {"cta", Strategy::cta}, {"cluster", Strategy::cluster}};
+inline constexpr Names<Products> kProducts{{"automatic", Products::automatic},
+                                           {"plain", Products::plain},
+                                           {"bf16x3", Products::bf16x3},
+                                           {"tf32", Products::tf32}};
+inline constexpr Names<TileKind> kTiles{
+    {"narrow", TileKind::narrow}, {"wide", TileKind::wide}, {"low", TileKind::low}, {"tall", TileKind::tall}};
+inline constexpr Names<DType> kDTypes{{"float32", DType::float32},
+                                      {"float64", DType::float64},
+                                      {"float16", DType::float16},
+                                      {"bfloat16", DType::bfloat16}};
+
+template <class Value>
+const char* name_of(Value value, Names<Value> names) {
+  for (const auto& [name, named] : names) {
+    if (named == value) return name;
+  }
+  return "";
+}
+
+// How a persistent kernel is launched. The letters of the kernels' comments: P ranks, n columns.
+struct PersistentLaunch {
+  int ranks = 0;    // CTAs that share the weights: 1, or a cluster of 2 to 16
+  int columns = 0;  // rows of the batch that such a group has
   TileKind tile = TileKind::narrow;
+
+  Strategy strategy() const { return ranks == 1 ? Strategy::cta : Strategy::cluster; }
+  bool operator==(const PersistentLaunch& o) const {
+    return ranks == o.ranks && columns == o.columns && tile == o.tile;
+  }
+  bool operator!=(const PersistentLaunch& o) const { return !(*this == o); }
 };
 
-// What a test or a measurement insists on, of what is possible; the rest is chosen.
+// What a test or a measurement insists on; the rest is chosen.
 struct Wish {
   std::optional<Strategy> strategy;
   int ranks = 0, columns = 0;  // 0: any
   std::optional<TileKind> tile;
 
+  static Wish for_launch(const PersistentLaunch& launch) {
+    return {launch.strategy(), launch.ranks, launch.columns, launch.tile};
+  }
   bool any() const { return strategy || ranks || columns || tile; }
 };
 
@@ -54,25 +92,24 @@ struct Request {
   Wish wish = {}, backward_wish = {};
 };
 
-struct Plan {
+// How one pass runs its steps.
+struct PassPlan {
   Strategy strategy = Strategy::step;
   const char* reason = "";  // why this one, and none of the faster ones; reasons are literals
-  Persistence persistence;  // unless a step at a time
+  PersistentLaunch launch;  // unless step by step
+};
 
-  // The same of backward.
-  Strategy backward_strategy = Strategy::step;
-  const char* backward_reason = "";
-  Persistence backward_persistence;
+struct Plan {
+  PassPlan forward, backward;
 
   Products products = Products::plain;
   double split_from = 0;  // bf16x3: multiplications that a product must have to be split
   const char* products_reason = "";
 
-  bool stream_kernel = false;      // a step of a stream as one kernel a layer
-  const char* stream_reason = "";  // if not, why not
-  bool transpose_tokens = false;   // gather rows of W_ih transposed, instead of columns of W_ih
-  int most_blocks = 1;             // of a launch whose CTAs go on with more elements
-  Index sum_rows = 1;              // rows of dG in one chunk of a column sum
+  bool stream_kernel = false;     // a step of a stream as one kernel a layer; if not, forward has the reason
+  bool transpose_tokens = false;  // gather rows of W_ih transposed, instead of columns of W_ih
+  int most_blocks = 1;            // of a launch whose CTAs go on with more elements
+  Index sum_rows = 1;             // rows of dG in one chunk of a column sum
 
   bool splits(Index rows, Index columns, Index depth) const {
     return products == Products::bf16x3 &&
@@ -89,8 +126,8 @@ struct Tuned {
   DType dtype = DType::float32;
   bool backward = false;  // or forward, of training or not
   Index hidden = 0, batch = 0;
-  Persistence launch;                           // the fastest of the persistent kernel
-  double launch_seconds = 0, step_seconds = 0;  // of one step, by that and by a kernel for every step
+  PersistentLaunch launch;                      // the fastest of the persistent kernel
+  double launch_seconds = 0, step_seconds = 0;  // of one step: in that launch, and step by step
 };
 struct TunedTable {
   const Tuned* rows = nullptr;
@@ -107,7 +144,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
 // Every launch of a persistent kernel that is possible, forward or backward, with what the model estimates
 // for one step.
 struct PossibleLaunch {
-  Persistence launch;
+  PersistentLaunch launch;
   double seconds = 0;
 };
 std::vector<PossibleLaunch> possible_launches(const Request& request, const Limits& limits, bool backward);

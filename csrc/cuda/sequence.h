@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "core/buffers.h"
 #include "core/check.h"
@@ -145,6 +147,48 @@ class Queue {
   const Plan& plan_;
 };
 
+// What a call asks of a plan, but for how it is to be run.
+template <class T>
+Request request_for(const Network& network, const Arguments<T>& args, const Options& options) {
+  Request request;
+  request.network = network;
+  request.steps = args.steps;
+  request.batch = args.batch;
+  request.dtype = dtype_of<T>;
+  request.tokens = args.tokens != nullptr;
+  request.products = options.products;
+  return request;
+}
+
+// Fills in what both passes know of one direction of one layer; `key`, of all masks, is null in inference.
+template <class T, class Part>
+void describe_part(Part& part, const Network& network, const std::vector<const T*>& parameters,
+                   const Arguments<T>& args, Index layer, Index direction, const std::uint64_t* key) {
+  const Index number = layer * network.directions + direction;
+  part.shape = network.shape(layer);
+  part.weights = part_of<LayerParameters<T>>(network, parameters, number);
+  part.walk = {args.lengths, args.reset, args.steps, args.batch, direction == 1};
+  part.noise = {network.state_noise(number, 1, key != nullptr, 0, 0), key};
+  if (layer == 0) {
+    part.x = args.x;
+    part.tokens = args.tokens;
+  } else if (key && network.dropout > 0) {
+    part.x_mask = {Dropout::make(network.dropout, 0, 0, layer - 1, network.directions), key};
+  }
+}
+
+// The scratch that the largest layer of a call takes.
+template <class Call>
+std::size_t most_scratch(const Call& call, const Queue& queue) {
+  std::size_t most = 0;
+  for (Index layer = 0; layer < call.network.layers; ++layer) {
+    Arena measure;
+    call.layer(layer, queue, measure);
+    most = std::max(most, measure.used());
+  }
+  return most;
+}
+
 // What kernels clamp is an error for those who would rather wait and know (FASTRNN_CUDA_SYNC=1): throws
 // std::invalid_argument for a length, token or row that can't be. Nothing while a graph is captured.
 template <class T>
@@ -154,30 +198,28 @@ void check_rows(Stream stream, const Index* rows, Index count, Index batch);
 // to [T,B,width] = rows with their mask, if there is one, and zeros at padding. May be in place.
 template <class T>
 void copy_rows(const Queue& queue, const Walk& walk, const Rows<const T>& from, Index width,
-               const Dropout* dropout, const std::uint64_t* dropout_key, const Rows<T>& to) {
+               const KeyedDropout& mask, const Rows<T>& to) {
   typename GatherRows<T, T>::Params p;
   p.walk = walk;
   p.width = width;
   p.from = from;
   p.to = to;
-  p.masked = dropout != nullptr;
-  if (dropout) p.dropout = *dropout;
-  p.key = dropout_key;
-  queue.run<GatherRows<T, T>>(walk.steps, walk.batch, GatherRows<T, T>::groups(width, p.dropout.directions),
-                              p);
+  p.mask = mask;
+  queue.run<GatherRows<T, T>>(walk.steps, walk.batch,
+                              GatherRows<T, T>::groups(width, mask.dropout.directions), p);
 }
 
 // x as the left operand of a product over all steps: where it lies, or, given memory for a copy, as flat rows
 // with its mask and zeros at padding.
 template <class T>
 Operand input_operand(const Queue& queue, const Walk& walk, const Rows<const T>& x, Index width,
-                      const Dropout* dropout, const std::uint64_t* dropout_key, T* copy) {
+                      const KeyedDropout& mask, T* copy) {
   if (!copy) {
     Index stride = 0;
     is_flat(x, walk.steps, walk.batch, width, stride);
     return plain(x.data, stride);
   }
-  copy_rows(queue, walk, x, width, dropout, dropout_key, contiguous(copy, walk.batch, width));
+  copy_rows(queue, walk, x, width, mask, contiguous(copy, walk.batch, width));
   return plain(static_cast<const T*>(copy), width);
 }
 

@@ -40,14 +40,8 @@ void Streams<T>::step(Stream stream, const T* x, const std::int64_t* tokens, con
   args.state_rows = rows;
   args.state_batch = batch_;
   args.h0 = args.h_n = h_;
-  Request request;
-  request.network = network_;
-  request.steps = 1;
-  request.batch = count;
-  request.dtype = dtype_of<T>;
-  request.tokens = tokens != nullptr;
+  Request request = request_for(network_, args, options);
   request.stream = true;
-  request.products = options.products;
   if (make_plan(request, current_limits()).stream_kernel) {
     if (synchronous()) check_numbers(stream, network_, args);
     if (synchronous() && rows) check_rows(stream, rows, count, batch_);

@@ -102,14 +102,14 @@ TEST(plan_keeps_weights_on_the_chip) {
   for (const auto& c : cases) {
     const Request r = request(c.cell, c.dtype, 512, c.batch, c.hidden);
     const Plan plan = make_plan(r, c.limits);
-    CHECK(plan.strategy == c.strategy);
-    CHECK((plan.persistence.ranks > 1) == (c.strategy == Strategy::cluster));
-    if (plan.strategy == Strategy::step) continue;
-    const PersistentShape s = persistent_shape(r, plan.persistence);
+    CHECK(plan.forward.strategy == c.strategy);
+    CHECK((plan.forward.launch.ranks > 1) == (c.strategy == Strategy::cluster));
+    if (plan.forward.strategy == Strategy::step) continue;
+    const PersistentShape s = persistent_shape(r, plan.forward.launch);
     CHECK(s.padded() >= c.hidden && s.groups() * s.columns >= c.batch);
-    CHECK(s.blocks() % plan.persistence.ranks == 0);
+    CHECK(s.blocks() % plan.forward.launch.ranks == 0);
     if (c.dtype != DType::bfloat16) continue;
-    with_persistent<ForwardPass, bfloat16_t>(c.cell, plan.persistence.tile, [&](auto kernel) {
+    with_persistent<ForwardPass, bfloat16_t>(c.cell, plan.forward.launch.tile, [&](auto kernel) {
       using Layout = typename decltype(kernel)::Kernel::Layout;
       CHECK(Layout(s).shared.bytes() <= c.limits.shared_per_block);
     });
@@ -119,24 +119,24 @@ TEST(plan_keeps_weights_on_the_chip) {
 // Backward has a plan of its own: it holds as much, and exchanges more.
 TEST(plan_of_backward) {
   Request r = request(Cell::lstm, DType::bfloat16, 512, 16, 512);
-  CHECK(make_plan(r, h200).backward_strategy == Strategy::step);  // there is none
+  CHECK(make_plan(r, h200).backward.strategy == Strategy::step);  // there is none
   r.training = true;
-  CHECK(make_plan(r, h200).backward_strategy == Strategy::cluster);
+  CHECK(make_plan(r, h200).backward.strategy == Strategy::cluster);
   CHECK(says(r, h200, "backward_strategy", "cluster"));
   CHECK(says(r, h200, "backward_strategy_reason", "rows of the batch"));
-  CHECK(make_plan(r, a100).backward_strategy == Strategy::step);
+  CHECK(make_plan(r, a100).backward.strategy == Strategy::step);
   CHECK(says(r, a100, "backward_strategy_reason", "do not fit"));
   for (const Cell cell : {Cell::lstm, Cell::gru}) {  // as many units as 16 CTAs hold in 16 bits, either way
     for (const DType dtype : {DType::bfloat16, DType::float16}) {
       r = request(cell, dtype, 512, 64, 768);
       r.training = true;
       const Plan plan = make_plan(r, h200);
-      CHECK(plan.strategy == Strategy::cluster && plan.backward_strategy == Strategy::cluster);
-      CHECK(plan.persistence.ranks == 16 && plan.backward_persistence.ranks == 16);
-      CHECK(plan.backward_persistence.tile == TileKind::tall);
+      CHECK(plan.forward.strategy == Strategy::cluster && plan.backward.strategy == Strategy::cluster);
+      CHECK(plan.forward.launch.ranks == 16 && plan.backward.launch.ranks == 16);
+      CHECK(plan.backward.launch.tile == TileKind::tall);
       r.network.first.hidden = 769;
-      CHECK(make_plan(r, h200).strategy == Strategy::step);
-      CHECK(make_plan(r, h200).backward_strategy == Strategy::step);
+      CHECK(make_plan(r, h200).forward.strategy == Strategy::step);
+      CHECK(make_plan(r, h200).backward.strategy == Strategy::step);
     }
   }
 }
@@ -144,39 +144,36 @@ TEST(plan_of_backward) {
 TEST(plan_asks_for_no_more_clusters_than_there_are) {
   const Request r = request(Cell::lstm, DType::bfloat16, 512, 16, 512);
   Limits limits = h200;
-  CHECK(make_plan(r, limits).persistence.ranks == 16);
+  CHECK(make_plan(r, limits).forward.launch.ranks == 16);
   limits.clusters[3] = 0;
-  CHECK(make_plan(r, limits).persistence.ranks == 8);
+  CHECK(make_plan(r, limits).forward.launch.ranks == 8);
   CHECK(says(r, limits, "strategy", "cluster"));
   CHECK(says(r, limits, "strategy_reason", "a cluster of 8 CTAs"));
   CHECK(says(r, limits, "strategy_reason", "no GPU has confirmed"));
   CHECK(says(r, limits, "kernel", "lstm_fwd_infer_cluster"));
   CHECK(says(r, limits, "products", "part of the kernel"));
   for (int& count : limits.clusters) count = 0;
-  CHECK(make_plan(r, limits).strategy == Strategy::step);
+  CHECK(make_plan(r, limits).forward.strategy == Strategy::step);
   CHECK(says(r, limits, "strategy_reason", "do not fit"));
 }
 
 TEST(plan_does_what_is_wished_if_it_can) {
   Request r = request(Cell::gru, DType::bfloat16, 3, 5, 40);
-  CHECK(make_plan(r, h200).strategy == Strategy::step);
+  CHECK(make_plan(r, h200).forward.strategy == Strategy::step);
   CHECK(says(r, h200, "strategy_reason", "to take longer"));
-  r.wish.strategy = Strategy::cluster;
-  r.wish.ranks = 4;
-  r.wish.columns = 16;
-  r.wish.tile = TileKind::wide;
+  const PersistentLaunch launch{4, 16, TileKind::wide};
+  r.wish = Wish::for_launch(launch);
   const Plan plan = make_plan(r, h200);
-  CHECK(plan.strategy == Strategy::cluster && plan.persistence.ranks == 4);
-  CHECK(plan.persistence.columns == 16 && plan.persistence.tile == TileKind::wide);
+  CHECK(plan.forward.strategy == Strategy::cluster && plan.forward.launch == launch);
   CHECK(says(r, h200, "strategy_reason", "as asked for"));
-  CHECK(make_plan(r, a100).strategy == Strategy::step);
+  CHECK(make_plan(r, a100).forward.strategy == Strategy::step);
   CHECK(says(r, a100, "strategy_reason", "does not fit this device"));
   r.steps = 512;
   r.wish.strategy = Strategy::step;
-  CHECK(make_plan(r, h200).strategy == Strategy::step);
+  CHECK(make_plan(r, h200).forward.strategy == Strategy::step);
   r.wish = {};
   r.wish.ranks = 4;  // what is not wished for is chosen
-  CHECK(make_plan(r, h200).persistence.ranks == 4);
+  CHECK(make_plan(r, h200).forward.launch.ranks == 4);
   CHECK(says(r, h200, "strategy_reason", "as asked for"));
   CHECK(says(r, a100, "strategy_reason", "does not fit this device"));
 }
@@ -202,7 +199,7 @@ TEST(plan_takes_no_sizes_that_overflow) {
 
 TEST(plan_follows_what_was_measured) {
   // Made up: the launch is not the model's, nor is who is faster.
-  const Persistence launch{8, 16, TileKind::wide};
+  const PersistentLaunch launch{8, 16, TileKind::wide};
   const char* source = "measured on a GPU, commit abc";
   Tuned rows[] = {{90, 132, source, Cell::lstm, DType::bfloat16, false, 512, 48, launch, 3e-6, 2e-6},
                   {90, 132, source, Cell::lstm, DType::bfloat16, false, 512, 64, launch, 2e-6, 3e-6}};
@@ -210,51 +207,45 @@ TEST(plan_follows_what_was_measured) {
   const auto reason = [&](const Request& r, const Limits& limits) {
     return describe(r, limits, table).at("strategy_reason");
   };
-  const auto same = [&](const Persistence& p) {
-    return p.ranks == launch.ranks && p.columns == launch.columns && p.tile == launch.tile;
-  };
   Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
-  CHECK(!same(make_plan(r, h200, {}).persistence));
+  CHECK(make_plan(r, h200, {}).forward.launch != launch);
   for (const Index batch : {64, 49}) {
     r.batch = batch;
-    CHECK(make_plan(r, h200, table).strategy == Strategy::cluster);
-    CHECK(same(make_plan(r, h200, table).persistence));
+    CHECK(make_plan(r, h200, table).forward.strategy == Strategy::cluster);
+    CHECK(make_plan(r, h200, table).forward.launch == launch);
     CHECK(reason(r, h200).find("of 8 CTAs; measured on a GPU, commit abc") != std::string::npos);
   }
   for (const Index batch : {48, 33}) {  // the nearest above counts, by which steps are faster
     r.batch = batch;
-    CHECK(make_plan(r, h200, table).strategy == Strategy::step);
+    CHECK(make_plan(r, h200, table).forward.strategy == Strategy::step);
     CHECK(reason(r, h200).find("every step: measured on a GPU, commit abc") != std::string::npos);
   }
   // At few steps, reading the weights (34 us by estimate) takes longer than the step that it saves.
   r.batch = 64;
   r.steps = 33;
-  CHECK(make_plan(r, h200, table).strategy == Strategy::step);
+  CHECK(make_plan(r, h200, table).forward.strategy == Strategy::step);
   r.steps = 36;
-  CHECK(make_plan(r, h200, table).strategy == Strategy::cluster);
+  CHECK(make_plan(r, h200, table).forward.strategy == Strategy::cluster);
   r.steps = 512;
 
   // Each pass has rows of its own; forward's are for training and inference.
   r.training = true;
-  const auto differs = [](const Persistence& p, const Persistence& q) {
-    return p.ranks != q.ranks || p.columns != q.columns || p.tile != q.tile;
-  };
-  CHECK(same(make_plan(r, h200, table).persistence));
+  CHECK(make_plan(r, h200, table).forward.launch == launch);
   Tuned row = rows[1];
   row.backward = true;
   r.network.first.hidden = row.hidden = 256;
   const Plan before = make_plan(r, h200, {});
   for (const PossibleLaunch& one : possible_launches(r, h200, true)) {
-    if (differs(one.launch, before.backward_persistence)) row.launch = one.launch;
+    if (one.launch != before.backward.launch) row.launch = one.launch;
   }
   const Plan after = make_plan(r, h200, {&row, 1});
-  CHECK(differs(after.backward_persistence, before.backward_persistence));
-  CHECK(!differs(after.backward_persistence, row.launch));
-  CHECK(!differs(after.persistence, before.persistence));
+  CHECK(after.backward.launch != before.backward.launch);
+  CHECK(after.backward.launch == row.launch);
+  CHECK(after.forward.launch == before.forward.launch);
   CHECK(describe(r, h200, {&row, 1}).at("backward_strategy_reason").find(row.source) != std::string::npos);
   r.backward_wish.strategy = Strategy::step;
-  CHECK(make_plan(r, h200, {&row, 1}).backward_strategy == Strategy::step);
-  CHECK(make_plan(r, h200, {&row, 1}).strategy == Strategy::cluster);
+  CHECK(make_plan(r, h200, {&row, 1}).backward.strategy == Strategy::step);
+  CHECK(make_plan(r, h200, {&row, 1}).forward.strategy == Strategy::cluster);
   r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
 
   const auto modelled = [&](const Request& other, const Limits& limits) {
@@ -289,14 +280,9 @@ TEST(plan_lists_launches_that_are_possible) {
   int chosen = 0;
   for (const PossibleLaunch& one : found) {
     CHECK(one.seconds > 0 && one.seconds < 1e-3);
-    r.wish.strategy = one.launch.ranks == 1 ? Strategy::cta : Strategy::cluster;
-    r.wish.ranks = one.launch.ranks;
-    r.wish.columns = one.launch.columns;
-    r.wish.tile = one.launch.tile;
-    const Persistence p = make_plan(r, h200).persistence;
-    CHECK(p.ranks == one.launch.ranks && p.columns == one.launch.columns && p.tile == one.launch.tile);
-    chosen += p.ranks == plan.persistence.ranks && p.columns == plan.persistence.columns &&
-              p.tile == plan.persistence.tile;
+    r.wish = Wish::for_launch(one.launch);
+    CHECK(make_plan(r, h200).forward.launch == one.launch);
+    chosen += one.launch == plan.forward.launch;
   }
   CHECK(chosen == 1);
   CHECK(possible_launches(request(Cell::lstm, DType::bfloat16, 512, 64, 512), a100, false).empty());
@@ -325,7 +311,7 @@ TEST(plan_divides_products_whole) {
 TEST(plan_says_why_a_step_at_a_time) {
   Request r = request(Cell::lstm, DType::bfloat16, 512, 64, 512);
   r.network.zoneout_h = 0.1;
-  CHECK(make_plan(r, h200).strategy == Strategy::step);
+  CHECK(make_plan(r, h200).forward.strategy == Strategy::step);
   CHECK(says(r, h200, "strategy_reason", "zoneout"));
   CHECK(says(r, h200, "kernel", "lstm_fwd_infer_step"));
   CHECK(says(r, h200, "products", "1 product per step"));
@@ -350,7 +336,7 @@ TEST(plan_says_why_a_step_at_a_time) {
   CHECK(says(request(Cell::gru, DType::bfloat16, 512, 0, 512), h200, "strategy_reason", "nothing"));
   r = request(Cell::lstm, DType::float32, 512, 64, 512);
   r.network.recurrent_dropout = 0.5;
-  CHECK(make_plan(r, h200).strategy == Strategy::cluster);
+  CHECK(make_plan(r, h200).forward.strategy == Strategy::cluster);
   CHECK(says(r, h200, "recurrent_dropout", "0.5: not in inference"));
   CHECK(describe(r, h200).count("zoneout") == 0);
   r.training = true;

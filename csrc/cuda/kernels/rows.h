@@ -6,6 +6,14 @@
 
 namespace fastrnn::cuda {
 
+// Dropout in a kernel: none without a key.
+struct KeyedDropout {
+  Dropout dropout;
+  const std::uint64_t* key = nullptr;  // of the masks (Dropout::make_key), on the device
+
+  FRNN_HOST_DEVICE explicit operator bool() const { return key != nullptr; }
+};
+
 // to[t,b,:] = from[t,b,:], or what preceded it in processing order; 0 where the row has ended; times a
 // dropout mask. So padding is zeros in products over all steps, whatever the caller's array holds there. May
 // be in place unless `previous`.
@@ -21,9 +29,7 @@ struct GatherRows {
     Rows<To> to;
     bool previous = false;        // the state that entered the step, instead of what it made
     const To* initial = nullptr;  // [B,width]: what entered the first step, or null = zeros
-    bool masked = false;
-    Dropout dropout;
-    const std::uint64_t* key = nullptr;  // of the mask
+    KeyedDropout mask;
   };
 
   // One thread has 4 neighbouring units, which share a draw; a mask begins anew with each direction.
@@ -34,37 +40,35 @@ struct GatherRows {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    const Index width = p.width / p.dropout.directions, groups = (width + kUnits - 1) / kUnits;
-    for_times(x, p.walk.steps, p.walk.batch, p.dropout.directions * groups,
-              [&](Index t, Index b, Index group) {
-                const Index length = p.walk.length(b), direction = group >= groups ? 1 : 0;
-                const Index unit = (group - direction * groups) * kUnits, first = direction * width + unit;
-                const From* from = nullptr;
-                const To* initial = nullptr;
-                if (t < length) {
-                  const RowAt row(p.walk, b, p.walk.reverse ? length - 1 - t : t);
-                  if (!p.previous) {
-                    from = p.from.at(t, b) + first;
-                  } else if (!row.starts_piece()) {
-                    if (row.step > 0) {
-                      from = p.from.at(row.previous_time(), b) + first;
-                    } else if (p.initial) {
-                      initial = p.initial + b * p.width + first;
-                    }
-                  }
-                }
-                To* to = p.to.at(t, b) + first;
-                const Philox4 draw = p.masked ? p.dropout.draw(*p.key, t, b, direction, unit) : Philox4{};
-                FRNN_UNROLL
-                for (int j = 0; j < kUnits; ++j) {
-                  if (unit + j >= width) break;
-                  Compute<To> value = from      ? static_cast<Compute<To>>(widen(from[j]))
-                                      : initial ? widen(initial[j])
-                                                : 0;
-                  if (p.masked) value = p.dropout.apply(draw.word[j], value);
-                  to[j] = narrow<To>(value);
-                }
-              });
+    const Dropout& dropout = p.mask.dropout;
+    const Index width = p.width / dropout.directions, groups = (width + kUnits - 1) / kUnits;
+    for_times(x, p.walk.steps, p.walk.batch, dropout.directions * groups, [&](Index t, Index b, Index group) {
+      const Index length = p.walk.length(b), direction = group >= groups ? 1 : 0;
+      const Index unit = (group - direction * groups) * kUnits, first = direction * width + unit;
+      const From* from = nullptr;
+      const To* initial = nullptr;
+      if (t < length) {
+        const RowAt row(p.walk, b, p.walk.reverse ? length - 1 - t : t);
+        if (!p.previous) {
+          from = p.from.at(t, b) + first;
+        } else if (!row.starts_piece()) {
+          if (row.step > 0) {
+            from = p.from.at(row.previous_time(), b) + first;
+          } else if (p.initial) {
+            initial = p.initial + b * p.width + first;
+          }
+        }
+      }
+      To* to = p.to.at(t, b) + first;
+      const Philox4 draw = p.mask ? dropout.draw(*p.mask.key, t, b, direction, unit) : Philox4{};
+      FRNN_UNROLL
+      for (int j = 0; j < kUnits; ++j) {
+        if (unit + j >= width) break;
+        Compute<To> value = from ? static_cast<Compute<To>>(widen(from[j])) : initial ? widen(initial[j]) : 0;
+        if (p.mask) value = dropout.apply(draw.word[j], value);
+        to[j] = narrow<To>(value);
+      }
+    });
   }
 };
 

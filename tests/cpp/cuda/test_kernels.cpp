@@ -163,9 +163,7 @@ TEST(masks_are_those_of_the_cpu) {
     q.width = width * directions;
     q.from = contiguous<const float>(from.data(), batch, q.width);
     q.to = contiguous(to.data(), batch, q.width);
-    q.masked = true;
-    q.dropout = Dropout::make(p, 0, 0, 4, directions);
-    q.key = key.data();
+    q.mask = {Dropout::make(p, 0, 0, 4, directions), key.data()};
     launch<GatherRows<float, float>>({}, grid, q);
     std::vector<float> expected(in.begin(), in.end()), scale(static_cast<std::size_t>(q.width));
     const cpu::ForwardKernels<float>& cpu_kernels = cpu::baseline::float_kernels;

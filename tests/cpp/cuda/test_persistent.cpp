@@ -8,7 +8,7 @@
 #include "stack_case.h"
 
 using namespace fastrnn;
-using cuda::Strategy;
+using cuda::PersistentLaunch;
 using cuda::TileKind;
 using cuda::emulated::all_schedules;
 using cuda::emulated::Schedule;
@@ -17,12 +17,6 @@ using cuda::emulated::ScheduleScope;
 namespace {
 
 constexpr Cell kCells[] = {Cell::lstm, Cell::gru, Cell::rnn};
-
-// How a case is divided: into groups of so many CTAs with so many rows of the batch.
-struct Division {
-  int ranks, columns;
-  TileKind tile;
-};
 
 Network network(Cell cell, Index hidden) {
   Network n;
@@ -45,13 +39,10 @@ Case of_all_lengths(const Network& n, Index steps, Index batch) {
   return c;
 }
 
-// The case divided so, if that is what the plan makes of it.
+// The case in such a launch, if that is what the plan makes of it.
 template <class T>
-Case divided(Case c, const Division& d) {
-  c.wish.strategy = d.ranks == 1 ? Strategy::cta : Strategy::cluster;
-  c.wish.ranks = d.ranks;
-  c.wish.columns = d.columns;
-  c.wish.tile = d.tile;
+Case launched(Case c, const PersistentLaunch& launch) {
+  c.wish = cuda::Wish::for_launch(launch);
   if (std::is_same_v<T, float>) c.products = cuda::Products::bf16x3;
   cuda::Request request;
   request.network = c.network;
@@ -62,35 +53,33 @@ Case divided(Case c, const Division& d) {
   request.wish = request.backward_wish = c.wish;
   request.training = true;
   const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
-  CHECK(plan.strategy == c.wish.strategy);
-  CHECK(plan.persistence.ranks == d.ranks && plan.persistence.columns == d.columns);
-  CHECK(plan.persistence.tile == d.tile);
-  CHECK(plan.backward_strategy == c.wish.strategy);
-  CHECK(plan.backward_persistence.ranks == d.ranks && plan.backward_persistence.columns == d.columns);
-  CHECK(plan.backward_persistence.tile == d.tile);
+  for (const cuda::PassPlan& pass : {plan.forward, plan.backward}) {
+    CHECK(pass.strategy == launch.strategy() && pass.launch == launch);
+  }
   return c;
 }
 
 template <class T>
-void compare_divided(const Case& c, const Division& d) {
-  compare<T>(divided<T>(c, d));
+void compare_launched(const Case& c, const PersistentLaunch& launch) {
+  compare<T>(launched<T>(c, launch));
 }
-void compare_all_types(const Case& c, const Division& d) {
-  compare_divided<float>(c, d);
-  compare_divided<half_t>(c, d);
-  compare_divided<bfloat16_t>(c, d);
+void compare_all_types(const Case& c, const PersistentLaunch& launch) {
+  compare_launched<float>(c, launch);
+  compare_launched<half_t>(c, launch);
+  compare_launched<bfloat16_t>(c, launch);
 }
 
-const Division kDivisions[] = {{1, 8, TileKind::narrow}, {2, 8, TileKind::narrow}, {4, 16, TileKind::wide},
-                               {1, 32, TileKind::wide},  {2, 16, TileKind::low},   {4, 8, TileKind::tall}};
+const PersistentLaunch kLaunches[] = {{1, 8, TileKind::narrow}, {2, 8, TileKind::narrow},
+                                      {4, 16, TileKind::wide},  {1, 32, TileKind::wide},
+                                      {2, 16, TileKind::low},   {4, 8, TileKind::tall}};
 
 }  // namespace
 
 TEST(persistent_batches_around_a_group) {
   for (const Cell cell : kCells) {
     for (const Index batch : {1, 7, 8, 9, 17}) {
-      compare_divided<bfloat16_t>({network(cell, 17), 2, batch}, {2, 8, TileKind::narrow});
-      compare_divided<half_t>({network(cell, 16), 2, batch}, {1, 16, TileKind::wide});
+      compare_launched<bfloat16_t>({network(cell, 17), 2, batch}, {2, 8, TileKind::narrow});
+      compare_launched<half_t>({network(cell, 16), 2, batch}, {1, 16, TileKind::wide});
     }
   }
 }
@@ -98,30 +87,30 @@ TEST(persistent_batches_around_a_group) {
 TEST(persistent_of_few_and_many_steps) {
   for (const Cell cell : kCells) {
     for (const Index steps : {1, 2, 3, 6}) {  // 6: every barrier has had a phase of either parity
-      for (const Division& d : {kDivisions[0], kDivisions[1], kDivisions[5]}) {
-        compare_divided<half_t>({network(cell, 40), steps, 3}, d);
+      for (const PersistentLaunch& launch : {kLaunches[0], kLaunches[1], kLaunches[5]}) {
+        compare_launched<half_t>({network(cell, 40), steps, 3}, launch);
         Case c{network(cell, 15), steps, 9};
         c.states = false;
-        compare_divided<float>(c, d);
+        compare_launched<float>(c, launch);
       }
     }
   }
 }
 
-TEST(persistent_in_every_division) {
+TEST(persistent_in_every_launch) {
   for (const Cell cell : kCells) {
-    for (const Division& d : kDivisions) {
+    for (const PersistentLaunch& launch : kLaunches) {
       Network n = network(cell, 33);
       n.directions = 2;
-      compare_all_types(of_all_lengths(n, 5, 9), d);
+      compare_all_types(of_all_lengths(n, 5, 9), launch);
       Case c = of_all_lengths(network(cell, 5), 4, 6);
       c.reset.clear();
-      compare_divided<bfloat16_t>(c, d);
+      compare_launched<bfloat16_t>(c, launch);
       c = of_all_lengths(network(cell, 5), 4, 6);
       c.lengths.clear();
-      compare_divided<half_t>(c, d);
+      compare_launched<half_t>(c, launch);
       c.reset.clear();
-      compare_divided<float>(c, d);
+      compare_launched<float>(c, launch);
     }
   }
 }
@@ -132,29 +121,29 @@ TEST(persistent_options) {
     const LayerShape& s = n.first;
     if (s.projection || s.peephole == Peephole::full || (s.cell == Cell::gru && !s.reset_after)) continue;
     Case c = ragged(n);
-    compare_all_types(c, kDivisions[0]);
+    compare_all_types(c, kLaunches[0]);
     c.batch_first = true;
     c.pad = 1;
-    compare_divided<bfloat16_t>(c, kDivisions[1]);
+    compare_launched<bfloat16_t>(c, kLaunches[1]);
     c = ragged(n);
     c.tokens = true;
-    compare_divided<half_t>(c, kDivisions[3]);
+    compare_launched<half_t>(c, kLaunches[3]);
   }
 }
 
 // Weights that do not all fit into registers, in every tile; the depths are odd pieces more than one has.
 // Rows of more than 512 units, backward, are what the tall tile is for.
 TEST(persistent_with_weights_in_shared_memory) {
-  compare_divided<bfloat16_t>({network(Cell::lstm, 150), 2, 3}, {2, 8, TileKind::narrow});
-  compare_divided<half_t>({network(Cell::lstm, 150), 2, 17}, {2, 16, TileKind::wide});
-  compare_divided<bfloat16_t>({network(Cell::gru, 180), 2, 3}, {2, 16, TileKind::low});
-  compare_divided<float>({network(Cell::lstm, 80), 2, 3}, {1, 8, TileKind::narrow});
-  compare_divided<float>({network(Cell::gru, 90), 2, 3}, {1, 16, TileKind::low});
-  compare_divided<half_t>({network(Cell::rnn, 270), 2, 3}, {1, 8, TileKind::narrow});
-  compare_divided<float>({network(Cell::rnn, 130), 2, 9}, {1, 16, TileKind::tall});
-  compare_divided<bfloat16_t>({network(Cell::gru, 250), 2, 3}, {8, 8, TileKind::narrow});
-  compare_divided<bfloat16_t>({network(Cell::lstm, 250), 2, 3}, {16, 8, TileKind::narrow});
-  compare_divided<bfloat16_t>({network(Cell::gru, 520), 2, 2}, {16, 8, TileKind::tall});
+  compare_launched<bfloat16_t>({network(Cell::lstm, 150), 2, 3}, {2, 8, TileKind::narrow});
+  compare_launched<half_t>({network(Cell::lstm, 150), 2, 17}, {2, 16, TileKind::wide});
+  compare_launched<bfloat16_t>({network(Cell::gru, 180), 2, 3}, {2, 16, TileKind::low});
+  compare_launched<float>({network(Cell::lstm, 80), 2, 3}, {1, 8, TileKind::narrow});
+  compare_launched<float>({network(Cell::gru, 90), 2, 3}, {1, 16, TileKind::low});
+  compare_launched<half_t>({network(Cell::rnn, 270), 2, 3}, {1, 8, TileKind::narrow});
+  compare_launched<float>({network(Cell::rnn, 130), 2, 9}, {1, 16, TileKind::tall});
+  compare_launched<bfloat16_t>({network(Cell::gru, 250), 2, 3}, {8, 8, TileKind::narrow});
+  compare_launched<bfloat16_t>({network(Cell::lstm, 250), 2, 3}, {16, 8, TileKind::narrow});
+  compare_launched<bfloat16_t>({network(Cell::gru, 520), 2, 2}, {16, 8, TileKind::tall});
 }
 
 // A graph that has both passes, replayed on other inputs, does what a call does.
@@ -162,7 +151,7 @@ TEST(persistent_in_a_graph) {
   for (const Cell cell : kCells) {
     Network n = network(cell, 34);
     n.directions = 2;
-    const Case c = divided<bfloat16_t>(of_all_lengths(n, 3, 5), kDivisions[1]);
+    const Case c = launched<bfloat16_t>(of_all_lengths(n, 3, 5), kLaunches[1]);
     const Inputs captured(c);
     Inputs in = captured;
     for (Values* values : {&in.x, &in.dy}) {
@@ -182,9 +171,9 @@ TEST(persistent_in_every_schedule) {
     for (const Schedule& schedule : all_schedules(2)) {
       const ScheduleScope scope(schedule);
       const Case c = of_all_lengths(network(cell, 20), 4, 3);
-      compare_divided<bfloat16_t>(c, kDivisions[0]);
-      compare_divided<bfloat16_t>(c, kDivisions[1]);
-      if (schedule.seed == 0) compare_divided<float>(c, kDivisions[5]);
+      compare_launched<bfloat16_t>(c, kLaunches[0]);
+      compare_launched<bfloat16_t>(c, kLaunches[1]);
+      if (schedule.seed == 0) compare_launched<float>(c, kLaunches[5]);
     }
   }
 }
@@ -192,7 +181,7 @@ TEST(persistent_in_every_schedule) {
 // A row is computed from itself alone: among others, and by itself, it has the same bits.
 TEST(persistent_rows_do_not_depend_on_each_other) {
   for (const Cell cell : kCells) {
-    const Case all = divided<bfloat16_t>({network(cell, 20), 3, 9}, kDivisions[1]);
+    const Case all = launched<bfloat16_t>({network(cell, 20), 3, 9}, kLaunches[1]);
     const Inputs in(all);
     const Outputs together = on_device<bfloat16_t>(all, in);
     for (Index b = 0; b < all.batch; ++b) {

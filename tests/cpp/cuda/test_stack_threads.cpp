@@ -53,7 +53,7 @@ void check_calls(const cuda::Wish& wish, Index hidden = 20, double noise = 0) {
     request.training = true;
     request.wish = request.backward_wish = wish;
     const cuda::Plan plan = cuda::make_plan(request, cuda::current_limits());
-    CHECK(plan.strategy == wish.strategy && plan.backward_strategy == wish.strategy);
+    CHECK(plan.forward.strategy == wish.strategy && plan.backward.strategy == wish.strategy);
     const Index states = p.batch * n.first.hidden, outputs = p.steps * states;
     const cuda::DeviceList<Index> lengths({4, 3});
     const cuda::DeviceList<std::uint8_t> reset({0, 0, 1, 0, 0, 0, 0, 0});
