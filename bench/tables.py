@@ -12,6 +12,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +35,9 @@ from results import (
 from workloads import BASE, GATES, PASSES
 
 WORST = 10  # rows of each kind that are listed one by one
+# What a size is told by at a glance: within each of these, ratios are alike.
+BATCHES = {"B to 4": (1, 4), "B above 4": (5, math.inf)}
+HIDDEN = {"H to 64": (1, 64), "H to 300": (65, 300), "H above 300": (301, math.inf)}
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
 
@@ -135,6 +139,31 @@ def summary(rows: list[Row], own: str) -> str:
         )
     head = ["", "threads", "sizes", "x best peer", f"x {reference}", "worst"]
     return markdown([*head, "faster", "same", "unclear", "slower", "median of bound"], lines)
+
+
+def glance(rows: list[Row], own: str) -> str:
+    """For who asks about one size: each peer's time / ours, mean and least, where it was measured in all."""
+    plain = {"threads": 1, "dtype": "float32", "steps": BASE["steps"], "layers": 1, "directions": 1}
+    lines = []
+    for what, some in grouped(rows, kind).items():
+        if what != what._replace(**plain, other_input=False, beyond=False):
+            continue
+        for peer in dict.fromkeys(name for row in some for name in row.rivals(own)):
+            cells = [
+                [
+                    found.median
+                    for row in some
+                    if fewest <= row.load.batch <= most and least <= row.load.hidden_size <= largest
+                    if (found := row.against(own, [peer]))
+                ]
+                for (fewest, most), (least, largest) in product(BATCHES.values(), HIDDEN.values())
+            ]
+            if all(cells):
+                figures = (f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" for ratios in cells)
+                lines.append([peer, f"{what.cell.upper()} {PASSES[what.run]}", *figures])
+    order = list(dict.fromkeys(name for row in rows for name in row.rivals(own)))
+    lines.sort(key=lambda line: order.index(line[0]))
+    return markdown(["", "", *map(", ".join, product(BATCHES, HIDDEN))], lines) if lines else ""
 
 
 def grids(rows: list[Row], own: str) -> str:
@@ -275,6 +304,7 @@ def report(results: list[dict[str, Any]]) -> str:
         named = [row for row in mine if row.load.name]
         sizes = [row for row in mine if not row.load.name]
         if judged := [row for row in sizes if row.rivals(own)]:
+            parts.append((f"At a glance: time of a peer / {own}, mean and least", glance(judged, own)))
             parts.append((f"Time of a peer / {own}, geometric means over B and H", summary(judged, own)))
             parts.append((f"Where a peer is faster than {own}", losses(judged, own)))
             parts.append((f"Time of the best peer / {own}", grids(judged, own)))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -1128,6 +1129,27 @@ def test_a_survey_says_what_it_would_measure(bench: Bench, script: Script) -> No
     assert [line.split()[0] for line in script("survey", "--plan").splitlines()] == [*sets, "together"]
 
 
+def test_the_first_tables_of_the_performance_page_are_what_was_measured(bench: Bench) -> None:
+    text = (BENCH.parent / "docs/performance.md").read_text()
+    names = "forward", "training", "forward-threads", "training-threads"
+    files = {name: json.loads((BENCH / f"results/zen5-{name}.json").read_text()) for name in names}
+    rows = bench("results").all_rows(files.values())
+    tables = bench("tables")
+    for make in tables.glance, tables.summary, tables.losses:
+        assert make(rows, "fastrnn") in text
+    ratios = [
+        row["peers"]["torch"]["ratio"]
+        for row in files["forward"]["rows"]
+        if row["workload"]["cell"] == "gru"
+        and row["workload"]["batch"] <= 4
+        and 64 < row["workload"]["hidden_size"] <= 300
+    ]
+    heads, _, *lines = (line.split(" | ") for line in tables.glance(rows, "fastrnn").splitlines())
+    (line,) = (line for line in lines if line[0].endswith("torch") and line[1] == "GRU forward")
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    assert line[heads.index("B to 4, H to 300")] == f"{mean:.2f} ({min(ratios):.2f})"
+
+
 @pytest.mark.parametrize("name", ["charmodel", "memory", "optimizers", "quantized"])
 def test_tables_of_the_performance_page_are_what_was_measured(bench: Bench, name: str) -> None:
     text = (BENCH.parent / "docs/performance.md").read_text()
@@ -1146,6 +1168,23 @@ def test_optimizers_are_measured_beside_torch(script: Script, bench: Bench, tmp_
     for row in rows:
         assert row["seconds"].keys() == {"torch", *fastrnn.info()["isas_available"]}
         assert min(row["seconds"].values()) > 0
+
+
+def test_single_calls_are_measured(
+    script: Script, bench: Bench, monkeypatch: Patch, threads: None, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    file = tmp_path / "out.json"
+    monkeypatch.setattr(bench("calls"), "keep_to", lambda count: None)
+    printed = script("calls", "--calls", 2, "--rounds", 1, "--json", file)
+    rows = json.loads(file.read_text())["calls"]
+    assert {(row["cell"], row["hidden"]) for row in rows} == set(product(["LSTM", "GRU", "RNN"], [16, 64]))
+    assert all(row["seconds"] > 0 for row in rows)
+    head, _, *lines = bench("calls").table(rows).splitlines()
+    assert head.count("|") == 8
+    assert len(lines) == len({row["call"] for row in rows})
+    assert f"| {1e6 * rows[0]['seconds']:.2f} |" in lines[0]
+    assert bench("calls").table(rows) in printed
 
 
 def test_the_bits_of_quantised_models_are_measured(
