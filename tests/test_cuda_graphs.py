@@ -7,6 +7,7 @@ last test captures by torch, on a GPU.
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -53,6 +54,10 @@ class Emulated:
 
     def wait_for(self, later: int, earlier: int) -> None:
         self.function("wait_for")(later, earlier)
+
+    def devices_used(self) -> int:
+        """Devices that something was asked of since the last time: bit d is cuda:d."""
+        return int(self.function("take_set_up")())
 
     def waits(self) -> list[str]:
         """Who waited for whom since the last time."""
@@ -264,8 +269,38 @@ def test_memory_that_comes_back_waits_in_its_own_capture_alone(emulated: Emulate
     assert emulated.waits()[-1] == "cuda:0 0x99 for 0x77"
 
 
+def test_the_host_waits_before_memory_goes_back_to_who_knows_which_stream(emulated: Emulated) -> None:
+    module = _device.module()
+    theirs = array_on(OTHER, normal(T, B))
+    unknown = Borrowed(theirs, CAPTURED)
+    unknown.__cuda_array_interface__["stream"] = None
+    for borrow in partial(module.from_dlpack, theirs), partial(module.from_cuda_array_interface, unknown):
+        borrowed = borrow(CAPTURED)
+        view = borrowed[1:]
+        view.follow(OTHER)
+        del borrowed
+        emulated.waits()
+        del view
+        assert emulated.waits() == ["cuda:0 host for 0x99"]
+        borrowed = borrow(CAPTURED)
+        with emulated.capture():  # where nobody can wait: whoever replays keeps the array
+            borrowed.follow(CAPTURED)
+            emulated.waits()
+            del borrowed
+        assert emulated.waits() == []
+
+
+def test_memory_of_an_interface_goes_back_to_its_stream(emulated: Emulated) -> None:
+    theirs = array_on(OTHER, normal(T, B))
+    borrowed = _device.module().from_cuda_array_interface(Borrowed(theirs, OTHER), CAPTURED)
+    emulated.waits()
+    del borrowed
+    assert emulated.waits() == ["cuda:0 0x99 for 0x77"]
+
+
 def test_arrays_change_streams_in_their_own_capture_alone(emulated: Emulated) -> None:
     there = array_on(OTHER, normal(T, B))
+    emulated.waits()
     with emulated.capture():
         there.follow(CAPTURED)  # what came before the capture is not waited for,
         there.follow(OTHER)  # nor does what is outside wait for what is inside
@@ -281,6 +316,7 @@ def test_arrays_come_in_while_a_graph_is_captured(emulated: Emulated) -> None:
     module = _device.module()
     there = array_on(OTHER, normal(T, B))
     borrowed, asked = Borrowed(there, OTHER), Asked(there)
+    emulated.waits()
     with emulated.capture():
         module.from_cuda_array_interface(borrowed, CAPTURED)
         for home in 0, OTHER:
@@ -297,6 +333,7 @@ def test_arrays_come_in_while_a_graph_is_captured(emulated: Emulated) -> None:
 def test_two_captures_do_not_wait_for_each_other(emulated: Emulated) -> None:
     there = array_on(OTHER, normal(T, B))
     asked = Asked(there)
+    emulated.waits()
     with emulated.capture(), emulated.capture(OTHER):
         there.follow(CAPTURED)
         there.follow(OTHER)
@@ -364,6 +401,33 @@ def test_work_on_the_second_device_waits_there(emulated: Emulated) -> None:
     waits = emulated.waits()
     assert waits[:-1] == ["cuda:1 0x77 for 0x99"] * 3
     assert waits[-1].startswith("cuda:1 host for ")
+
+
+def test_work_on_the_second_device_leaves_the_first_alone(emulated: Emulated) -> None:
+    """A GPU is set up when something is first asked of it, which takes half a gigabyte of its memory."""
+    gc.collect()  # what other tests had on the first
+    emulated.devices_used()
+    module = _device.module()
+    layer = fastrnn.LSTM(IN, H, num_layers=2, bidirectional=True, dropout=0.5, device="cuda:1", seed=1)
+    optimizer = Adam([layer], learning_rate=0.05)
+    x = normal(T, B, IN)
+    there = array_on(CAPTURED, x, device=1)
+    for given in x, there, Borrowed(there, OTHER):
+        y, _ = layer(given)
+        layer.backward(array_on(OTHER, normal(T, B, 2 * H), device=1))
+    optimizer.step()
+    for home in 0, CAPTURED, OTHER:
+        layer.parameters["weight_ih_l0"][...] = module.from_dlpack(
+            Asked(array_on(OTHER, normal(4 * H, IN), 1)), OTHER, home
+        )
+    clip_by_global_norm([layer], 1.0)
+    stream = fastrnn.GRU(IN, H, device="cuda:1", seed=1).eval().stream(batch=B)
+    stream.step(there[0])
+    stream.reset(rows=[0])
+    layer.to("cpu")
+    del y, there, stream, layer, optimizer
+    fastrnn.info()
+    assert emulated.devices_used() == 0b10
 
 
 # ------------------------------------------------------------------------------------------ a GPU

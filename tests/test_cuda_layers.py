@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,8 +150,13 @@ class Tensor(Library):
     told: ClassVar[list[int]] = []
 
     def __dlpack__(self, stream: int, **options: Any) -> Any:
+        if self.get_device() != Torch.current:
+            raise BufferError("Can't export tensors on a different CUDA device index.")
         self.told.append(stream)
         return self.array.__dlpack__(stream=-1, **options)
+
+    def get_device(self) -> int:
+        return self.__dlpack_device__()[1]
 
 
 Tensor.__module__ = "torch"
@@ -159,24 +166,43 @@ class Subclass(Tensor):
     """Of a class that a caller derived from torch's."""
 
 
+class Torch(SimpleNamespace):
+    """A stand-in for torch, which allocates on a device and has a current one and a current stream."""
+
+    current = 0
+    """The device."""
+
+    def __init__(self) -> None:
+        self.stream = SimpleNamespace(cuda_stream=0x77)
+        self.made: list[Tensor] = []
+        cuda = SimpleNamespace(
+            is_initialized=lambda: True,
+            current_stream=lambda index: self.stream,
+            current_device=lambda: Torch.current,
+            device=self.device,
+        )
+        super().__init__(Tensor=Tensor, cuda=cuda, from_dlpack=lambda array: array, float32="float32")
+
+    @staticmethod
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        before, Torch.current = Torch.current, index
+        yield
+        Torch.current = before
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
+        index = int(device.removeprefix("cuda:"))
+        self.made.append(Tensor(device_array(np.full(shape, np.nan, dtype), device=index)))
+        return self.made[-1]
+
+
 @pytest.mark.parametrize("kind", [Tensor, Subclass])
 def test_torch_allocates_results_and_names_the_stream(
     kind: type[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if _device.module().__name__ != "_cuda_emulated":
         pytest.skip("the streams of this test are on an emulated device alone")
-    made: list[Tensor] = []
-
-    def empty(shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
-        assert device == "cuda:0"
-        made.append(Tensor(device_array(np.full(shape, np.nan, dtype))))
-        return made[-1]
-
-    current = SimpleNamespace(cuda_stream=0x77)
-    cuda = SimpleNamespace(is_initialized=lambda: True, current_stream=lambda index: current)
-    torch = SimpleNamespace(
-        Tensor=Tensor, cuda=cuda, empty=empty, from_dlpack=lambda array: array, float32="float32"
-    )
+    torch = Torch()
     layer = fastrnn.GRU(IN, H, device="cuda", batch_first=True, seed=1)
     expected, _ = layer(normal(B, T, IN))
     monkeypatch.setitem(sys.modules, "torch", torch)
@@ -186,15 +212,34 @@ def test_torch_allocates_results_and_names_the_stream(
     assert set(Tensor.told) == {-1}
     assert y.stream == h.stream == layer.parameters["bias_hh_l0"].stream == 0x77
     # ... and results lie in the caller's memory.
-    assert [y.ptr, h.ptr] == [tensor.array.ptr for tensor in made]
+    assert [y.ptr, h.ptr] == [tensor.array.ptr for tensor in torch.made]
     np.testing.assert_array_equal(y.numpy(), expected)
     # Another stream than that of the forward call has to be waited for.
-    current.cuda_stream = 0x99
+    torch.stream.cuda_stream = 0x99
     dx, _ = layer.backward(kind(device_array(np.ones_like(expected))))
     assert Tensor.told[-3] == 0x77
     assert dx.shape == (B, T, IN)
     layer.zero_grad()
     assert layer.gradients["bias_hh_l0"].stream == 0x99
+
+
+def test_torch_s_current_device_need_not_be_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    if _device.module().device_count() < 2:
+        pytest.skip("there is one device")
+    layer = fastrnn.GRU(IN, H, device="cuda:1", seed=1)
+    x = normal(T, B, IN)
+    expected, _ = layer(x)
+    torch = Torch()
+    torch.stream.cuda_stream = 0
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    y, _ = layer(Tensor(device_array(x, device=1)))
+    assert y.device == "cuda:1"
+    np.testing.assert_array_equal(y.numpy(), expected)
+    layer.parameters["bias_hh_l0"][...] = Tensor(device_array(np.ones(3 * H, "float32"), device=1))
+    assert (layer.parameters["bias_hh_l0"].numpy() == 1).all()
+    with pytest.raises(ValueError, match="x is on cuda:0; expected cuda:1"):
+        layer(Tensor(device_array(x)))
+    assert Torch.current == 0
 
 
 @pytest.mark.parametrize("wrap", [Interface, lambda array: array], ids=["interface", "own"])

@@ -110,6 +110,9 @@ def test_capsules_share_and_keep_memory(options: dict[str, Any]) -> None:
         def __dlpack__(self, **_: Any) -> Any:
             return capsule
 
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
     taken = _device.module().from_dlpack(Producer(), 1)
     assert taken.ptr == there.ptr
     assert taken.strides == there.strides
@@ -165,6 +168,9 @@ class _Copied:
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options, copy=True)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
 
 
 def test_cuda_array_interface() -> None:

@@ -111,11 +111,19 @@ void write_in_capture(const DeviceArray& to, cuda::Stream stream) {
 
 }  // namespace
 
+Storage::Storage(int on, cuda::Stream first)
+    : device(on), stream(first), captured(cuda::capturing(first)), home(first) {}
+
 Storage::~Storage() {
-  if (memory.get() || stream == home) return;
+  if (memory.get() || (home_known && stream == home)) return;
   try {
     const cuda::DeviceScope scope(device);
-    order(home, stream);
+    if (home_known) {
+      order(home, stream);
+    } else if (!cuda::capturing(stream)) {
+      const Unlocked unlocked(Py_IsInitialized() != 0 && PyGILState_Check() != 0);
+      cuda::synchronize(stream);
+    }
   } catch (const cuda::Error&) {  // at the end of the process the driver may be gone
   }
 }
@@ -147,6 +155,7 @@ DeviceArray DeviceArray::empty(std::vector<Index> shape, ElementType type, cuda:
 DeviceArray DeviceArray::over(void* data, std::vector<Index> shape, ElementType type, int device,
                               cuda::Stream stream, std::shared_ptr<void> owner) {
   DeviceArray a;
+  const cuda::DeviceScope scope(device);
   a.storage = std::make_shared<Storage>(device, stream);
   a.storage->owner = std::move(owner);
   a.data = static_cast<char*>(data);
@@ -283,15 +292,22 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
   return a;
 }
 
+int device_of_producer(const py::object& value) {
+  return py::int_(py::tuple(value.attr("__dlpack_device__")())[1]).cast<int>();
+}
+
 // `home` is the stream that the array's library works on, and frees its memory on; 0 if unknown. The producer
 // makes `stream` wait for what the array is made of, unless that is queued there already, or one of the two
 // is in a capture that the other has no part in.
 DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, std::uintptr_t home) {
   py::object capsule;
-  const py::object producer = value.attr("__dlpack__");
-  const std::uint64_t capture_of_home = home ? cuda::capture_id(stream_of(home)) : 0;
-  const bool unordered =
-      home == stream || cuda::capture_id(stream_of(stream)) != capture_of_home;  // as in order()
+  const py::object producer = py::module_::import("fastrnn._device").attr("capsule_maker")(value);
+  bool unordered = home == stream;
+  if (!unordered) {
+    const cuda::DeviceScope scope(device_of_producer(value));
+    const std::uint64_t capture_of_home = home ? cuda::capture_id(stream_of(home)) : 0;
+    unordered = cuda::capture_id(stream_of(stream)) != capture_of_home;  // as in order()
+  }
   const py::int_ told = unordered ? py::int_(-1) : py::int_(stream);
   try {
     capsule = producer(py::arg("stream") = told, py::arg("max_version") = py::make_tuple(1, 0));
@@ -303,6 +319,7 @@ DeviceArray from_dlpack(const py::object& value, std::uintptr_t stream, std::uin
   DeviceArray array = PyCapsule_IsValid(capsule.ptr(), dlpack::Versioned::kName)
                           ? take_capsule<dlpack::Versioned>(plain, stream_of(stream))
                           : take_capsule<dlpack::Plain>(plain, stream_of(stream));
+  array.storage->home_known = home != 0;
   if (home) array.storage->home = stream_of(home);
   return array;
 }
@@ -328,9 +345,11 @@ DeviceArray from_cuda_array_interface(const py::object& value, std::uintptr_t st
       step /= a.type.bytes();
     }
   }
-  if (interface.contains("stream") && !interface["stream"].is_none()) {
+  a.storage->home_known = interface.contains("stream") && !interface["stream"].is_none();
+  if (a.storage->home_known) {
+    a.storage->home = stream_of(interface["stream"].cast<std::uintptr_t>());
     const cuda::DeviceScope scope(device);
-    order(stream_of(stream), stream_of(interface["stream"].cast<std::uintptr_t>()));
+    order(stream_of(stream), a.storage->home);
   }
   return a;
 }

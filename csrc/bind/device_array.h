@@ -33,8 +33,7 @@ ElementType element_type();
 // Memory on a device, shared by an array and its views, and the stream that its last use was queued on.
 struct Storage {
   Storage() = default;
-  Storage(int on, cuda::Stream first)
-      : device(on), stream(first), captured(cuda::capturing(first)), home(first) {}
+  Storage(int on, cuda::Stream first);  // with that device current
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -50,7 +49,8 @@ struct Storage {
   bool captured = false;        // was it ever used in a capture?
   cuda::Memory memory;          // its own, or
   cuda::Stream home;            // the stream that
-  std::shared_ptr<void> owner;  // whoever the memory belongs to releases it on
+  std::shared_ptr<void> owner;  // whoever the memory belongs to releases it on,
+  bool home_known = true;       // unless nobody said which: then the host waits for the last use
 };
 
 class DeviceArray {

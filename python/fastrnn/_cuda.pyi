@@ -84,10 +84,13 @@ def from_host(array: NDArray[Any], dtype: str, device: int, stream: int) -> Devi
 def from_dlpack(array: Any, stream: int, home: int = 0) -> DeviceArray:
     """Share the memory of another library's array, ordered on `stream`, which waits for it if it must.
 
-    `home` is the stream that the library works on, 0 if unknown: the memory goes back in its order.
+    `home` is the stream that the library works on: the memory goes back in its order. If that is 0, unknown,
+    it goes back when the last use is over, for which the host waits.
     """
 
-def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray: ...
+def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray:
+    """Likewise; `home` is the stream that the interface names."""
+
 
 class Network:
     def __init__(

@@ -150,6 +150,26 @@ def current_stream(value: Any, index: int) -> int | None:
     return None
 
 
+def capsule_maker(value: Any) -> Callable[..., Any]:
+    """Return what makes the DLPack capsule of an array on a device; called by `_cuda.from_dlpack`.
+
+    torch, from 2.9 on, refuses unless the tensor is on its own current device, whatever the stream.
+    """
+    make: Callable[..., Any] = value.__dlpack__
+    if not _is_of("torch", "Tensor", value):
+        return make
+    cuda = sys.modules["torch"].cuda
+    index = value.get_device()
+    if index == cuda.current_device():
+        return make
+
+    def make_there(**options: Any) -> Any:
+        with cuda.device(index):
+            return make(**options)
+
+    return make_there
+
+
 def _is_of(package: str, name: str, value: Any) -> bool:
     """Whether a value is of this class of a package, or of a subclass from anywhere; imports nothing."""
     return isinstance(value, getattr(sys.modules.get(package), name, ()))

@@ -67,6 +67,10 @@ Machine& machine() {
 
 thread_local int current = 0;
 
+// Devices that a call has set up: a bit each, since that was last asked.
+std::atomic<unsigned> set_up{0};
+void use_device() { set_up |= 1u << current; }
+
 // The allocation that a pointer points into; null for host memory.
 const std::pair<const char* const, Allocation>* find(const void* memory) {
   const auto& all = machine().allocations;
@@ -99,6 +103,7 @@ std::string name_of(Stream stream) {
 void finish_work();
 
 void host_waits(const std::string& earlier) {
+  use_device();
   finish_work();
   const std::lock_guard<std::mutex> lock(machine().mutex);
   const bool held = machine().lock_held && machine().lock_held() != 0;
@@ -156,6 +161,7 @@ AnyOrderScope::~AnyOrderScope() {
 }
 
 void work(Stream stream, std::function<void()> piece) {
+  use_device();
   const auto there = [piece = std::move(piece), device = current] {
     const DeviceScope scope(device);
     piece();
@@ -224,6 +230,8 @@ std::string take_waits() {
 
 void ask_lock(int (*held)()) { machine().lock_held = held; }
 
+unsigned take_set_up() { return set_up.exchange(0); }
+
 }  // namespace emulated
 
 // ---- devices
@@ -260,6 +268,7 @@ void synchronize_device() {
 
 void wait_for(Stream later, Stream earlier) {
   if (later == earlier) return;
+  use_device();
   const std::lock_guard<std::mutex> lock(machine().mutex);
   Capture *const of_later = capture_of(later), *const of_earlier = capture_of(earlier);
   if (of_later && of_later != of_earlier)
@@ -281,11 +290,13 @@ void wait_for(Stream later, Stream earlier) {
 }
 
 Stream make_stream() {
+  use_device();
   static std::atomic<std::uintptr_t> made{0x1000};
   return {reinterpret_cast<void*>(++made)};
 }
 
 std::uint64_t capture_id(Stream stream) {
+  use_device();
   const std::lock_guard<std::mutex> lock(machine().mutex);
   if (machine().destroyed.count(stream.handle)) throw Error(name_of(stream) + " was destroyed");
   const Capture* const capture = capture_of(stream);
@@ -299,6 +310,7 @@ bool synchronous() { return true; }
 
 void* allocate(std::size_t bytes, Stream stream) {
   if (bytes == 0) return nullptr;
+  use_device();
   void* memory = nullptr;
   if (posix_memalign(&memory, 256, bytes) != 0)
     throw OutOfMemory("allocate(" + std::to_string(bytes) + " bytes) failed");
@@ -352,7 +364,7 @@ std::string describe_cublas() { return "the emulated device has none"; }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
   refuse_in_graph(stream, kNoCopyInGraph);
-  finish_work();
+  host_waits(name_of(stream));
   check_held(to, bytes, "copy_to_device");
   check_host(from, "copy_to_device");
   if (bytes) std::memcpy(to, from, bytes);
@@ -406,3 +418,4 @@ FRNN_EXPORT const char* fastrnn_emulated_take_waits() {
   return text.c_str();
 }
 FRNN_EXPORT void fastrnn_emulated_ask_lock(int (*held)()) { cuda::emulated::ask_lock(held); }
+FRNN_EXPORT unsigned fastrnn_emulated_take_set_up() { return cuda::emulated::take_set_up(); }

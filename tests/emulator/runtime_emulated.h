@@ -46,6 +46,9 @@ void work(Stream stream, std::function<void()> piece);
 std::string take_waits();
 void ask_lock(int (*held)());
 
+// Bit d: something was asked of device d, which a GPU is set up for, since this was last asked.
+unsigned take_set_up();
+
 }  // namespace fastrnn::cuda::emulated
 
 // The same for Python, by ctypes.
@@ -56,4 +59,5 @@ void fastrnn_emulated_replay();
 void fastrnn_emulated_wait_for(void* later, void* earlier);
 const char* fastrnn_emulated_take_waits();  // until the next call
 void fastrnn_emulated_ask_lock(int (*held)());
+unsigned fastrnn_emulated_take_set_up();
 }
