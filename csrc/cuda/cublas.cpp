@@ -4,6 +4,7 @@
 #include "cuda/cublas.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdlib>
@@ -29,7 +30,7 @@ struct Library {
   int (*set_stream)(void* handle, void* stream) = nullptr;
   int (*set_memory)(void* handle, void* memory, std::size_t bytes) = nullptr;
   int (*set_math)(void* handle, int mode) = nullptr;
-  int (*version)(void* handle, int* version) = nullptr;
+  int (*property)(int which, int* value) = nullptr;  // needs no handle, which would set up a device
   int (*gemm)(void* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, const void* a,
               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type,
               int ldc, int compute_type, int algorithm) = nullptr;
@@ -59,17 +60,22 @@ bool find(void* library, const char* name, Function& function) {
 }
 
 void* open(const std::vector<std::string>& folders) {
-  constexpr std::array<const char*, 2> kNames{"libcublas.so.13", "libcublas.so.12"};
-  for (const char* name : kNames) {
-    if (void* loaded = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) return loaded;
+  constexpr std::array<const char*, 2> kVersions{".so.13", ".so.12"};
+  const std::string name = "libcublas", needed = "libcublasLt";
+  for (const char* version : kVersions) {
+    if (void* loaded = dlopen((name + version).c_str(), RTLD_NOW | RTLD_NOLOAD)) return loaded;
   }
-  for (const char* name : kNames) {
+  for (const char* version : kVersions) {
     for (const std::string& folder : folders) {
-      if (void* opened = dlopen((folder + "/" + name).c_str(), RTLD_NOW)) return opened;
+      const std::string path = folder + "/" + name + version;
+      if (access(path.c_str(), R_OK) != 0) continue;
+      // The loader might find another version of it first, in LD_LIBRARY_PATH or the system's folders.
+      dlopen((folder + "/" + needed + version).c_str(), RTLD_NOW);
+      if (void* opened = dlopen(path.c_str(), RTLD_NOW)) return opened;
     }
   }
-  for (const char* name : kNames) {
-    if (void* opened = dlopen(name, RTLD_NOW)) return opened;
+  for (const char* version : kVersions) {
+    if (void* opened = dlopen((name + version).c_str(), RTLD_NOW)) return opened;
   }
   return nullptr;
 }
@@ -89,7 +95,7 @@ Library load(const std::vector<std::string>& folders) {
   const bool complete =
       find(opened, "cublasCreate_v2", l.create) && find(opened, "cublasSetStream_v2", l.set_stream) &&
       find(opened, "cublasSetWorkspace_v2", l.set_memory) && find(opened, "cublasSetMathMode", l.set_math) &&
-      find(opened, "cublasGetVersion_v2", l.version) && find(opened, "cublasGemmEx", l.gemm) &&
+      find(opened, "cublasGetProperty", l.property) && find(opened, "cublasGemmEx", l.gemm) &&
       find(opened, "cublasGetStatusName", l.status_name);
   Dl_info info;
   if (complete && dladdr(reinterpret_cast<void*>(l.gemm), &info) && info.dli_fname) l.path = info.dli_fname;
@@ -111,9 +117,10 @@ void check(int status, const std::string& call) {
   throw Error(call + " failed: " + state().library.status_name(status) + " [" + __FILE__ + "]");
 }
 
-// A handle of the current device; null without cuBLAS. One that does not start is an error, not a reason to
-// go without: it may be for want of memory, or because a graph is captured, and the next call would differ.
-void* take_handle(int device) {
+// A handle of the current device, for work on a stream; null without cuBLAS. One that does not start is an
+// error, not a reason to go without: it may be for want of memory, or because a graph is captured elsewhere,
+// and the next call would differ.
+void* take_handle(int device, Stream stream) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   const Library& l = library(s);
@@ -124,6 +131,10 @@ void* take_handle(int device) {
     spare.pop_back();
     return handle;
   }
+  refuse_in_graph(
+      stream,
+      "cuBLAS is not set up for this call yet, and a graph cannot do it; make an equal call before "
+      "the capture");
   void* handle = nullptr;
   if (const int status = l.create(&handle)) {
     throw Error(l.path + " does not start: " + l.status_name(status) +
@@ -155,7 +166,7 @@ bool fits_int(Index n) { return n <= std::numeric_limits<int>::max(); }
 }  // namespace
 
 CublasScope::CublasScope(Stream stream) : stream_(stream), device_(current_device()), outer_(innermost) {
-  handle_ = take_handle(device_);
+  handle_ = take_handle(device_, stream);
   if (handle_) {
     try {
       // What NVIDIA recommends; with less, some products run by slower kernels.
@@ -216,21 +227,17 @@ void set_cublas_folders(std::vector<std::string> folders) {
 }
 
 std::string describe_cublas() {
-  int device = current_device();
-  void* handle = nullptr;
-  try {
-    handle = take_handle(device);
-  } catch (const Error& error) {
-    return error.what();
+  State& s = state();
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  const Library& l = library(s);
+  if (!l) return l.why_not;
+  std::string version;
+  for (const int part : {0, 1, 2}) {  // major, minor, patch
+    int value = 0;
+    l.property(part, &value);
+    version += (part ? "." : "") + std::to_string(value);
   }
-  const Library& l = state().library;
-  if (!handle) return l.why_not;
-  int version = 0;
-  l.version(handle, &version);
-  return_handle(device, handle);
-  // 130100 is 13.1.0, as 120800 was 12.8.0.
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-         std::to_string(version % 100) + " (" + l.path + ")";
+  return version + " (" + l.path + ")";
 }
 
 }  // namespace fastrnn::cuda

@@ -49,7 +49,8 @@ std::pair<int, int> runtime_version();  // what this was built with
 int current_device();
 const Limits& current_limits();  // of the current device; found out once
 
-// Makes a device current, and puts the one before back at the end of the scope.
+// Makes a device current, and puts back what was at the end of the scope: of a thread that has used no device
+// yet, none, so that the first device is not set up for a caller who works on another.
 class DeviceScope {
  public:
   explicit DeviceScope(int device);
@@ -59,6 +60,7 @@ class DeviceScope {
 
  private:
   int before_;
+  [[maybe_unused]] void* context_ = nullptr;  // the driver's, of a GPU
 };
 
 // ---- streams
@@ -77,7 +79,8 @@ void synchronize_device();        // waits for every stream
 // captured takes `later` into the capture; one that is in a capture may not wait for one that is not.
 void wait_for(Stream later, Stream earlier);
 Stream make_stream();  // a new one of the current device, never destroyed
-// The number of the capture that the stream takes part in, which no other one has; 0 if there is none.
+// The number of the capture that the stream takes part in, which no other one has; 0 if there is none. One
+// that has failed, and is not ended yet, counts as another.
 std::uint64_t capture_id(Stream stream);
 // Whether the stream's work goes into a graph instead of to the device.
 inline bool capturing(Stream stream) { return capture_id(stream) != 0; }

@@ -1,5 +1,6 @@
 // The runtime on a GPU. Linked with the static CUDA runtime, which opens the driver at the first call and
 // says so when there is none: nothing here needs a driver to be loaded.
+#include <cuda.h>  // types alone
 #include <cuda_runtime_api.h>
 #include <unistd.h>
 
@@ -59,6 +60,34 @@ cudaMemPool_t pool() {
   cudaMemPool_t& pool = all->of_device[device];
   if (!pool) pool = make_pool(static_cast<int>(device));
   return pool;
+}
+
+// The driver's own way to what is current in this thread. cudaSetDevice puts a device back, and since CUDA 12
+// sets that device up if nobody had: half a gigabyte of the first device for work on the second.
+struct ContextCalls {
+  CUresult (*get)(CUcontext*) = nullptr;
+  CUresult (*set)(CUcontext) = nullptr;
+};
+
+void* driver_call(const char* name) {
+  constexpr unsigned kSince = 4000;  // CUDA 4.0 has both in the form declared above
+  void* call = nullptr;
+  FRNN_CUDA(cudaGetDriverEntryPointByVersion(name, &call, kSince, cudaEnableDefault, nullptr));
+  if (!call) throw Error(std::string("the driver has no ") + name);
+  return call;
+}
+
+const ContextCalls& context_calls() {
+  static const ContextCalls calls{reinterpret_cast<CUresult (*)(CUcontext*)>(driver_call("cuCtxGetCurrent")),
+                                  reinterpret_cast<CUresult (*)(CUcontext)>(driver_call("cuCtxSetCurrent"))};
+  return calls;
+}
+
+// Null if this thread has used no device yet.
+void* current_context() {
+  CUcontext context = nullptr;
+  if (context_calls().get(&context) != CUDA_SUCCESS) context = nullptr;  // cudaSetDevice says what is wrong
+  return context;
 }
 
 }  // namespace
@@ -172,16 +201,14 @@ const Limits& current_limits() {
   return known->emplace(device, counted).first->second;
 }
 
-DeviceScope::DeviceScope(int device) : before_(current_device()) {
-  if (device == before_) {
-    before_ = -1;  // nothing to put back
-  } else {
-    FRNN_CUDA(cudaSetDevice(device));
-  }
+DeviceScope::DeviceScope(int device) : before_(0), context_(current_context()) {
+  if (context_) before_ = current_device();  // a thread without a context is about to have the first device's
+  if (!context_ || device != before_) FRNN_CUDA(cudaSetDevice(device));
+  if (device == before_) before_ = -1;  // nothing to put back
 }
 
 DeviceScope::~DeviceScope() {
-  if (before_ >= 0 && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+  if (before_ >= 0) context_calls().set(static_cast<CUcontext>(context_));
 }
 
 // ---- streams
@@ -217,7 +244,12 @@ std::uint64_t capture_id(Stream stream) {
     return 0;
   }
   FRNN_CUDA(asked);
-  return status == cudaStreamCaptureStatusNone ? 0 : id;
+  switch (status) {
+    case cudaStreamCaptureStatusNone: return 0;
+    case cudaStreamCaptureStatusActive: return id;
+    case cudaStreamCaptureStatusInvalidated: break;  // of which the id is not told
+  }
+  return UINT64_MAX;
 }
 
 // ---- launches
@@ -266,10 +298,9 @@ void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream
   if (bytes == 0) return;
   refuse_in_graph(stream, kNoCopyInGraph);
   FRNN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, native(stream)));
-  // Pageable memory was staged when the call returned; memory that the device reads itself was not.
-  cudaPointerAttributes attributes{};
-  FRNN_CUDA(cudaPointerGetAttributes(&attributes, from));
-  if (attributes.type != cudaMemoryTypeUnregistered) synchronize(stream);
+  // CUDA promises for no kind of memory that it was read when the call returns: pageable memory "might" be,
+  // and is not where devices read it themselves (HMM, ATS).
+  synchronize(stream);
 }
 
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) {
