@@ -22,13 +22,16 @@ macro(without_cuda reason)
   return()
 endmacro()
 
-# nvcc of the wheels nvidia-cuda-nvcc and its siblings, in the environment of the Python that builds.
+# nvcc of the wheels nvidia-cuda-nvcc and its siblings, in the environment of the Python that builds. When pip builds in
+# isolation, sys.path has only what it installed for that; the environment's own folder is still where sysconfig says.
 set(wheel_bins "")
 find_package(Python 3 QUIET COMPONENTS Interpreter OPTIONAL_COMPONENTS Development.Module)
 if(Python_EXECUTABLE)
   execute_process(
-    COMMAND "${Python_EXECUTABLE}" -c
-            "import glob, sys; print(*(f for p in sys.path for f in glob.glob(p + '/nvidia/cu1*/bin')), sep=';')"
+    COMMAND
+      "${Python_EXECUTABLE}" -c
+      "import glob, sys, sysconfig; folders = dict.fromkeys([*sys.path, sysconfig.get_path('purelib')]); \
+print(*(f for p in folders for f in glob.glob(p + '/nvidia/cu1*/bin')), sep=';')"
     OUTPUT_VARIABLE wheel_bins
     OUTPUT_STRIP_TRAILING_WHITESPACE)
 endif()

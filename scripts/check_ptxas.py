@@ -3,8 +3,9 @@
 
 Any of them is a failure. A spilled register goes through memory in the middle of a kernel's loop, and no test
 of results notices; nor does one notice that registers leave room for fewer threads than hide the latency of
-memory (FAMILIES). With cuobjdump and nvdisasm on PATH the machine code is read, too: no kernel may load or
-store local memory, and those of persistent.inc have to multiply on tensor cores.
+memory (FAMILIES). With cuobjdump and nvdisasm, on PATH or of their wheels (nvidia-cuda-cuobjdump,
+nvidia-cuda-nvdisasm), the machine code is read, too: no kernel may load or store local memory, and those of
+persistent.inc have to multiply on tensor cores.
 
     scripts/check_ptxas.py [--nvcc NVCC] [--arch 80 90 ...] [FILE.cu ...]
 
@@ -140,16 +141,32 @@ def demangled(names: list[str]) -> list[str]:
     return [re.sub(r"fastrnn::(cuda::)?", "", name) for name in inner]
 
 
-def compile_one(nvcc: str, archs: list[str], source: Path) -> tuple[subprocess.CompletedProcess[str], str]:
+def path_with_wheels() -> str:
+    """Return PATH, and after it where NVIDIA's wheels in this Python's environment have their programs."""
+    wheels = (folder for path in sys.path for folder in Path(path).glob("nvidia/cu1*/bin"))
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, wheels)])
+
+
+def disassembler() -> str | None:
+    """Return cuobjdump, if there is nvdisasm for it too."""
+    path = path_with_wheels()
+    return shutil.which("cuobjdump", path=path) if shutil.which("nvdisasm", path=path) else None
+
+
+def compile_one(
+    nvcc: str, archs: list[str], cuobjdump: str | None, source: Path
+) -> tuple[subprocess.CompletedProcess[str], str]:
     """Compile a file for all architectures; what the compiler says, and the machine code if it is read."""
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, *FLAGS, *codes, "-c", str(source), "-o", f"{folder}/kernels.o"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0 or not (shutil.which("cuobjdump") and shutil.which("nvdisasm")):
+        if run.returncode != 0 or cuobjdump is None:
             return run, ""
-        listing = ["cuobjdump", "-sass", f"{folder}/kernels.o"]
-        return run, subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+        command = [cuobjdump, "-sass", f"{folder}/kernels.o"]
+        environment = os.environ | {"PATH": path_with_wheels()}  # for nvdisasm, which it runs
+        listing = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return run, listing.stdout
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,8 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
     kernels: list[Kernel] = []
     wrong: list[str] = []
     listed = 0
+    cuobjdump = disassembler()
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        runs = pool.map(lambda source: compile_one(args.nvcc, args.arch, source), args.files)
+        runs = pool.map(lambda source: compile_one(args.nvcc, args.arch, cuobjdump, source), args.files)
         for source, (run, listing) in zip(args.files, runs, strict=True):
             if run.returncode != 0:
                 print(f"{source} does not compile:\n{run.stderr}", file=sys.stderr)
@@ -179,6 +197,12 @@ def main(arguments: list[str] | None = None) -> int:
             wrong += wrong_instructions(listing)
             listed += len(FUNCTION.findall(listing))
 
+    if cuobjdump is None:
+        read = "no machine code read: cuobjdump or nvdisasm is missing"
+    else:
+        read = f"machine code of {listed} read"
+        if listed != len(kernels):
+            wrong.append(f"cuobjdump lists {listed} functions; the assembler reported {len(kernels)} kernels")
     failed = bool(wrong)
     print(f"{'kernel':60} {'arch':8} registers, at most")
     for kernel, name in zip(kernels, demangled([k.name for k in kernels]), strict=True):
@@ -187,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("  ".join([f"{name:60} {kernel.arch:8} {counts}", *kernel.faults]))
     print("\n".join(wrong), end="\n" * bool(wrong))
     verdict = "with faults" if failed else "no spills, none over its cap"
-    print(f"{len(kernels)} kernels, {verdict}, machine code of {listed} read")
+    print(f"{len(kernels)} kernels, {verdict}, {read}")
     return 1 if failed else 0
 
 

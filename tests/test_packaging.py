@@ -6,9 +6,11 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,39 @@ if child == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert run(code).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake")
+@pytest.mark.skipif(shutil.which("ninja") is None, reason="there is no ninja")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_nvcc_of_wheels_is_found_when_pip_builds_in_isolation(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    nvcc = site / "nvidia/cu13/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\nexit 1\n")  # that it does not compile says that it was tried
+    nvcc.chmod(0o755)
+    # pip leaves the Python its prefix, and takes the environment's packages from its path.
+    isolation = f"import sys\nsys.path[:] = [path for path in sys.path if path != {str(site)!r}]\n"
+    (tmp_path / "sitecustomize.py").write_text(isolation)
+    project = f"cmake_minimum_required(VERSION 3.25)\nproject(p CXX)\ninclude({ROOT}/cmake/cuda.cmake)\n"
+    (tmp_path / "CMakeLists.txt").write_text(project)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CUDA")}
+    result = subprocess.run(
+        [
+            *("cmake", "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja"),
+            # Whatever else this machine has is not looked for.
+            *("-DCMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH=OFF", "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF"),
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-DCMAKE_CXX_COMPILER={shutil.which('c++')}",
+            f"-DPython_EXECUTABLE={tmp_path / 'venv/bin/python'}",
+        ],
+        env=environment | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"CUDA: {nvcc} does not compile" in result.stdout
 
 
 def test_import_starts_no_thread() -> None:

@@ -84,6 +84,14 @@ def test_every_family_of_kernels_has_a_cap() -> None:
         assert module.Kernel(name, "sm_90", cap + 1, 0, 0).faults == ["has 1 REGISTERS too many"]
 
 
+def program(file: Path, text: str, to: str = "") -> str:
+    """Write a program that prints a text, on standard error with `to` = ">&2"."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\ncat {to} <<'END'\n{text}END\n")
+    file.chmod(0o755)
+    return str(file)
+
+
 @pytest.mark.parametrize(("registers", "code"), [(64, 0), (65, 1)])
 def test_a_kernel_over_its_cap_is_a_failure(
     registers: int,
@@ -93,13 +101,41 @@ def test_a_kernel_over_its_cap_is_a_failure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     report = "".join(REPORT.splitlines(keepends=True)[:4]).replace("40 registers", f"{registers} registers")
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{report}END\n")
-    nvcc.chmod(0o755)
     module = script()
-    monkeypatch.setattr(module.shutil, "which", lambda tool: None)  # no machine code to read
-    assert module.main(["--nvcc", str(nvcc), "any.cu"]) == code
-    assert ("1 REGISTERS too many" in capsys.readouterr().out) == (code == 1)
+    monkeypatch.setattr(module, "disassembler", lambda: None)
+    assert module.main(["--nvcc", program(tmp_path / "nvcc", report, ">&2"), "any.cu"]) == code
+    printed = capsys.readouterr().out
+    assert ("1 REGISTERS too many" in printed) == (code == 1)
+    assert "no machine code read: cuobjdump or nvdisasm is missing" in printed
+
+
+@pytest.mark.parametrize(("functions", "code"), [(1, 0), (0, 1)])
+def test_machine_code_that_is_not_listed_is_a_failure(
+    functions: int,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nvcc = program(tmp_path / "nvcc", "".join(REPORT.splitlines(keepends=True)[:4]), ">&2")
+    listing = program(tmp_path / "cuobjdump", "\t\tFunction : _Z4goodPf\n" * functions)
+    module = script()
+    monkeypatch.setattr(module, "disassembler", lambda: listing)
+    assert module.main(["--nvcc", nvcc, "any.cu"]) == code
+    printed = capsys.readouterr().out
+    assert f"machine code of {functions} read" in printed
+    assert ("cuobjdump lists 0 functions; the assembler reported 1 kernels" in printed) == (code == 1)
+
+
+def test_the_disassembler_may_come_from_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script()
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert module.disassembler() is None
+    cuobjdump = program(tmp_path / "nvidia/cu13/bin/cuobjdump", "")
+    assert module.disassembler() is None  # which needs the other one
+    program(tmp_path / "nvidia/cu13/bin/nvdisasm", "")
+    assert module.disassembler() == cuobjdump
 
 
 @pytest.mark.nvcc
@@ -108,6 +144,16 @@ def test_no_kernel_spills() -> None:
     run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("StreamStep<") == 8  # four element types, two architectures
+
+
+@pytest.mark.nvcc
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@pytest.mark.skipif(script().disassembler() is None, reason="there is no cuobjdump or no nvdisasm")
+def test_machine_code_is_read_where_it_can_be() -> None:
+    source = SCRIPT.parents[1] / "csrc/cuda/kernels/clusters.cu"
+    run = subprocess.run([sys.executable, SCRIPT, source], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "machine code of 2 read" in run.stdout  # one kernel, two architectures
 
 
 @pytest.mark.nvcc
