@@ -1,6 +1,6 @@
 """Install a wheel in a new environment with nothing but what it declares, and run the smoke test there.
 
-Usage: check_wheel.py WHEEL
+Usage: check_wheel.py WHEEL MEGABYTES, the size that it has to stay under
 """
 
 import subprocess
@@ -9,16 +9,15 @@ import tempfile
 import venv
 from pathlib import Path
 
-MEGABYTES = 5
 SMOKE_TEST = Path(__file__).resolve().with_name("smoke_test.py")
 
 
-def main(wheel: Path) -> None:
+def main(wheel: Path, megabytes: float) -> None:
     """Raise SystemExit or CalledProcessError if anything is wrong with `wheel`."""
     size = wheel.stat().st_size
     print(f"{wheel.name}: {size / 1e6:.2f} MB")
-    if size >= MEGABYTES * 1e6:
-        raise SystemExit(f"{wheel} has {size} bytes; expected less than {MEGABYTES} MB")
+    if size >= megabytes * 1e6:
+        raise SystemExit(f"{wheel} has {size} bytes; expected less than {megabytes:g} MB")
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
@@ -29,4 +28,4 @@ def main(wheel: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), float(sys.argv[2]))
