@@ -37,6 +37,12 @@ struct ComputeOf<double> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
+// a / b, rounded up.
+template <class A, class B>
+FRNN_HOST_DEVICE constexpr auto ceil_div(A a, B b) {
+  return (a + b - 1) / b;
+}
+
 enum class Cell { lstm, gru, rnn };
 enum class Peephole { none, diagonal, full };
 enum class Nonlinearity { tanh, relu, sigmoid, identity };

@@ -15,7 +15,7 @@ namespace {
 Grid grid_for(Index count) {
   constexpr Index kMost = 1024;
   Grid grid;
-  grid.blocks = static_cast<int>(std::min(kMost, (count + kArrayThreads - 1) / kArrayThreads));
+  grid.blocks = static_cast<int>(std::min(kMost, ceil_div(count, kArrayThreads)));
   return grid;
 }
 

@@ -147,9 +147,7 @@ class BackwardPart {
   const A* new_cells() const { return new_cells_ ? new_cells_ : reserve.cells; }  // before their zoneout
   Index all_rows() const { return walk.steps * walk.batch; }
   const T* dg_input() const { return dg_ + shape.input_gradient_offset(); }
-  Index chunks(const Queue& queue) const {
-    return (all_rows() + queue.plan().sum_rows - 1) / queue.plan().sum_rows;
-  }
+  Index chunks(const Queue& queue) const { return ceil_div(all_rows(), queue.plan().sum_rows); }
 
   // The rows of one step of an array [T,B,columns], or their copy.
   const T* at_step(const T* all, const T* copy, Index step, Index columns) const {

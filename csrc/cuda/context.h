@@ -143,7 +143,7 @@ class SharedLayout {
   FRNN_HOST_DEVICE constexpr Slot<T> take(int count) {
     const Slot<T> slot{bytes_, count};
     constexpr int unit = 16;  // what ldmatrix and the copies ask for
-    bytes_ += (count * static_cast<int>(sizeof(T)) + unit - 1) / unit * unit;
+    bytes_ += ceil_div(count * static_cast<int>(sizeof(T)), unit) * unit;
     return slot;
   }
   FRNN_HOST_DEVICE constexpr int bytes() const { return bytes_; }

@@ -25,7 +25,7 @@ double cycles_of(const PersistentShape& s) {
   const double vectors = pieces * kPiece * s.columns * 2 * planes;
   const double sums = 2.0 * p.sums() * 4;
   const double exchange = s.ranks > 1 ? Kernel::exchanged(s) / kExchangeBytes : 0;
-  const int own = (s.units() * s.columns + kPersistentThreads - 1) / kPersistentThreads;
+  const int own = ceil_div(s.units() * s.columns, kPersistentThreads);
   return (s.ranks > 1 ? kCluster : kOneCta) + own * kUnits +
          std::max({mma, (weights + vectors + sums) / kSharedBytes, exchange});
 }
@@ -52,7 +52,7 @@ class Chooser {
     }
     if (at_once == 0) return;
     const int groups = s.groups() * s.directions;
-    const double cycles = cycles_of<Kernel>(s) * ((groups + at_once - 1) / at_once);
+    const double cycles = cycles_of<Kernel>(s) * ceil_div(groups, at_once);
     // More ranks, which come later, have to gain something: they are what others cannot use.
     if (best_.launch.ranks && cycles >= (launch.ranks > best_.launch.ranks ? 0.9 : 1.0) * best_.cycles)
       return;

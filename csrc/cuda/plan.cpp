@@ -216,7 +216,7 @@ Plan make_plan(const Request& request, const Limits& limits, const TunedTable& t
   plan.transpose_tokens = request.tokens && rows >= s.input / 8;
 
   plan.most_blocks = limits.processors * (limits.threads_per_processor / kThreads) * kWaves;
-  plan.sum_rows = std::max(kFewestSumRows, (rows + kMostChunks - 1) / kMostChunks);
+  plan.sum_rows = std::max(kFewestSumRows, ceil_div(rows, kMostChunks));
   return plan;
 }
 

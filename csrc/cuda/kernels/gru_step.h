@@ -2,8 +2,8 @@
 //
 // Reset-after is one phase. Reset-before has two, with a product between them: forward, W_hn (r h) for the
 // candidate; backward, the candidate's gradient times W_hn for r. Saved for backward: r z n, and for
-// reset-after q = W_hn h + b_hn, which is at hand here; computing it again would take a product over all
-// steps. dG's columns: n' r z n (reset-after; n' belongs to q), r z n (reset-before). Aliasing: gates may be
+// reset-after q = W_hn h + b_hn, which is at hand here and would cost a product over all steps to compute
+// again. dG's columns: n' r z n (reset-after; n' belongs to q), r z n (reset-before). Aliasing: gates may be
 // the input sums (an element is read in the last phase before it is written there).
 #pragma once
 

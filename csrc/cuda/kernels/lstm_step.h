@@ -35,9 +35,9 @@ struct LstmForward {
     const T* peephole = nullptr;  // diagonal: [3,H], i f o; or null
     T* gates = nullptr;           // reserve [T,B,4,H], null in inference
     A* cells = nullptr;           // reserve [T,B,H], null in inference
-    // Full peephole.
-    const A* peephole_sums =
-        nullptr;                // cell: [B,2,H] of i f, with the c that entered; output: [B,H] of o, new c
+    // Full peephole. Its sums: in phase cell [B,2,H], of i and f with the c that entered; in phase output
+    // [B,H], of o with the new c.
+    const A* peephole_sums = nullptr;
     A* new_cells = nullptr;     // [B,H], from phase to phase
     T* cell_operand = nullptr;  // [B,H]: the c of the next product, rounded
     Noise noise;
@@ -163,13 +163,12 @@ struct LstmBackward {
     Index step = 0, units = 0;  // H
     LstmPhase phase = LstmPhase::whole;
     Incoming<T> incoming;
-    const A* unprojected =
-        nullptr;               // [B,H]: gradient of h before its projection, instead of `incoming`; or null
-    const T* gates = nullptr;  // reserve [T,B,4,H]
-    const A* cells = nullptr;  // reserve [T,B,H]
-    const T* c0 = nullptr;     // [B,H], or null = zeros
-    const T* final_cell = nullptr;  // [B,H] dc_n, or null
-    const T* peephole = nullptr;    // diagonal: [3,H], or null
+    const A* unprojected = nullptr;  // [B,H]: gradient of the unprojected h, in place of `incoming`; or null
+    const T* gates = nullptr;        // reserve [T,B,4,H]
+    const A* cells = nullptr;        // reserve [T,B,H]
+    const T* c0 = nullptr;           // [B,H], or null = zeros
+    const T* final_cell = nullptr;   // [B,H] dc_n, or null
+    const T* peephole = nullptr;     // diagonal: [3,H], or null
     A* dc = nullptr;  // [B,H]: gradient of the c that leaves the step, then of the one that entered
     GradientRows<T> dg;
     // Full peephole. First phase output, then cell.
@@ -185,13 +184,6 @@ struct LstmBackward {
     for_rows(
         x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
-  }
-
-  // The c that entered the step.
-  static FRNN_DEVICE A entered(const Params& p, const RowAt& row, Index unit) {
-    if (row.starts_piece()) return 0;
-    if (row.step > 0) return p.cells[row.previous_index() * p.units + unit];
-    return p.c0 ? widen(p.c0[row.b * p.units + unit]) : A(0);
   }
 
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
@@ -213,7 +205,7 @@ struct LstmBackward {
       A c = p.cells[row.index() * H + unit];
       if (p.noise.zones_c) {
         c = cells::lstm_new_cell(widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
-                                 entered(p, row, unit));
+                                 entered_cell(row, unit, H, p.cells, p.c0));
         if (p.new_cells) p.new_cells[row.index() * H + unit] = c;
       }
       cells::lstm_output_backward(dh, widen(gates[3 * H]), c, da_o, dc);
@@ -229,7 +221,7 @@ struct LstmBackward {
 
     A da_i, da_f, da_g, dc_prev;
     cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
-                              entered(p, row, unit), da_i, da_f, da_g, dc_prev);
+                              entered_cell(row, unit, H, p.cells, p.c0), da_i, da_f, da_g, dc_prev);
     if (p.peephole) {
       dc_prev = cells::fma(widen(p.peephole[unit]), da_i, dc_prev);
       dc_prev = cells::fma(widen(p.peephole[H + unit]), da_f, dc_prev);

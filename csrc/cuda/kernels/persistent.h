@@ -35,8 +35,9 @@ struct Multiplied<float> {
   }
 };
 
-// What is fixed when a kernel is compiled: the pieces of A that a warp has below each other, the pieces along
-// the depth that it keeps in registers, and the groups of 8 columns that it multiplies at once (1 or 2).
+// What is fixed when a kernel is compiled, in pieces of an mma: a warp has `tall` of them below each other
+// (M), keeps the first `deep` along the depth (K) in registers, and multiplies `wide` groups of 8 columns (N)
+// at once, 1 or 2.
 template <int tall, int deep, int wide>
 struct Tile {
   static constexpr int kTall = tall, kDeep = deep, kWide = wide;
@@ -46,7 +47,7 @@ struct Tile {
   static_assert(deep % kAtOnce == 0, "");
 };
 
-// The tiles that are compiled. Two planes have half the depth in as many registers.
+// The tiles that are compiled. In as many registers, two planes have half the depth.
 template <class T>
 struct Tiles {
   static constexpr int kHalves = Multiplied<T>::kPlanes;
@@ -54,8 +55,8 @@ struct Tiles {
   using Wide = Tile<4, 8 / kHalves, 2>;
   // For rows that are a multiple of 48, not of 64.
   using Low = Tile<3, kHalves == 1 ? 10 : 4, 1>;
-  // For 768 rows, which eight warps have backward, H = 768 in a cluster of 16: half of its pieces in
-  // registers leave room for the parts of dh.
+  // For the 768 rows that eight warps have in the backward of H = 768, in a cluster of 16. With half of the
+  // pieces in registers, shared memory has room for the parts of dh.
   using Tall = Tile<6, kHalves == 1 ? 6 : 2, 1>;
 };
 
@@ -70,7 +71,7 @@ struct ProductShape {
   FRNN_HOST_DEVICE constexpr ProductShape(int rows_, int depth_, int columns_, int tall)
       : rows(rows_), depth(depth_), columns(columns_) {
     while (down < kPersistentWarps && down * tall * kPiece < rows) down *= 2;
-    share = (depth / kPiece + across() - 1) / across();
+    share = ceil_div(depth / kPiece, across());
     share += share % 2;
   }
   FRNN_HOST_DEVICE constexpr bool fits(int tall) const { return down * tall * kPiece >= rows; }
@@ -100,8 +101,8 @@ class Weights {
   using Words = Pack<std::uint32_t, 4>;  // of a fragment, in one load
   static constexpr int kPlanes = M::kPlanes, kTall = Tile::kTall, kDeep = Tile::kDeep, kWide = Tile::kWide;
 
-  // row(i) is row i of A; its piece(k), k a multiple of 16, has at(0) to at(15). Asked for rows and depth
-  // within the shape.
+  // Calls row(i).piece(k).at(j) for element k + j of row i of A, within the shape; k is a multiple of 16, and
+  // j from 0 to 15.
   template <class Shared, class Row>
   FRNN_DEVICE void load(X& x, const ProductShape& shape, const Shared& rest, Row row) {
     row0_ = x.warp() % shape.down * kTall * kPiece;
@@ -266,6 +267,15 @@ struct Elements {
   }
 };
 
+// The sum, in order, of `count` values that lie `stride` apart.
+template <class Shared>
+FRNN_DEVICE float sum_in_order(const Shared& from, int at, int stride, int count) {
+  float sum = from.load(at);
+  FRNN_ROLLED
+  for (int i = 1; i < count; ++i) sum += from.load(at + i * stride);
+  return sum;
+}
+
 // The first `count` of neighbouring weights, `stride` apart, then zeros.
 template <class T>
 struct WeightPiece {
@@ -282,13 +292,13 @@ struct PersistentShape {
   int ranks = 1;    // P
   int columns = 8;  // n; a multiple of the tile's
 
-  // U: by whole pieces of depth, which are taken in pairs.
+  // U. All ranks together have whole pieces of depth, and an even number of them: they are taken in pairs.
   FRNN_HOST_DEVICE constexpr int units() const {
     const int unit = ranks == 1 ? 2 * kPiece : kPiece;
-    return (hidden + ranks * unit - 1) / (ranks * unit) * unit;
+    return ceil_div(hidden, ranks * unit) * unit;
   }
   FRNN_HOST_DEVICE constexpr int padded() const { return ranks * units(); }
-  FRNN_HOST_DEVICE constexpr int groups() const { return (batch + columns - 1) / columns; }
+  FRNN_HOST_DEVICE constexpr int groups() const { return ceil_div(batch, columns); }
   FRNN_HOST_DEVICE constexpr int blocks() const { return directions * groups() * ranks; }
 };
 
@@ -349,8 +359,8 @@ struct PersistentLayout {
         rest(shared.take<Pack<std::uint32_t, 4>>(fragments_of_rest<T, Tile>(p))) {}
 };
 
-// How the ranks of a group wait for each other: by what arrives. Messages for iteration i, from 1 on, count
-// at barrier i % 2, of which that is phase (i-1)/2. A group of one CTA neither sends nor waits.
+// How the ranks of a group wait for each other: for the bytes that the others send. Those for iteration i,
+// from 1 on, are counted by barrier i % 2, in its phase (i-1)/2. A group of one CTA neither sends nor waits.
 template <class X>
 class Exchange {
  public:

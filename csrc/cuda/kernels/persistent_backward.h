@@ -37,32 +37,29 @@ struct PersistentBackwardPart {
   const T* dh_n = nullptr;       // [B,H], or null
   const T* dc_n = nullptr;
   GradientRows<T> dg;
-  float* state = nullptr;  // [B,H], out: what reaches the initial c (LSTM), or directly the initial h (GRU)
+  float* state = nullptr;  // [B,H], out: gradient of the initial c (LSTM), or the part of that of the initial
+                           // h that comes past W_hh (GRU)
 };
 
-// One unit of one row: from dh to its columns of dG, and to what `state` holds for the step before: the
-// gradient of c, or what reaches h directly. `recurrent` has the gradients by the gates of W_hh.
+// A cell: what one unit of one row makes of dh in step(). It stores its columns of dG, puts the gradients of
+// the gates, in W_hh's order, into `recurrent`, and leaves in `state` what the step before needs: the
+// gradient of c, or the part of dh that reaches the previous h past W_hh.
 struct PersistentLstmBackward {
   static constexpr const char* kName = "lstm_bwd_persistent";
   static constexpr int kGates = 4;
-  static constexpr bool kCell = true, kDirect = false;
+  static constexpr bool kCell = true;     // is the state a gradient of c?
+  static constexpr bool kDirect = false;  // is it part of the gradient of h?
 
   template <class T>
   static FRNN_DEVICE void step(const PersistentBackwardPart<T>& p, Nonlinearity, const RowAt& row, Index unit,
                                Index H, float dh, float& state, float (&recurrent)[kGates]) {
     const T* gates = p.gates + row.index() * 4 * H + unit;
-    float dc = state, c_prev = 0;
+    float dc = state;
     cells::lstm_output_backward(dh, widen(gates[3 * H]), p.cells[row.index() * H + unit], recurrent[3], dc);
     if (p.peephole) dc = cells::fma(widen(p.peephole[2 * H + unit]), recurrent[3], dc);
-    if (!row.starts_piece()) {
-      if (row.step > 0) {
-        c_prev = p.cells[row.previous_index() * H + unit];
-      } else if (p.c0) {
-        c_prev = widen(p.c0[row.b * H + unit]);
-      }
-    }
-    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]), c_prev, recurrent[0],
-                              recurrent[1], recurrent[2], state);
+    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
+                              entered_cell(row, unit, H, p.cells, p.c0), recurrent[0], recurrent[1],
+                              recurrent[2], state);
     if (p.peephole) {
       state = cells::fma(widen(p.peephole[unit]), recurrent[0], state);
       state = cells::fma(widen(p.peephole[H + unit]), recurrent[1], state);
@@ -127,7 +124,7 @@ struct PersistentBackward {
 
   static FRNN_HOST_DEVICE constexpr ProductShape product(const PersistentShape& s) {
     constexpr int pair = 2 * kPiece;
-    return ProductShape(s.padded(), (kGates * s.units() + pair - 1) / pair * pair, s.columns, Tile::kTall);
+    return ProductShape(s.padded(), ceil_div(kGates * s.units(), pair) * pair, s.columns, Tile::kTall);
   }
   // The parts of dh, [2][source rank][columns][units]: what a step adds for its units.
   static FRNN_HOST_DEVICE constexpr int parts(const PersistentShape& s) {
@@ -205,10 +202,10 @@ struct PersistentBackward {
         step_of(
             p, part, RowAt(walk, place.row(column), step, lengths.load(column)), place.unit(unit),
             [&] {
-              return ranks == 1 ? sum_of(sums, column * product_shape.sum_pitch() + unit,
-                                         s.columns * product_shape.sum_pitch(), product_shape.across())
-                                : sum_of(received, i % 2 * parts(s) + column * units + unit,
-                                         s.columns * units, ranks);
+              return ranks == 1 ? sum_in_order(sums, column * product_shape.sum_pitch() + unit,
+                                               s.columns * product_shape.sum_pitch(), product_shape.across())
+                                : sum_in_order(received, i % 2 * parts(s) + column * units + unit,
+                                               s.columns * units, ranks);
             },
             state, column * units + unit, gradients);
         FRNN_UNROLL
@@ -238,15 +235,6 @@ struct PersistentBackward {
       });
     }
     exchange.meet();
-  }
-
-  // `count` values that lie `stride` apart, in their order.
-  template <class Shared>
-  static FRNN_DEVICE float sum_of(const Shared& from, int at, int stride, int count) {
-    float sum = from.load(at);
-    FRNN_ROLLED
-    for (int i = 1; i < count; ++i) sum += from.load(at + i * stride);
-    return sum;
   }
 
   // One unit of one row. `recurrent()` is the gradient of its h by way of the next step.
@@ -283,8 +271,8 @@ struct PersistentBackward {
       Four four;
       FRNN_UNROLL
       for (int j = 0; j < 4; ++j) {
-        four.value[j] =
-            sum_of(sums, column * shape.sum_pitch() + row + j, s.columns * shape.sum_pitch(), shape.across());
+        four.value[j] = sum_in_order(sums, column * shape.sum_pitch() + row + j,
+                                     s.columns * shape.sum_pitch(), shape.across());
       }
       exchange.send(to.from(column * units + row % units), row / units, four, i);
     }

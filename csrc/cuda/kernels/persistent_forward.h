@@ -15,6 +15,8 @@
 // h is sent as it enters the next step: zeros where that begins a piece, and at rows that have ended.
 #pragma once
 
+#include <cstring>
+
 #include "cells/elman.h"
 #include "cells/gru.h"
 #include "cells/lstm.h"
@@ -22,8 +24,7 @@
 
 namespace fastrnn::cuda {
 
-// What one unit of one row computes: from its sums to its h, to the state that only it needs, and to what is
-// saved for backward, as the kernels of a single step save it.
+// The sums of one unit of one row, as they lie in shared memory.
 template <class Shared>
 struct PersistentSums {
   const Shared& input;      // [G][columns][units], without bias
@@ -37,13 +38,8 @@ struct PersistentSums {
     return input.load((gate * product.columns + column) * units + unit);
   }
   FRNN_DEVICE float recurrent_at(int gate) const {
-    const int at = column * product.sum_pitch() + gate * units + unit;
-    float sum = recurrent.load(at);
-    FRNN_ROLLED
-    for (int i = 1; i < product.across(); ++i) {
-      sum += recurrent.load(at + i * product.columns * product.sum_pitch());
-    }
-    return sum;
+    return sum_in_order(recurrent, column * product.sum_pitch() + gate * units + unit,
+                        product.columns * product.sum_pitch(), product.across());
   }
   FRNN_DEVICE float bias_at(int which, int gate, int gates) const {
     return bias.load((which * gates + gate) * units + unit);
@@ -54,10 +50,12 @@ struct PersistentSums {
   FRNN_DEVICE float peephole_at(int gate) const { return peephole.load(gate * units + unit); }
 };
 
+// A cell: what one unit of one row computes of its sums in step(). It returns h, updates the state that only
+// this unit needs, and fills `saved` as the kernels of a single step save it for backward.
 struct PersistentLstm {
   static constexpr const char* kName = "lstm_fwd_persistent";
   static constexpr int kGates = 4, kSaved = 4;
-  static constexpr bool kCell = true;  // has a c, which is the state
+  static constexpr bool kCell = true;  // is there a c? It is the state then.
 
   template <class T, class Sums>
   static FRNN_DEVICE float step(const Sums& sums, Nonlinearity, bool peephole, float& state,
@@ -210,16 +208,9 @@ struct PersistentForward {
         goes_on.store(i, place.has_row(i) && walk.length(row) > 0 && RowAt(walk, row, 0).goes_on());
       }
     }
-    for (int i = x.thread(); i < kGates * units; i += kThreads) {
-      const Index at = i / units * H + place.unit(i % units);
-      const bool has = place.has_unit(i % units) && part.bias_ih;
-      bias.store(i, has ? widen(part.bias_ih[at]) : 0.0f);
-      bias.store(kGates * units + i, has ? widen(part.bias_hh[at]) : 0.0f);
-    }
-    for (int i = x.thread(); i < 3 * units; i += kThreads) {
-      const bool has = place.has_unit(i % units) && part.peephole;
-      peephole.store(i, has ? widen(part.peephole[i / units * H + place.unit(i % units)]) : 0.0f);
-    }
+    load_gates(x, place, part.bias_ih, kGates, bias);
+    load_gates(x, place, part.bias_hh, kGates, bias.from(kGates * units));
+    load_gates(x, place, part.peephole, 3, peephole);
     for (int i = x.thread(); i < s.columns * s.padded(); i += kThreads) {
       const int column = i / s.padded(), unit = i % s.padded();
       store(x, product_shape, buffer(0), column, unit,
@@ -287,6 +278,16 @@ struct PersistentForward {
       if (ranks == 1) x.sync();
     }
     exchange.meet();
+  }
+
+  // The own units of an array [gates][H], zeros past H, or if there is none.
+  template <class X, class Shared>
+  static FRNN_DEVICE void load_gates(const X& x, const PersistentPlace& place, const T* from, int gates,
+                                     const Shared& to) {
+    for (int i = x.thread(); i < gates * place.units; i += kThreads) {
+      const int gate = i / place.units, unit = i % place.units;
+      to.store(i, from && place.has_unit(unit) ? widen(from[gate * place.hidden + place.unit(unit)]) : 0.0f);
+    }
   }
 
   // One unit of one row: writes what goes to memory, and returns the h that enters the next step.

@@ -1,5 +1,5 @@
-// What the pointwise kernels share: one thread a (row, unit), neighbouring threads have neighbouring units,
-// so that a warp reads and writes whole sectors.
+// What the pointwise kernels share: one thread for each (row, unit). Neighbouring threads have neighbouring
+// units, so that a warp reads and writes whole sectors.
 #pragma once
 
 #include "cells/zoneout.h"
@@ -22,7 +22,7 @@ struct Pieces {
     while ((1 << shift) < kPointwiseThreads && (Index{1} << shift) < units) ++shift;
     const int rows_together = kPointwiseThreads >> shift;
     along = (units + (1 << shift) - 1) >> shift;
-    down = (rows + rows_together - 1) / rows_together;
+    down = ceil_div(rows, rows_together);
     all = steps * down * along;
   }
 };
@@ -142,8 +142,8 @@ struct Incoming {
 
   Rows<const T> dy;              // [T,B,R] or null
   const A* recurrent = nullptr;  // [B,R]: dG of the next step times W_hh; null at the last step
-  A* carry = nullptr;            // [B,R], GRU and zoneout of h: what reaches h directly, then what it leaves
-                                 // to the h that entered; or null
+  A* carry = nullptr;  // [B,R], GRU and zoneout of h: the part of the gradient that comes past W_hh;
+                       // of the next step, then what this step passes on; or null
   const T* final_state = nullptr;  // [B,R] dh_n, or null
 
   // Of an active row, once: the gradient of h before zoneout.
@@ -159,11 +159,20 @@ struct Incoming {
     if (noise.zones_h) carry[i] = noise.zone_out_backward(noise.h, row, unit, dh);
     return dh;
   }
-  // After that: the equations, too, take so much of it to the h that entered.
+  // After that, where the equations also pass some of it on to the h that entered.
   FRNN_DEVICE void leave(Index i, const Noise& noise, A direct) const {
     carry[i] = noise.zones_h ? carry[i] + direct : direct;
   }
 };
+
+// The c that entered an active step, by what forward saved; c0 [B,units] or null = zeros.
+template <class T>
+FRNN_DEVICE Compute<T> entered_cell(const RowAt& row, Index unit, Index units, const Compute<T>* cells,
+                                    const T* c0) {
+  if (row.starts_piece()) return 0;
+  if (row.step > 0) return cells[row.previous_index() * units + unit];
+  return c0 ? widen(c0[row.b * units + unit]) : Compute<T>(0);
+}
 
 // Where one step's dG goes: into the array of all times, and, where a step's rows do not lie together there
 // (the reverse direction with lengths), into a copy for the product with W_hh.

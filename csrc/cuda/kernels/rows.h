@@ -35,13 +35,13 @@ struct GatherRows {
   // One thread has 4 neighbouring units, which share a draw; a mask begins anew with each direction.
   static constexpr Index kUnits = 4;
   static Index groups(Index width, Index directions) {
-    return directions * ((width / directions + kUnits - 1) / kUnits);
+    return directions * ceil_div(width / directions, kUnits);
   }
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     const Dropout& dropout = p.mask.dropout;
-    const Index width = p.width / dropout.directions, groups = (width + kUnits - 1) / kUnits;
+    const Index width = p.width / dropout.directions, groups = ceil_div(width, kUnits);
     for_times(x, p.walk.steps, p.walk.batch, dropout.directions * groups, [&](Index t, Index b, Index group) {
       const Index length = p.walk.length(b), direction = group >= groups ? 1 : 0;
       const Index unit = (group - direction * groups) * kUnits, first = direction * width + unit;
@@ -180,14 +180,14 @@ struct Transpose {
     Slot<T> tile = shared.template take<T>(kTile * (kTile + 1));
   };
   static FRNN_HOST_DEVICE Index tiles(Index rows, Index columns) {
-    return (rows + kTile - 1) / kTile * ((columns + kTile - 1) / kTile);
+    return ceil_div(rows, kTile) * ceil_div(columns, kTile);
   }
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     const auto tile = x.view(Layout().tile);
     const int column = x.thread() % kTile, first = x.thread() / kTile;
-    const auto across = static_cast<unsigned>((p.columns + kTile - 1) / kTile);
+    const auto across = static_cast<unsigned>(ceil_div(p.columns, kTile));
     const auto all = static_cast<unsigned>(tiles(p.rows, p.columns));
     for (auto i = static_cast<unsigned>(x.block()); i < all; i += static_cast<unsigned>(x.blocks())) {
       const Index row0 = Index{i / across} * kTile, column0 = Index{i % across} * kTile;

@@ -1,7 +1,7 @@
 // One step of one layer of a stream in one kernel: the products with x and h, the gates, and the state in
 // place.
 //
-// For few rows, where a step is bound by reading the weights: one warp a unit reads all its rows of W_ih and
+// For few rows, where a step is bound by reading the weights: the warp of a unit reads its rows of W_ih and
 // W_hh once for one row of the batch, or for up to 8. Cells: LSTM without or with a diagonal peephole, GRU
 // reset-after, Elman; no projection.
 //
@@ -57,7 +57,7 @@ struct StreamStep {
     SharedLayout shared;
     Slot<std::uint32_t> ticket = shared.take<std::uint32_t>(1);
   };
-  static Index ctas(Index units) { return (units + kWarps - 1) / kWarps; }
+  static Index ctas(Index units) { return ceil_div(units, kWarps); }
 
   // Which gate's rows of W_ih and of W_hh sum i takes.
   static FRNN_DEVICE int input_gate(Cell cell, int i) {
@@ -68,8 +68,7 @@ struct StreamStep {
     return cell == Cell::lstm || i == 0 ? i : -1;
   }
 
-  // sums[i][j] += this lane's part of the dot product of v[j] and gate i's row for `unit`; from(j): row j of
-  // v.
+  // sums[i][j] += this lane's part of the dot product of the unit's row of weights for sum i and row from(j).
   template <int rows, class X, class From>
   static FRNN_DEVICE void multiply(X& x, const Params& p, const T* weight, Index depth, bool hidden,
                                    Index unit, int n, From from, A (&sums)[kSums][rows]) {
@@ -136,7 +135,7 @@ struct StreamStep {
     if (x.thread() == 0) *p.ticket = 0;
   }
 
-  // The rest of one unit of one row.
+  // Gates and state of one unit of one row, from its sums.
   template <class X>
   static FRNN_DEVICE void finish(X& x, const Params& p, Index unit, Index row, A (&sums)[kSums]) {
     const Index H = p.units, state = p.rows.at(row) * H + unit;
@@ -173,7 +172,7 @@ struct StreamStep {
     x.store_coherent(p.y + row * H + unit, narrow<T>(h));
   }
 
-  // Have all other CTAs their tickets? One is told so, and sees all that they have written.
+  // Do all other CTAs have their tickets? True in one CTA, which then sees all that they have written.
   template <class X>
   static FRNN_DEVICE bool is_last(X& x, const Params& p) {
     const auto ticket = x.view(Layout().ticket);

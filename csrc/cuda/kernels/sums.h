@@ -22,7 +22,7 @@ struct ColumnSum {
 
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
-    const Index chunks = (p.rows + p.chunk - 1) / p.chunk;
+    const Index chunks = ceil_div(p.rows, p.chunk);
     for_units(x, chunks, p.columns, [&](Index chunk, Index column) {
       const Index first = chunk * p.chunk, last = first + p.chunk < p.rows ? first + p.chunk : p.rows;
       Compute<T> sum = 0;
