@@ -16,6 +16,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 import pytest
+from devices import device_array
 from fastrnn import _device
 from fastrnn.training import SGD, AdaGrad, Adam, AdamW, RMSprop, clip_by_global_norm, softmax_cross_entropy
 
@@ -80,8 +81,8 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
 
-def array_on(stream: int, array: np.ndarray, device: int = 0) -> Any:
-    return _device.module().from_host(array, array.dtype.name, device, stream)
+def array_on(stream: int, array: np.ndarray, device: int = 0, dtype: str = "") -> Any:
+    return device_array(array, dtype, device, stream)
 
 
 class Borrowed:
@@ -177,10 +178,7 @@ def test_every_replay_is_another_training_step(
     for captured in False, True:
         layer = fastrnn.GRU(IN, H, num_layers=2, **masks, device="cuda", dtype=dtype, seed=1)
         optimizer = make([layer], learning_rate=0.05)
-        x, dy = (
-            _device.module().from_host(array, dtype, 0, CAPTURED)
-            for array in (normal(T, B, IN), normal(T, B, H))
-        )
+        x, dy = (array_on(CAPTURED, array, dtype=dtype) for array in (normal(T, B, IN), normal(T, B, H)))
 
         def step(layer: Any = layer, optimizer: Any = optimizer, x: Any = x, dy: Any = dy) -> None:
             optimizer.zero_grad()

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrnn import _device, functional, reference
+from devices import device_array
+from fastrnn import functional, reference
 from fastrnn.layouts import Spec
 from problems import Problem, arrays_of, compare, flat, like_state, make_problem
 from shapes import NOISE, VARIANTS, make_spec
@@ -23,7 +24,7 @@ SIZES = [(1, 1, 1, 1), (3, 0, 4, 5), (16, 2, 3, 31), (2, 17, 33, 16), (3, 5, 65,
 
 def there(array: Any) -> Any:
     """Return an array, or None, on the device."""
-    return None if array is None else _device.module().from_host(np.asarray(array), array.dtype.name, 0, 1)
+    return None if array is None else device_array(np.asarray(array))
 
 
 def run(problem: Problem) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import fastrnn
 import numpy as np
 import pytest
+from devices import device_array
 from fastrnn import _device, functional
 from fastrnn.layouts import Spec
 from fastrnn.training import (
@@ -39,10 +40,6 @@ T, B, IN, H = 5, 3, 4, 6
 
 def normal(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def device_array(array: np.ndarray, dtype: str = "", device: int = 0) -> Any:
-    return _device.module().from_host(array, dtype or array.dtype.name, device, 1)
 
 
 class Library:

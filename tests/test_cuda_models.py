@@ -7,7 +7,7 @@ import copy
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _device
+from devices import device_array
 from fastrnn._backends import on_host
 from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
 from fastrnn.training import softmax
@@ -72,8 +72,7 @@ def test_sixteen_bits_take_what_numpy_has_of_them(dtype, mode):
 def test_arrays_of_the_device_stay_there(rng):
     model, peer = (MODELS["many to many"](device) for device in ("cuda", "cpu"))
     x = rng.standard_normal((T, B, X), dtype="float32")
-    on_device = _device.module().from_host(x, "float32", 0, 1)
-    o, _ = model(on_device)
+    o, _ = model(device_array(x))
     dx, _ = model.backward(o)
     own, _ = peer(x)
     own_dx, _ = peer.backward(own)
@@ -83,10 +82,6 @@ def test_arrays_of_the_device_stay_there(rng):
     assert_close(stream.step(x[0]), own[0], n_products=20 * H)
 
 
-def there(array):
-    return _device.module().from_host(array, array.dtype.name, 0, 1)
-
-
 @pytest.mark.parametrize("options", [{}, {"lengths": [5, 0, 2]}], ids=["whole", "lengths"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_last_step_is_taken_on_the_device(rng, bidirectional, options):
@@ -94,7 +89,7 @@ def test_the_last_step_is_taken_on_the_device(rng, bidirectional, options):
     x, do = rng.standard_normal((T, B, X), dtype="float32"), rng.standard_normal((B, Y), dtype="float32")
     dh = rng.standard_normal((1 + bidirectional, B, H), dtype="float32")
     results = []
-    for place, back in (there, on_host), (np.asarray, np.asarray):
+    for place, back in (device_array, on_host), (np.asarray, np.asarray):
         model = ManyToOne(gru("cuda", bidirectional=bidirectional), Y, seed=1)
         o, h_n = model(place(x), **options)
         first = model.backward(place(do), place(dh))
@@ -112,7 +107,7 @@ def test_a_decoder_s_inputs_are_taken_on_the_device(rng, name, tokens):
     x = rng.standard_normal((T, B, X), dtype="float32")
     inputs = rng.integers(0, X, (T, B)) if tokens else rng.standard_normal((T, B, X), dtype="float32")
     do, results = rng.standard_normal((T, B, Y), dtype="float32"), []
-    for place, back in (there, on_host), (np.asarray, np.asarray):
+    for place, back in (device_array, on_host), (np.asarray, np.asarray):
         if name == "one to many":
             model, first = OneToMany(gru("cuda"), Y, X, seed=1), x[0]
         else:
@@ -137,7 +132,7 @@ def test_probabilities_are_where_the_outputs_are(rng, name, dtype):
     x = rng.standard_normal((T, B, X)).astype("float32" if dtype == "bfloat16" else dtype)
     assert "on the host" in getattr(model, "decoder", model).explain(x)["softmax of predict()"]
     decoder = name == "one to many"  # whose x is of the host
-    for place in (lambda a: _device.module().from_host(a, dtype, 0, 1)), np.asarray:
+    for place in (lambda a: device_array(a, dtype)), np.asarray:
         given, options = (x[0], {"inputs": place(x)}) if decoder else (place(x), {})
         o, _ = model(given, **options)
         p = model.predict(given, **options)
@@ -153,15 +148,15 @@ def test_probabilities_are_of_floats():
     with pytest.raises(
         TypeError, match="logits are int64; expected one of float32, float64, float16, bfloat"
     ):
-        softmax(there(np.ones((2, 3), int)))
+        softmax(device_array(np.ones((2, 3), int)))
 
 
 def test_what_a_model_takes_on_the_host_alone(rng):
-    x, vectors = there(np.ones((T, B, X), "float32")), np.ones((B, X), "float32")
-    lengths = there(np.full(B, T))
+    x, vectors = device_array(np.ones((T, B, X), "float32")), np.ones((B, X), "float32")
+    lengths = device_array(np.full(B, T))
     host = "is on DLPack device type 2; expected the CPU: copy it there first"
     with pytest.raises(ValueError, match=f"x {host}"):
-        MODELS["one to many"]("cuda")(there(vectors), inputs=x)
+        MODELS["one to many"]("cuda")(device_array(vectors), inputs=x)
     with pytest.raises(ValueError, match=f"inputs {host}"):
         OneToMany(gru("cuda"), Y, X, mode="input")(vectors, inputs=x)
     with pytest.raises(ValueError, match=f"lengths {host}"):
@@ -184,11 +179,11 @@ def test_what_a_model_takes_on_the_host_alone(rng):
     [
         (np.array, [T + 1, 1, 1], r"lengths\[0\] is 6; expected from 0 to T = 5"),
         (np.array, [1, 1], r"lengths has shape \(2,\)"),
-        (lambda lengths: there(np.array(lengths)), [1, 1], r"lengths has shape \(2,\)"),
+        (lambda lengths: device_array(np.array(lengths)), [1, 1], r"lengths has shape \(2,\)"),
     ],
 )
 def test_lengths_of_inputs_on_the_device_are_checked_before_the_encoder_runs(rng, place, lengths, message):
-    x = there(rng.standard_normal((T, B, X), dtype="float32"))
+    x = device_array(rng.standard_normal((T, B, X), dtype="float32"))
     for name in "one to many", "encoder-decoder":
         model = MODELS[name]("cuda")
         if name == "one to many":

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import device_array
 from fastrnn import _device
 
 pytestmark = pytest.mark.cuda
 
 DTYPES = ["float32", "float64", "float16", "int64", "int32", "uint8", "bool"]
-
-
-def device_array(array: np.ndarray, dtype: str = "", device: int = 0) -> Any:
-    return _device.module().from_host(array, dtype or array.dtype.name, device, 1)
 
 
 def numbers(*shape: int, dtype: str = "float32") -> np.ndarray:

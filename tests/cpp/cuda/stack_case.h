@@ -98,6 +98,17 @@ struct Outputs {
   std::vector<Values> gradients;
 };
 
+// Parameters on the device.
+template <class T>
+struct DeviceParameters {
+  std::vector<DeviceArray<T>> arrays;
+  std::vector<const T*> pointers;
+
+  explicit DeviceParameters(const std::vector<Values>& parameters) {
+    for (const Values& p : parameters) pointers.push_back(arrays.emplace_back(p).data());
+  }
+};
+
 template <class T>
 std::vector<const T*> pointers(const std::vector<std::vector<T>>& all) {
   std::vector<const T*> to;
@@ -207,15 +218,9 @@ Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = null
   const DeviceList<std::int64_t> tokens(in.tokens);
   const DeviceList<Index> lengths(c.lengths);
   const DeviceList<std::uint8_t> reset(c.reset);
-  std::vector<DeviceArray<T>> parameters, gradients;
-  std::vector<const T*> parameter_pointers;
-  std::vector<T*> gradient_pointers;
-  for (const Values& p : in.parameters) {
-    parameters.emplace_back(p);
-    gradients.push_back(none(p));
-    parameter_pointers.push_back(parameters.back().data());
-    gradient_pointers.push_back(gradients.back().data());
-  }
+  const DeviceParameters<T> parameters(in.parameters);
+  std::vector<DeviceArray<T>> gradients;
+  for (const Values& p : in.parameters) gradients.push_back(none(p));
 
   const auto inputs = [&](auto& args) {
     c.describe(args);
@@ -234,14 +239,14 @@ Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = null
   forward_args.h_n = h_n.data();
   forward_args.c_n = lstm ? c_n.data() : nullptr;
   forward_args.y = rows(inference_y.data(), out_rows);
-  cuda::forward<T>(stream, n, parameter_pointers, forward_args, nullptr, options);
+  cuda::forward<T>(stream, n, parameters.pointers, forward_args, nullptr, options);
   forward_args.y = rows(y.data(), out_rows);
   cuda::Reserve<T> reserve;
 
   BackwardArguments<T> args;
   inputs(args);
-  args.parameters = parameter_pointers;
-  args.gradients = gradient_pointers;
+  args.parameters = parameters.pointers;
+  for (const DeviceArray<T>& g : gradients) args.gradients.push_back(g.data());
   args.y = constant(rows(y.data(), out_rows));
   if (c.outputs) args.dy = constant(rows(dy.data(), out_rows));
   args.dh_n = c.states ? dh_n.data() : nullptr;
@@ -251,7 +256,7 @@ Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = null
   args.dc0 = lstm ? dc0.data() : nullptr;
 
   const auto train = [&] {
-    cuda::forward<T>(stream, n, parameter_pointers, forward_args, &reserve, options);
+    cuda::forward<T>(stream, n, parameters.pointers, forward_args, &reserve, options);
     cuda::backward<T>(stream, n, args, reserve, options);
   };
   train();

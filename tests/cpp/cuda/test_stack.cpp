@@ -180,12 +180,7 @@ TEST(stack_dropout_counter) {
   const Inputs in(c);
   const DeviceArray<float> x(in.x), y(c.steps * c.batch * n.output());
   const DeviceList<std::uint64_t> calls({0});
-  std::vector<DeviceArray<float>> parameters;
-  std::vector<const float*> parameter_pointers;
-  for (const Values& p : in.parameters) {
-    parameters.emplace_back(p);
-    parameter_pointers.push_back(parameters.back().data());
-  }
+  const DeviceParameters<float> parameters(in.parameters);
   const auto run = [&](std::uint64_t call, std::uint64_t* counter) {
     ForwardArguments<float> args;
     c.describe(args);
@@ -195,7 +190,7 @@ TEST(stack_dropout_counter) {
     cuda::Options options;
     options.calls = counter;
     cuda::Reserve<float> reserve;
-    cuda::forward<float>({}, n, parameter_pointers, args, &reserve, options);
+    cuda::forward<float>({}, n, parameters.pointers, args, &reserve, options);
     return y.values();
   };
   const Values first = run(5, calls.data()), second = run(5, calls.data());
@@ -213,19 +208,14 @@ void check_streams(const Network& n, Index batch, bool with_tokens = false, cons
   const Inputs in(c);
   const DeviceArray<T> x(in.x), y(steps * batch * width);
   const DeviceList<std::int64_t> tokens(in.tokens);
-  std::vector<DeviceArray<T>> parameters;
-  std::vector<const T*> parameter_pointers;
-  for (const Values& p : in.parameters) {
-    parameters.emplace_back(p);
-    parameter_pointers.push_back(parameters.back().data());
-  }
+  const DeviceParameters<T> parameters(in.parameters);
   ForwardArguments<T> args;
   c.describe(args);
   args.x = contiguous<const T>(x.data(), batch, n.first.input);
   if (with_tokens) args.tokens = tokens.data();
   args.y = contiguous(y.data(), batch, width);
-  cuda::Streams<T> whole({}, n, parameter_pointers, batch), stepped({}, n, parameter_pointers, batch),
-      chosen({}, n, parameter_pointers, batch + 2);
+  cuda::Streams<T> whole({}, n, parameters.pointers, batch), stepped({}, n, parameters.pointers, batch),
+      chosen({}, n, parameters.pointers, batch + 2);
   cuda::Options options;
   options.products = c.products;
   options.wish = wish;
@@ -349,16 +339,11 @@ TEST(streams_take_their_own_output) {
   n.first.cell = Cell::gru;
   n.first.input = n.first.hidden = 37;
   const Inputs in({n, 1, 3});
-  std::vector<DeviceArray<float>> parameters;
-  std::vector<const float*> pointers;
-  for (const Values& p : in.parameters) {
-    parameters.emplace_back(p);
-    pointers.push_back(parameters.back().data());
-  }
+  const DeviceParameters<float> parameters(in.parameters);
   const DeviceArray<float> x(in.x);
   for (const cuda::emulated::Schedule& schedule : cuda::emulated::all_schedules(5)) {
     const cuda::emulated::ScheduleScope scope(schedule);
-    cuda::Streams<float> fed_back({}, n, pointers, 3), copied({}, n, pointers, 3);
+    cuda::Streams<float> fed_back({}, n, parameters.pointers, 3), copied({}, n, parameters.pointers, 3);
     const auto output = [](cuda::Streams<float>& streams) {
       std::vector<float> values(3 * 37);
       cuda::copy_to_host(values.data(), streams.y(), values.size() * sizeof(float), {});
