@@ -47,10 +47,10 @@ struct Storage {
   int device = 0;
   cuda::Stream stream;
   bool captured = false;        // was it ever used in a capture?
-  cuda::Memory memory;          // its own, or
-  cuda::Stream home;            // the stream that
-  std::shared_ptr<void> owner;  // whoever the memory belongs to releases it on,
-  bool home_known = true;       // unless nobody said which: then the host waits for the last use
+  cuda::Memory memory;          // its own; null if the memory belongs to someone else
+  cuda::Stream home;            // the stream on which that one releases it
+  std::shared_ptr<void> owner;  // keeps it until then
+  bool home_known = true;       // if not, the host waits for the last use
 };
 
 class DeviceArray {

@@ -450,6 +450,7 @@ void run_layer(const Queue& queue, const Request& request, const std::vector<Bac
   run_directions(queue, directions);
 }
 
+// The arguments of a call, and its layers.
 template <class T>
 struct BackwardCall {
   const Network& network;

@@ -32,8 +32,8 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, 1 to 15, of so many threads, in whole warps; each may
-//                                       meet it at a place of its own
+//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps; they
+//                                       may reach it at different places of the program
 //     void sync_warp()                  barrier of the warp
 //     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)     T of 4 or 8 bytes
 //     uint32_t ballot(bool)             bit l is lane l's
@@ -59,10 +59,10 @@
 //         then fence_mbarrier_init(), and a barrier before others use it
 //     void mbarrier_arrive(Shared<MBarrier>)
 //     void mbarrier_arrive_expect_tx(Shared<MBarrier>, int bytes)
-//         the phase waits for so many bytes as well
+//         arrives, and makes the phase wait for so many more bytes
 //     void mbarrier_wait_parity(Shared<MBarrier>, int parity)
-//         until the current phase, or if that has the other parity the one before it, is complete; a thread
-//         waits for no phase twice
+//         until the phase of that parity is complete, which is the current one or the one before it; a thread
+//         may not wait for the same phase twice
 //
 //   [90] Clusters: CTAs that write into each other's shared memory
 //     Remote<T> map_rank(Shared<T>, int rank)
@@ -82,13 +82,14 @@
 //     void store_coherent(T*, T)        what others will load in that way
 //     void add_release(uint32_t* flag, uint32_t n)
 //         publishes what this thread has stored, and what others of its CTA had stored before the last sync()
-//     uint32_t fetch_add(uint32_t* flag, uint32_t n)       the same, and acquires; what the flag was before
+//     uint32_t fetch_add(uint32_t* flag, uint32_t n)
+//         the same, and acquires; returns what the flag was before
 //     void wait_acquire(const uint32_t* flag, uint32_t at_least)
-//         until the flag is that high; then sync(), before others of the CTA load
+//         until the flag has that value or more; a sync() comes before others of the CTA load
 //
 // Rules.  Between a thread's access to shared memory and another's to the same place there is a barrier,
 // unless both only read.  An ordinary load may give an old value where another CTA of the launch writes.  No
-// thread returns while others of its CTA will still meet it at a barrier, no CTA while others write to its
+// thread returns while others of its CTA still wait for it at a barrier, and no CTA while others write to its
 // memory.
 #pragma once
 

@@ -8,9 +8,9 @@
 
 namespace fastrnn::cuda {
 
-// What the products of one call share, for the scope of that call: a handle on the stream, and memory that
-// cuBLAS may use.  Both are taken once instead of for every product, which is what a product outside of any
-// scope does; a graph then has one allocation for all of them.  The scopes of a thread nest.
+// What the products of one call share: a handle on the stream, and memory that cuBLAS may use.  Both are
+// taken once for the scope, so that a graph has one allocation for all products; a product outside of any
+// scope takes them for itself alone.  The scopes of a thread nest.
 class CublasScope {
  public:
   explicit CublasScope(Stream stream);

@@ -318,6 +318,7 @@ void run_layer(const Queue& queue, const Request& request, const std::vector<For
   run_directions(queue, directions);
 }
 
+// The arguments of a call, and its layers.
 template <class T>
 struct ForwardCall {
   const Network& network;

@@ -8,8 +8,8 @@
 namespace fastrnn::cuda {
 namespace {
 
-// Memory let go on a stream in a capture that it is not of: until the capture has ended, that stream takes
-// back its graph's own alone.
+// Memory that was let go on a stream that is being captured, and that is not the graph's own: until the
+// capture has ended, nothing else can be released on that stream.
 struct LetGo {
   struct Piece {
     void* memory;

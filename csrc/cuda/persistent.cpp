@@ -5,8 +5,8 @@
 namespace fastrnn::cuda {
 namespace {
 
-// The model, in cycles of one step of an H100 or H200. Nothing of it was measured with these kernels: it
-// ranks what is possible, and scripts/gpu_check.sh is to correct it.
+// The model: cycles of one step on an H100 or H200. None of its figures was measured with these kernels. It
+// ranks the launches that are possible; what scripts/gpu_check.sh measures is to correct it.
 constexpr double kOneCta = 330, kCluster = 600;  // latencies of a step that nothing overlaps
 constexpr double kMma = 1.6;                     // one m16n8k16 of a multiprocessor: 62 % of the peak
 constexpr double kSharedBytes = 128;             // of a multiprocessor, a cycle
@@ -30,7 +30,7 @@ double cycles_of(const PersistentShape& s) {
          std::max({mma, (weights + vectors + sums) / kSharedBytes, exchange});
 }
 
-// Those of all launches that the wish allows and that fit a CTA, and the device: keeps the fastest.
+// Keeps the fastest of the launches that the wish allows and the device can run.
 class Chooser {
  public:
   Chooser(const Request& request, const Wish& wish, const Limits& limits)

@@ -1,4 +1,4 @@
-// Sequences in persistent kernels: whether, and divided how.
+// Sequences in persistent kernels: which of them can take a call, and how it is divided.
 #pragma once
 
 #include <vector>

@@ -9,8 +9,8 @@
 namespace fastrnn::cuda {
 namespace {
 
-// Waves of CTAs that a pointwise launch may have before its threads go on with more elements instead: enough
-// that the last wave's imbalance is small.
+// A pointwise launch has at most so many waves of CTAs; for more elements each thread takes several. Enough
+// that the imbalance of the last wave is small.
 constexpr int kWaves = 8;
 constexpr int kThreads = 256;
 
@@ -33,7 +33,7 @@ bool has_wide_tensor_cores(const Limits& limits) {
   return capability == 80 || capability == 90 || (capability >= 100 && capability < 120);
 }
 
-// What the sizes of a persistent kernel, all of them int, are far from exceeding.
+// With more than these, the sizes in a persistent kernel, which are int, could overflow.
 constexpr Index kMostRows = Index{1} << 30, kMostUnits = Index{1} << 20;
 
 // Why the weights can't stay on chip, whatever the device.
@@ -54,7 +54,7 @@ const char* why_step(const Request& request, Products products) {
   return "";
 }
 
-// A second of an H200, in cycles, in which the model counts.
+// Clock of an H200, in Hz: the model counts in cycles.
 constexpr double kClock = 1.755e9;
 
 // Cycles of a step by products and pointwise kernels: two launches of some 2 us, and products at half of what
@@ -69,8 +69,8 @@ double step_cycles(const Request& request) {
 // Reading the weights and laying them out, before the first step; an estimate.
 constexpr double kLoadCycles = 60e3;
 
-// What was measured of that pass, on such a device and for such a call, or null: with the same H, and with up
-// to twice as many rows, which the same CTAs compute in the same time or little more.
+// The measurement that speaks for this pass of the call on such a device, or null. It is of the same H, and
+// of at most twice as many rows, which the same CTAs compute in the same time or little more.
 const Tuned* measured(const Request& request, bool backward, const Limits& limits, const TunedTable& table) {
   const Network& n = request.network;
   if (n.directions > 1) return nullptr;
@@ -231,7 +231,7 @@ std::map<std::string, std::string> describe(const Request& request, const Limits
     products =
         "3 products per step: i and f need all of c, the output gate all of the new c (peephole=\"full\")";
   if (s.projection) products += "; 1 more for the projection";
-  // What is so in one of the two ways that the steps are run, and in the other.
+  // What to say where passes differ in whether they are persistent.
   const auto by_way = [&](const std::string& persistent, const std::string& by_step) {
     const bool forward = plan.forward.strategy != Strategy::step;
     if (!request.training || forward == (plan.backward.strategy != Strategy::step))

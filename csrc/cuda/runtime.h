@@ -40,8 +40,8 @@ struct DeviceInfo {
   std::string name;
   Limits limits;
 };
-const DeviceInfo& device_info(
-    int device);  // found out once; but for its clusters, which current_limits() asks
+// Found out once, but for limits.clusters: only current_limits() asks the device for those.
+const DeviceInfo& device_info(int device);
 
 std::pair<int, int> driver_version();   // (13, 0); (0, 0) without a driver
 std::pair<int, int> runtime_version();  // what this was built with
@@ -162,11 +162,10 @@ int device_of(const void* memory);
 
 // ---- copies
 
-// Not in a graph: it would keep the host's address, and copy whatever lies there when it is replayed.
-void copy_to_device(void* to, const void* from, std::size_t bytes,
-                    Stream stream);  // waits until `from` was read
-void copy_to_host(void* to, const void* from, std::size_t bytes,
-                  Stream stream);  // waits until `to` is written
+// Between host and device: each waits until the host's memory was read, or is written. Not in a graph, which
+// would keep the host's address and copy whatever lies there at each replay.
+void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream);
+void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream);
 void copy_on_device(void* to, const void* from, std::size_t bytes, Stream stream);
 void set_bytes(void* to, int value, std::size_t bytes, Stream stream);
 

@@ -6,9 +6,9 @@
 // float inside a call, h and weights are T.  Parameters are read where they lie, in torch.nn's layout;
 // nothing is packed.
 //
-// Lengths, tokens and rows lie on the device and are not checked (with FASTRNN_CUDA_SYNC=1 they are): what is
-// out of range counts as the nearest that is not.
-// Aliasing: h_n may be h0 and c_n c0; x, y and their gradients overlap nothing else.
+// Lengths, tokens and rows lie on the device and are checked only with FASTRNN_CUDA_SYNC=1; without it, what
+// is out of range is clamped. Aliasing: h_n may be h0 and c_n c0; x, y and their gradients overlap nothing
+// else.
 #pragma once
 
 #include <map>
@@ -30,8 +30,8 @@ class Reserve {
     T* gates = nullptr;           // [T,B,saved_gates,H], activated
     Compute<T>* cells = nullptr;  // [T,B,H], LSTM
   };
-  // Called by forward. In a graph that is captured there has to be memory enough already, since other calls
-  // use it too; and where a graph has it, it stays.
+  // Called by forward. While a graph is captured there has to be memory enough already: it is not the graph's
+  // alone, since other calls use it too. Where a graph uses it, it stays.
   void layout(Stream stream, const Network& network, Index steps, Index batch);
 
   Part part(Index i) const { return parts_[static_cast<std::size_t>(i)]; }

@@ -1,5 +1,5 @@
-// A recurrence spread over the CTAs of a cluster, in the protocol that the persistent kernels are to use, in
-// small: does it hold in every schedule, and is each way to get it wrong found?
+// A recurrence spread over the CTAs of a cluster, by the protocol of the persistent kernels in small: does it
+// hold in every schedule, and is each way to get it wrong found?
 //
 //   h_{t+1} = f(W h_t)     W [H,H], h [n,H]; rank p owns the units p*U to p*U + U - 1
 //
