@@ -22,6 +22,12 @@ constexpr Index kFewestSumRows = 32;
 // of some tens of microseconds) that costs what the faster product saves.
 constexpr double kWorthSplitting = 1e9;
 
+// Units from which W_hh may stay on chip as bf16x3 without being asked to. What hi + lo leaves out of a
+// weight is left out at every step, and few units average little of it out: y of an Elman layer whose weights
+// are twice the default size, T = 16, was off by 51 (H = 8), 36 (16), 30 (32), 20 (64) and 16 (128) times
+// what it is in float32 (medians of 100 layers), where 20 times are promised.
+constexpr Index kFewestSplitUnits = 96;
+
 // Rows up to which a step is bound by reading the weights, which the kernel for streams does once for every 8
 // rows (an estimate).
 constexpr Index kMostStreamRows = 32;
@@ -48,6 +54,9 @@ const char* why_step(const Request& request, Products products) {
   if (s.cell == Cell::gru && !s.reset_after) return "reset_after=False needs two exchanges in every step";
   if (request.dtype == DType::float32 && products != Products::bf16x3)
     return "float32 on chip is bf16x3, which is not what these products are";
+  if (request.dtype == DType::float32 && request.products == Products::automatic &&
+      s.hidden < kFewestSplitUnits)
+    return "float32 on chip is bf16x3, whose error few units do not average out; it can be asked for";
   if (request.steps == 0 || request.batch == 0) return "there is nothing to compute";
   if (request.steps > std::numeric_limits<int>::max() || request.batch > kMostRows || s.hidden > kMostUnits)
     return "T, B or H is more than such a kernel counts";

@@ -93,11 +93,13 @@ TEST(plan_keeps_weights_on_the_chip) {
       {Cell::rnn, DType::bfloat16, 16, 1024, h200, Strategy::cluster},
       {Cell::gru, DType::float32, 64, 512, h200, Strategy::cluster},
       {Cell::gru, DType::bfloat16, 64, 96, a100, Strategy::cta},
-      {Cell::lstm, DType::bfloat16, 64, 512, a100, Strategy::step},   // has no clusters
-      {Cell::lstm, DType::bfloat16, 16, 1024, h200, Strategy::step},  // does not fit
-      {Cell::gru, DType::float32, 16, 768, h200, Strategy::step},     // nor this
-      {Cell::lstm, DType::bfloat16, 256, 768, h200, Strategy::step},  // is faster by products
-      {Cell::lstm, DType::float32, 16, 64, rtx4090, Strategy::step},  // float32 in three products is not
+      {Cell::lstm, DType::bfloat16, 64, 512, a100, Strategy::step},    // has no clusters
+      {Cell::lstm, DType::bfloat16, 16, 1024, h200, Strategy::step},   // does not fit
+      {Cell::gru, DType::float32, 16, 768, h200, Strategy::step},      // nor this
+      {Cell::lstm, DType::bfloat16, 256, 768, h200, Strategy::step},   // is faster by products
+      {Cell::lstm, DType::float32, 16, 128, rtx4090, Strategy::step},  // float32 in three products is not
+      {Cell::lstm, DType::float32, 16, 96, h200, Strategy::cluster},
+      {Cell::lstm, DType::float32, 16, 95, h200, Strategy::step},  // would stray from float32
   };
   for (const auto& c : cases) {
     const Request r = request(c.cell, c.dtype, 512, c.batch, c.hidden);
@@ -332,7 +334,11 @@ TEST(plan_says_why_a_step_at_a_time) {
   CHECK(says(request(Cell::rnn, DType::float64, 1, 1, 1), h200, "strategy_reason", "float64"));
   r = request(Cell::gru, DType::float32, 512, 64, 512);
   r.products = Products::plain;
-  CHECK(says(r, h200, "strategy_reason", "float32 on chip is bf16x3"));
+  CHECK(says(r, h200, "strategy_reason", "which is not what these products are"));
+  r = request(Cell::gru, DType::float32, 512, 64, 64);
+  CHECK(says(r, h200, "strategy_reason", "few units do not average out"));
+  r.products = Products::bf16x3;
+  CHECK(says(r, h200, "kernel", "gru_fwd_infer_c"));
   CHECK(says(request(Cell::gru, DType::bfloat16, 512, 0, 512), h200, "strategy_reason", "nothing"));
   r = request(Cell::lstm, DType::float32, 512, 64, 512);
   r.network.recurrent_dropout = 0.5;
