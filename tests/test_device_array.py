@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
+import pickle
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,66 @@ def test_what_is_refused() -> None:
         there[0] = 1
 
 
+@pytest.mark.parametrize("key", [True, np.zeros(4, bool), np.array([0, 1]), 1.0, "0"])
+def test_an_index_of_another_kind_is_refused(key: Any) -> None:
+    there = device_array(numbers(4, 3))
+    for use in lambda: there[key], lambda: there.__setitem__(key, 1):
+        with pytest.raises(IndexError, match="a device array takes integers, slices, None and"):
+            use()
+    np.testing.assert_array_equal(there[np.int64(1)].numpy(), numbers(4, 3)[1])
+    with pytest.raises(IndexError, match="index-sized integer"):
+        there[2**70]
+
+
+@pytest.mark.parametrize(
+    ("to", "start"),
+    [
+        ((...,), (slice(None, None, -1),)),
+        ((slice(1, None),), (slice(None, -1),)),
+        ((slice(None), slice(1, 3)), (slice(None), slice(0, 2))),
+        ((slice(2, None),), (0,)),
+        ((...,), (...,)),
+    ],
+)
+def test_an_array_is_assigned_its_own_elements(to: Any, start: Any) -> None:
+    """As they were before the first of them was written."""
+    array = numbers(4, 3, 2)
+    there = device_array(array)
+    array[to] = array[start].copy()
+    there[to] = there[start]
+    np.testing.assert_array_equal(there.numpy(), array)
+
+
+class _Pinned:
+    """An array in memory of the host that CUDA has pinned."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 3, 0
+
+    def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+        return numbers(4, 3)
+
+
+def test_pinned_memory_is_of_the_host() -> None:
+    there = device_array(np.zeros((4, 3), "float32"))
+    there[...] = _Pinned()
+    np.testing.assert_array_equal(there.numpy(), numbers(4, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+def test_copies(make: Any, dtype: str) -> None:
+    there = device_array(numbers(4, 3, dtype="float32" if dtype == "bfloat16" else dtype), dtype)
+    view = there[1:, ::2]
+    view.flags.writeable = False
+    twin = make(view)
+    assert (twin.dtype, twin.device, twin.flags.writeable) == (dtype, "cuda:0", True)
+    np.testing.assert_array_equal(twin.numpy(), view.numpy())
+    before = twin.numpy()
+    there[...] = 0
+    np.testing.assert_array_equal(twin.numpy(), before)
+
+
 @pytest.mark.parametrize("options", [{}, {"max_version": (1, 0)}], ids=["plain", "versioned"])
 def test_capsules_share_and_keep_memory(options: dict[str, Any]) -> None:
     there = device_array(numbers(4, 3))[1:, ::2]
@@ -190,7 +252,8 @@ def test_cuda_array_interface() -> None:
 
 def test_reshape() -> None:
     there = device_array(numbers(4, 3, 2))
-    np.testing.assert_array_equal(there.reshape(6, 4).numpy(), numbers(6, 4))
+    for shape in ((6, 4),), (6, 4), ([6, 4],):
+        np.testing.assert_array_equal(there.reshape(*shape).numpy(), numbers(6, 4))
     with pytest.raises(ValueError, match=r"of shape \(4, 3, 2\) as \(5, 4\)"):
         there.reshape(5, 4)
     with pytest.raises(ValueError, match="has to be contiguous"):
@@ -202,3 +265,7 @@ def test_arrays_of_no_elements() -> None:
     assert there.numpy().shape == (0, 3)
     there[...] = 1
     assert there.copy().shape == (0, 3)
+    # A view may begin anywhere; the protocol wants 0.
+    view = device_array(np.empty((3, 0), "float32"))[1]
+    assert view.__cuda_array_interface__["data"] == (0, False)
+    assert _device.module().from_cuda_array_interface(view, 1).shape == (0,)

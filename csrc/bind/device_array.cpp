@@ -270,8 +270,7 @@ DeviceArray take_capsule(const py::capsule& capsule, cuda::Stream stream) {
   auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule.ptr(), Managed::kName));
   if (!managed) throw py::error_already_set();
   const dlpack::Tensor& t = managed->tensor;
-  if (t.device.type != dlpack::kCuda && t.device.type != dlpack::kCudaManaged)
-    throw py::value_error("the array is not on a CUDA device");
+  if (!dlpack::is_cuda(t.device.type)) throw py::value_error("the array is not on a CUDA device");
   if (t.dtype.lanes != 1) throw py::type_error("vector types are not known here");
   if constexpr (std::is_same_v<Managed, dlpack::Versioned>) {
     if (managed->major != 1)
@@ -334,7 +333,9 @@ DeviceArray from_cuda_array_interface(const py::object& value, std::uintptr_t st
   const auto data = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
   auto* memory = reinterpret_cast<void*>(data.first);
   const auto shape = interface["shape"].cast<std::vector<Index>>();
-  const int device = memory ? cuda::device_of(memory) : cuda::current_device();
+  int device = memory ? cuda::device_of(memory) : -1;
+  const bool nothing = std::find(shape.begin(), shape.end(), 0) != shape.end();
+  if (device < 0 && nothing) device = cuda::current_device();  // such arrays may have any address
   if (device < 0) throw py::value_error("the array is not on a CUDA device");
   DeviceArray a = DeviceArray::over(memory, shape, known->type, device, stream_of(stream), hold(value));
   a.writeable = !data.second;
@@ -418,7 +419,9 @@ py::dict cuda_array_interface(const DeviceArray& array) {
   py::dict interface;
   interface["shape"] = py::tuple(py::cast(array.shape));
   interface["typestr"] = type.typestr;
-  interface["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), !array.writeable);
+  const auto address =
+      array.size() ? reinterpret_cast<std::uintptr_t>(array.data) : 0;  // as the protocol asks
+  interface["data"] = py::make_tuple(address, !array.writeable);
   interface["version"] = 3;
   interface["strides"] = py::none();
   if (!array.contiguous()) {
@@ -444,7 +447,10 @@ DeviceArray swap_axes(DeviceArray a, Index one, Index other) {
 }
 
 DeviceArray reshape(DeviceArray a, const py::args& shape) {
-  std::vector<Index> wanted = shape.cast<std::vector<Index>>();
+  const bool listed =
+      shape.size() == 1 && (py::isinstance<py::tuple>(shape[0]) || py::isinstance<py::list>(shape[0]));
+  const py::object sizes = listed ? py::object(shape[0]) : py::object(shape);
+  std::vector<Index> wanted = sizes.cast<std::vector<Index>>();
   const Index size = std::accumulate(wanted.begin(), wanted.end(), Index{1}, std::multiplies<>());
   if (size != a.size() || !a.contiguous()) {
     throw py::value_error("could not view an array of shape " + shape_text(a.shape) + " as " +
@@ -457,6 +463,9 @@ DeviceArray reshape(DeviceArray a, const py::args& shape) {
 
 // Integers, slices, None and one ellipsis.
 DeviceArray view(const DeviceArray& array, const py::object& key) {
+  const auto refuse = [] {
+    throw py::index_error("a device array takes integers, slices, None and ... as an index");
+  };
   const py::tuple keys = py::isinstance<py::tuple>(key) ? py::tuple(key) : py::make_tuple(key);
   Index named_axes = 0;
   for (const auto& k : keys) named_axes += !k.is_none() && !k.is(py::ellipsis());
@@ -490,8 +499,13 @@ DeviceArray view(const DeviceArray& array, const py::object& key) {
       v.shape.push_back(length);
       v.strides.push_back(step * array.strides[axis]);
       ++axis;
-    } else if (PyIndex_Check(k.ptr())) {
-      const auto at = k.cast<Index>();
+    } else if (PyIndex_Check(k.ptr()) && !PyBool_Check(k.ptr())) {  // to NumPy a bool is a mask
+      const Index at = PyNumber_AsSsize_t(k.ptr(), PyExc_IndexError);
+      if (at == -1 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+        PyErr_Clear();  // an array of indices
+        refuse();
+      }
       const Index size = array.shape[axis], from_start = at < 0 ? at + size : at;
       if (from_start < 0 || from_start >= size) {
         throw py::index_error("index " + std::to_string(at) + " is out of range for an axis of " +
@@ -500,7 +514,7 @@ DeviceArray view(const DeviceArray& array, const py::object& key) {
       v.data += from_start * array.strides[axis] * array.type.bytes();
       ++axis;
     } else {
-      throw py::index_error("a device array takes integers, slices, None and ... as an index");
+      refuse();
     }
   }
   keep(array.ndim() - static_cast<Index>(axis));
@@ -528,7 +542,26 @@ DeviceArray broadcast(DeviceArray a, const std::vector<Index>& shape) {
 bool on_device(const py::object& value) {
   return py::hasattr(value, "__cuda_array_interface__") ||
          (py::hasattr(value, "__dlpack_device__") &&
-          py::int_(py::tuple(value.attr("__dlpack_device__")())[0]).cast<int>() != dlpack::kCpu);
+          dlpack::is_cuda(py::int_(py::tuple(value.attr("__dlpack_device__")())[0]).cast<int>()));
+}
+
+// The addresses from the first byte of an array, which is not empty, to the one past its last.
+std::pair<const char*, const char*> span(const DeviceArray& a) {
+  std::pair<const char*, const char*> ends{a.data, a.data + a.type.bytes()};
+  for (std::size_t i = 0; i < a.shape.size(); ++i) {
+    const Index reach = (a.shape[i] - 1) * a.strides[i] * a.type.bytes();
+    (reach < 0 ? ends.first : ends.second) += reach;
+  }
+  return ends;
+}
+
+// Whether elements of `to` could be written before they are read as others of `from`.
+bool in_its_own_way(const DeviceArray& to, const DeviceArray& from) {
+  if (to.size() == 0 || from.size() == 0) return false;
+  if (to.data == from.data && to.shape == from.shape && to.strides == from.strides) return false;
+  const auto [to_first, to_end] = span(to);
+  const auto [from_first, from_end] = span(from);
+  return to_first < from_end && from_first < to_end;
 }
 
 void assign(const DeviceArray& array, const py::object& key, const py::object& value) {
@@ -572,7 +605,14 @@ void assign(const DeviceArray& array, const py::object& key, const py::object& v
     throw py::value_error("could not assign from cuda:" + std::to_string(from->device()) +
                           " to cuda:" + std::to_string(to.device()));
   }
+  if (in_its_own_way(to, *from)) from = contiguous_copy(*from);
   copy(to, broadcast(*from, to.shape));
+}
+
+// How an array is pickled: as NumPy's, to be put on a device of the same number again.
+py::tuple reduced(const DeviceArray& array) {
+  return py::make_tuple(py::module_::import("fastrnn._device").attr("put_back"),
+                        py::make_tuple(to_host(array), array.type.name(), array.device()));
 }
 
 // What NumPy's arrays tell by their flags.
@@ -620,6 +660,9 @@ void register_device_array(py::module_& m) {
           py::arg("stream"))
       .def("numpy", &to_host)
       .def("copy", &contiguous_copy)
+      .def("__copy__", &contiguous_copy)
+      .def("__deepcopy__", [](const DeviceArray& a, const py::dict&) { return contiguous_copy(a); })
+      .def("__reduce__", &reduced)
       .def("reshape", &reshape)
       .def("swapaxes", &swap_axes, py::arg("axis1"), py::arg("axis2"))
       .def("__getitem__", &view, py::arg("key"))

@@ -464,6 +464,32 @@ double* step_state(const DeviceArray& state, std::uintptr_t stream) {
   return values<double>(state);
 }
 
+// Before any is used: an array for each parameter, contiguous, of its shape, on this device, and of its dtype
+// or, if `computed`, of the dtype that it is computed in.
+void check_like(const std::string& name, const std::vector<const DeviceArray*>& arrays,
+                const std::vector<const DeviceArray*>& parameters, int device, bool computed) {
+  if (arrays.size() != parameters.size())
+    throw py::value_error(name + " has " + std::to_string(arrays.size()) + " arrays; expected " +
+                          std::to_string(parameters.size()));
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const DeviceArray &a = *arrays[i], &p = *parameters[i];
+    const std::string label = name + "[" + std::to_string(i) + "]";
+    const ElementType type = with_type(choose<DType>(p.type.name(), "dtype", cuda::kDTypes), [&](auto zero) {
+      using T = decltype(zero);
+      return computed ? element_type<Compute<T>>() : element_type<T>();
+    });
+    if (!(a.type == type)) throw py::type_error(label + " is " + a.type.name() + "; expected " + type.name());
+    if (a.shape != p.shape)
+      throw py::value_error(label + " has shape " + shape_text(a.shape) + "; expected " +
+                            shape_text(p.shape));
+    if (a.device() != device || p.device() != device)
+      throw py::value_error(label + " is on cuda:" + std::to_string(a.device()) +
+                            "; expected cuda:" + std::to_string(device));
+    if (!a.contiguous() || !p.contiguous())
+      throw py::value_error(label + " and its parameter must be C-contiguous");
+  }
+}
+
 void register_updates(py::module_& m) {
   m.def(
       "clear_rows",
@@ -553,31 +579,33 @@ void register_updates(py::module_& m) {
       py::arg("logits"), py::arg("targets"), py::arg("scored"), py::arg("gradient"), py::arg("scale"),
       py::arg("stream"));
   m.def(
-      "begin_step",
-      [](const DeviceArray& state, double learning_rate, double b1, double b2, std::uintptr_t stream) {
-        const DeviceScope scope(state.device());
-        cuda::begin_step(stream_of(stream), step_state(state, stream), learning_rate, b1, b2);
-      },
-      py::arg("state"), py::arg("learning_rate"), py::arg("b1"), py::arg("b2"), py::arg("stream"));
-  m.def(
       "update",
-      [](const std::string& rule_name, const DeviceArray& parameter, const DeviceArray& gradient,
-         const std::vector<const DeviceArray*>& buffers, const py::dict& named, const DeviceArray& state,
-         std::uintptr_t stream_handle) {
+      [](const std::string& rule_name, const std::vector<const DeviceArray*>& parameters,
+         const std::vector<const DeviceArray*>& gradients,
+         const std::vector<std::vector<const DeviceArray*>>& buffers, const py::dict& named,
+         const DeviceArray& state, std::uintptr_t stream_handle) {
         const auto [rule, wanted] = rule_of(rule_name);
         if (buffers.size() != wanted) throw py::value_error("the rule takes another number of buffers");
-        const cells::UpdateNumbers<double> numbers = step_numbers(named).update;
+        const StepNumbers step = step_numbers(named);
+        check_like("gradients", gradients, parameters, state.device(), false);
+        for (const auto& kept : buffers) check_like("buffers", kept, parameters, state.device(), true);
+
         const DeviceScope scope(state.device());
-        const double* steps = step_state(state, stream_handle);
-        over_arrays(stream_handle, {&parameter, &gradient, buffers.front(), buffers.back()},
-                    [&, rule = rule](auto zero, cuda::Stream stream, Index count) {
-                      using T = decltype(zero);
-                      cuda::update<T>(stream, rule, count, values<T>(parameter), values<T>(gradient),
-                                      values<Compute<T>>(*buffers.front()),
-                                      values<Compute<T>>(*buffers.back()), numbers, steps);
-                    });
+        double* steps = step_state(state, stream_handle);
+        cuda::begin_step(stream_of(stream_handle), steps, step.learning_rate, step.bias1, step.bias2);
+        for (std::size_t i = 0; i < parameters.size(); ++i) {
+          const DeviceArray &p = *parameters[i], &g = *gradients[i];
+          const DeviceArray &first = *buffers.front()[i], &last = *buffers.back()[i];
+          over_arrays(stream_handle, {&p, &g, &first, &last},
+                      [&, rule = rule](auto zero, cuda::Stream stream, Index count) {
+                        using T = decltype(zero);
+                        cuda::update<T>(stream, rule, count, values<T>(p), values<T>(g),
+                                        values<Compute<T>>(first), values<Compute<T>>(last), step.update,
+                                        steps);
+                      });
+        }
       },
-      py::arg("rule"), py::arg("parameter"), py::arg("gradient"), py::arg("buffers"), py::arg("numbers"),
+      py::arg("rule"), py::arg("parameters"), py::arg("gradients"), py::arg("buffers"), py::arg("numbers"),
       py::arg("state"), py::arg("stream"));
 }
 

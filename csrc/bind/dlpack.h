@@ -7,6 +7,7 @@
 namespace fastrnn::bind::dlpack {
 
 enum DeviceType : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
+inline constexpr bool is_cuda(int type) { return type == kCuda || type == kCudaManaged; }
 enum TypeCode : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
 inline constexpr std::uint64_t kReadOnly = 1, kIsCopied = 2;
 

@@ -55,7 +55,11 @@ class DeviceArray:
     def numpy(self) -> NDArray[Any]:
         """A copy on the host, bfloat16 as float32; waits."""
     def copy(self) -> DeviceArray: ...
-    def reshape(self, *shape: int) -> DeviceArray:
+    def __copy__(self) -> DeviceArray: ...
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceArray: ...
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By way of the host."""
+    def reshape(self, *shape: int | Sequence[int]) -> DeviceArray:
         """A view, of a contiguous array."""
     def swapaxes(self, axis1: int, axis2: int) -> DeviceArray: ...
     def __getitem__(self, key: Any) -> DeviceArray:
@@ -224,19 +228,19 @@ def softmax_cross_entropy(
 ) -> float:
     """The sum of the losses of the scored rows; gradient (out) is that of this sum, times scale.  Waits."""
 
-def begin_step(state: DeviceArray, learning_rate: float, b1: float, b2: float, stream: int) -> None:
-    """Count a step in `state`, three float64, the first of them the steps made; before its updates."""
-
 def update(
     rule: str,
-    parameter: DeviceArray,
-    gradient: DeviceArray,
-    buffers: Sequence[DeviceArray],
+    parameters: Sequence[DeviceArray],
+    gradients: Sequence[DeviceArray],
+    buffers: Sequence[Sequence[DeviceArray]],
     numbers: Mapping[str, float],
     state: DeviceArray,
     stream: int,
 ) -> None:
-    """The step that `state` counts, as `_core.update` makes it; buffers of 16-bit parameters are float32."""
+    """Make a step as `_core.update`, and count it in `state`: three float64, the first the steps made.
+
+    Buffers of 16-bit parameters are float32.  All is checked before anything is changed.
+    """
 
 def set_float32_products(how: str) -> None:
     """ "automatic", "plain", "bf16x3" or "tf32"."""

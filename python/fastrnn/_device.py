@@ -315,6 +315,12 @@ class DeviceLibrary(Library):
         return array if isinstance(array, np.ndarray) else np.asarray(_Span(array))
 
 
+def put_back(array: NDArray[Any], dtype: str, index: int) -> Array:
+    """Return an array that was pickled to the device of this number."""
+    backend = cuda(index, f"cuda:{index}")
+    return backend.core.from_host(array, dtype, index, backend.stream)
+
+
 class _Span:
     """The addresses of a device array, in NumPy's terms; what is there must not be touched."""
 
@@ -418,10 +424,7 @@ class Cuda(Backend):
         numbers: Mapping[str, float],
         counter: Array,
     ) -> None:
-        size = [numbers.get(name, 0.0) for name in ("learning_rate", "bias1", "bias2")]
-        self.core.begin_step(counter, *size, self.stream)
-        for parameter, gradient, *kept in zip(parameters, gradients, *buffers, strict=True):
-            self.core.update(rule, parameter, gradient, kept, numbers, counter, self.stream)
+        self.core.update(rule, parameters, gradients, buffers, numbers, counter, self.stream)
 
     def clear_rows(self, state: Array, rows: Any) -> None:
         if isinstance(rows, slice):
