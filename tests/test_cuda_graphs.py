@@ -75,6 +75,7 @@ def emulated() -> Iterator[Emulated]:
     library.waits()
     yield library
     library.function("ask_lock")(None)
+    library.function("check_everything")(1)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -195,6 +196,85 @@ def test_every_replay_is_another_training_step(
         trained.append([array.numpy() for array in layer.parameters.values()])
     for eager, replayed in zip(*trained, strict=True):
         np.testing.assert_array_equal(replayed, eager)
+
+
+@pytest.mark.parametrize("tokens", [False, True], ids=["features", "tokens"])
+def test_lengths_resets_and_tokens_are_read_at_every_replay(
+    emulated: Emulated, tokens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of each replay, from the device, where nobody looks at them before."""
+    monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)
+    emulated.function("check_everything")(0)
+    captured, eager = (fastrnn.GRU(IN, H, bidirectional=True, device="cuda", seed=1) for _ in range(2))
+    dy = array_on(CAPTURED, normal(T, B, 2 * H))
+    rng = np.random.default_rng(0)
+
+    def drawn() -> list[np.ndarray]:
+        x = rng.integers(0, IN, (T, B)) if tokens else rng.standard_normal((T, B, IN)).astype("float32")
+        return [x, rng.integers(0, T + 1, B), rng.random((T, B)) < 0.3]
+
+    def step(layer: Any, x: Any, lengths: Any, reset: Any) -> list[Any]:
+        layer.zero_grad()
+        y, h_n = layer(x, lengths=lengths, reset=reset)
+        dx, dh = layer.backward(dy)
+        return [y, h_n, dh, *layer.gradients.values(), *([] if tokens else [dx])]
+
+    inputs = [array_on(CAPTURED, array) for array in drawn()]
+    step(captured, *inputs)
+    with emulated.capture():
+        results = step(captured, *inputs)
+    for _ in range(3):
+        arrays = drawn()
+        for array, there in zip(arrays, inputs, strict=True):
+            there[...] = array
+        emulated.replay()
+        expected = step(eager, *(array_on(CAPTURED, array) for array in arrays))
+        for result, other in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(result.numpy(), other.numpy())
+
+
+def test_a_step_s_rows_are_read_at_every_replay(emulated: Emulated) -> None:
+    emulated.function("check_everything")(0)
+    layer = fastrnn.LSTM(IN, H, device="cuda", seed=1).eval()
+    captured, eager = layer.stream(batch=3), layer.stream(batch=3)
+    x, rows = array_on(CAPTURED, normal(2, IN)), array_on(CAPTURED, np.array([2, 0]))
+    captured.step(x, rows)
+    captured.reset()
+    with emulated.capture():
+        h = captured.step(x, rows)
+    for chosen in [2, 0], [1, 2], [0, 1]:
+        rows[...] = chosen
+        emulated.replay()
+        np.testing.assert_array_equal(h.numpy(), eager.step(x, chosen).numpy())
+        for one, other in zip(captured.state, eager.state, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+    emulated.function("check_everything")(1)
+    with pytest.raises(ValueError, match=r"rows\[1\] is 3; expected from 0 to 2"):
+        captured.step(x, array_on(CAPTURED, np.array([2, 3])))
+    with pytest.raises(ValueError, match=r"rows is \[1, 1\]; expected each stream at most once"):
+        captured.step(x, array_on(CAPTURED, np.array([1, 1])))
+
+
+def test_numbers_on_the_device_out_of_range_count_as_the_nearest(emulated: Emulated) -> None:
+    layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
+    wrong = {"x": np.arange(T * B).reshape(T, B) - 3, "lengths": np.array([-2, T + 3])}
+    right = {"x": wrong["x"].clip(0, IN - 1), "lengths": wrong["lengths"].clip(0, T)}
+    with pytest.raises(ValueError, match=rf"lengths\[0\] is -2; expected from 0 to T = {T}"):
+        layer(**{name: array_on(CAPTURED, array) for name, array in wrong.items()})
+    emulated.function("check_everything")(0)
+    results = []
+    for numbers in wrong, right:
+        y, h_n = layer(**{name: array_on(CAPTURED, array) for name, array in numbers.items()})
+        layer.zero_grad()
+        _, dh = layer.backward(array_on(CAPTURED, normal(T, B, H)))
+        results.append([array.numpy() for array in (y, h_n, dh, *layer.gradients.values())])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    stream = layer.eval().stream(batch=2)
+    steps = [stream.step(array_on(CAPTURED, np.array(tokens))).numpy() for tokens in ([-1, IN], [0, IN - 1])]
+    assert steps[0].shape == (2, H)
+    stream.reset()
+    np.testing.assert_array_equal(stream.step(array_on(CAPTURED, np.array([0, IN - 1]))).numpy(), steps[0])
 
 
 def test_a_first_backward_is_captured(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:

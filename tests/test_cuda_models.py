@@ -8,6 +8,7 @@ import fastrnn
 import numpy as np
 import pytest
 from devices import device_array
+from fastrnn import sampling
 from fastrnn._backends import on_host
 from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
 from fastrnn.training import softmax
@@ -211,3 +212,17 @@ def test_parameters_travel(tmp_path):
     assert other.device == "cuda:0"
     with pytest.raises(ValueError, match="parts have different devices"):
         EncoderDecoder(LayerNormGRU(X, H), gru("cuda"), Y)
+
+
+def test_what_is_sampled_from_may_begin_on_the_device(rng):
+    """With a prompt, a history; what is drawn is on the host."""
+    writer = ManyToMany(fastrnn.GRU(Y, H, device="cuda", seed=0), Y, seed=1).eval()
+    walker = ManyToMany(gru("cuda", Y), Y, seed=1).eval()
+    prompt, history = np.array([[0, 1], [1, 0]]), rng.standard_normal((T, B, Y), dtype="float32")
+    for place in np.array, device_array:
+        drawn = sampling.generate(writer, place(prompt), 6, seed=1)
+        path = sampling.forecast(walker, place(history), 4).path
+        if place is np.array:
+            expected = drawn, path
+    np.testing.assert_array_equal(drawn, expected[0])
+    np.testing.assert_array_equal(path, expected[1])

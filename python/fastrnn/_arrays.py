@@ -92,7 +92,10 @@ def is_on_device(value: Any) -> bool:
     if isinstance(value, np.ndarray | type):
         return False
     if hasattr(value, "__dlpack_device__"):
-        return int(value.__dlpack_device__()[0]) in _CUDA_DEVICES
+        try:
+            return int(value.__dlpack_device__()[0]) in _CUDA_DEVICES
+        except Exception:  # whatever another library may raise: `take` names it
+            return False
     return hasattr(value, "__cuda_array_interface__")
 
 

@@ -285,6 +285,13 @@ def on_host(array: Array) -> NDArray[Any]:
     return array if isinstance(array, np.ndarray) else array.numpy()
 
 
+def brought_to_host(name: str, value: Any) -> Any:
+    """Return a caller's array on a device as NumPy's; what is on the host, lists and None as they are."""
+    if not _arrays.is_on_device(value):
+        return value
+    return on_host(backend_of_arrays([value]).own.take(name, value))
+
+
 def kind(array: Array) -> str:
     """Return NumPy's letter for the kind of an array's dtype, which a `DeviceArray` has by name."""
     dtype = array.dtype

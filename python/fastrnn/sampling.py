@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import INTEGERS
-from ._backends import on_host
+from ._backends import brought_to_host, on_host
 from .layouts import integer
 from .models import map_state
 from .training._numbers import NOT_NEGATIVE, PROBABILITY, number
@@ -344,7 +344,7 @@ def generate(
 
 def _prompt(prompt: Any, batch: int | None, source: Any) -> Tokens:
     """Return a prompt as (T, B)."""
-    tokens = np.asarray(prompt)
+    tokens = np.asarray(brought_to_host("prompt", prompt))
     if tokens.size == 0:
         raise ValueError(f"prompt has shape {tokens.shape}; expected at least one token to start from")
     if tokens.dtype.kind not in INTEGERS:
@@ -567,7 +567,7 @@ def forecast(
         raise TypeError(f"model is {model!r}; expected a model")
     steps, samples = integer("steps", steps, 1), integer("samples", samples, 0)
     levels = tuple(number(f"quantiles[{i}]", q, PROBABILITY) for i, q in enumerate(quantiles))
-    history = np.asarray(history)
+    history = np.asarray(brought_to_host("history", history))
     if history.ndim != 3 or 0 in history.shape[:2]:
         raise ValueError(f"history has shape {history.shape}; expected (T, B, I) with T and B at least 1")
     if samples and noise is None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import BOOLS, INTEGERS, contiguous, describe_axes, expect_shape, is_jax, take_listed
-from ._backends import Array, is_integer, on_host
+from ._arrays import BOOLS, INTEGERS, describe_axes, expect_shape, is_jax, take_listed
+from ._backends import Array, Library, is_integer, on_host
 from ._calls import TIME_MAJOR, KernelMemory, check_call, check_state, check_tokens, check_x, tokens_note
 from .layouts import LARGEST_SIZE, integer
 
@@ -95,7 +95,8 @@ class Stream(KernelMemory):
         x : array (N, I), or (k, I) with `rows`
             Or integer tokens (N,) or (k,).
         rows : distinct integers (k,), optional
-            The streams that x belongs to, in its order; the others stay as they are.
+            The streams that x belongs to, in its order; the others stay as they are.  Those on a CUDA device
+            are not looked at: out of range they count as the nearest stream, and must not name one twice.
 
         Returns
         -------
@@ -122,15 +123,16 @@ class Stream(KernelMemory):
         spec = self._packed.spec
         library, array = check_x(self._packed.backend, "x", spec, x)
         features = {} if is_integer(array) else {"I": spec.input_size}
-        indices = None if rows is None else self._row_indices(rows)
+        indices = None if rows is None else self._row_indices(library, rows)
         axes = ({"N": self._batch} if indices is None else {"k": indices.size}) | features
         if array.ndim != len(axes):
             expected = describe_axes(axes)
             raise ValueError(f"x has shape {array.shape}; expected {expected}{tokens_note(spec, array)}")
         expect_shape("x", array, axes)
         array = library.place(array, spec.dtype) if features else check_tokens(library, "x", spec, array)
-        if indices is not None and np.unique(indices).size != indices.size:
-            raise ValueError(f"rows is {indices.tolist()}; expected each stream at most once")
+        known = None if indices is None else library.values(indices)
+        if known is not None and np.unique(known).size != known.size:
+            raise ValueError(f"rows is {known.tolist()}; expected each stream at most once")
         y = self._core.step(array, None if indices is None else library.place(indices, "int64"))
         return library.give(y.copy() if is_jax(x) else y)
 
@@ -141,13 +143,16 @@ class Stream(KernelMemory):
         array = self._packed.backend.own.take_listed("rows", rows, kinds, expected)
         return on_host(array)
 
-    def _row_indices(self, rows: Any) -> NDArray[Any]:
-        array = self._rows(rows, INTEGERS, "integers")
+    def _row_indices(self, library: Library, rows: Any) -> Array:
+        """Take numbers of rows, which are looked at where that does not mean to wait."""
+        array = library.take_listed("rows", rows, INTEGERS, "integers")
         expect_shape("rows", array, {"k": None})
-        bad = np.flatnonzero((array < 0) | (array >= self._batch))
-        if bad.size:
-            raise ValueError(f"rows[{bad[0]}] is {array[bad[0]]}; expected from 0 to {self._batch - 1}")
-        return contiguous(array.astype(np.int64, copy=False))
+        known = library.values(array)
+        if known is not None:
+            bad = np.flatnonzero((known < 0) | (known >= self._batch))
+            if bad.size:
+                raise ValueError(f"rows[{bad[0]}] is {known[bad[0]]}; expected from 0 to {self._batch - 1}")
+        return array
 
     def run(self, x: Any) -> Any:
         """Advance all streams by T steps.
@@ -196,7 +201,7 @@ class Stream(KernelMemory):
             if chosen.dtype.kind == BOOLS:
                 expect_shape("rows", chosen, {"N": self._batch})
             else:
-                chosen = self._row_indices(chosen)
+                chosen = self._row_indices(self._packed.backend.own, chosen).astype(np.int64, copy=False)
         with self._buffers() as buffers:
             for buffer in buffers:
                 self._packed.backend.clear_rows(buffer, chosen)

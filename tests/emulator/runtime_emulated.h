@@ -49,6 +49,9 @@ void ask_lock(int (*held)());
 // Bit d: something was asked of device d, which a GPU is set up for, since this was last asked.
 unsigned take_set_up();
 
+// Whether calls check numbers that lie on the device, as with FASTRNN_CUDA_SYNC=1; at first they do.
+void check_everything(bool yes);
+
 }  // namespace fastrnn::cuda::emulated
 
 // The same for Python, by ctypes.
@@ -60,4 +63,5 @@ void fastrnn_emulated_wait_for(void* later, void* earlier);
 const char* fastrnn_emulated_take_waits();  // until the next call
 void fastrnn_emulated_ask_lock(int (*held)());
 unsigned fastrnn_emulated_take_set_up();
+void fastrnn_emulated_check_everything(int yes);
 }

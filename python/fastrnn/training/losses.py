@@ -11,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import contiguous, empty, is_on_device
-from .._backends import CPU, Array, Backend, Library, backend_of_arrays, on_host
+from .._arrays import contiguous, empty
+from .._backends import CPU, Array, Backend, Library, backend_of_arrays, brought_to_host, on_host
 from ..layouts import DEVICE_DTYPES, DTYPES, integer, one_of
 from ._numbers import ANY, number
 
 Reduction = Literal["mean", "sum"]
-
-
-def _on_host(library: Library, name: str, value: Any) -> Any:
-    """Return an array of a device as NumPy's; lists and None as they are."""
-    return on_host(library.take(name, value)) if is_on_device(value) else value
 
 
 def softmax(logits: Any) -> Any:
@@ -55,7 +50,7 @@ def softmax(logits: Any) -> Any:
     """
     backend = backend_of_arrays([logits])
     if backend is not CPU:
-        library, array = _taken_there(backend, logits)
+        library, array = _taken_there("logits", backend, logits)
         return library.give(library.place(softmax(on_host(array)), array.dtype))
     _checked_floats("logits", logits, (*DTYPES, "float16"))
     if logits.dtype == np.float16:
@@ -132,8 +127,7 @@ def softmax_cross_entropy(
     one_of("reduction", reduction, ("mean", "sum"))
     backend, library = backend_of_arrays([logits]), None
     if backend is not CPU:
-        library, logits = _taken_there(backend, logits)
-        targets, mask = (_on_host(library, name, a) for name, a in (("targets", targets), ("mask", mask)))
+        library, logits = _taken_there("logits", backend, logits)
     else:
         logits = _checked_floats("logits", logits)
     logits = _checked_logits(logits)
@@ -165,7 +159,8 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
     Parameters
     ----------
     logits
-        (T, ..., V), a NumPy array of float32 or float64, the outputs of a model.
+        (T, ..., V), a NumPy array of float32 or float64, the outputs of a model; or an array on a CUDA
+        device, of any float type, which is copied to the host.
     targets
         (T, ...), integers in 0..V-1.
     mask
@@ -188,6 +183,10 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
     >>> log_likelihood(np.zeros((3, 2, 4)), np.zeros((3, 2), int)).round(4)  # 3 log(1/4)
     array([-4.1589, -4.1589])
     """
+    backend = backend_of_arrays([logits])
+    if backend is not CPU:
+        # NumPy computes it in float64, from what half precision holds as well.
+        logits = on_host(_taken_there("logits", backend, logits)[1]).astype(np.float64)
     logits = _checked_logits(_checked_floats("logits", logits))
     if logits.ndim < 2:
         raise ValueError(f"logits have shape {logits.shape}; expected (T, ..., V)")
@@ -199,7 +198,7 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
 
 def mean_squared_error(
     outputs: Any, targets: Any, mask: Any = None, *, reduction: Reduction = "mean"
-) -> tuple[float, NDArray[Any]]:
+) -> tuple[float, Any]:
     """Squared error of outputs, and its gradient in them.
 
     ``loss = (1/N) sum (o - y)^2`` and ``do = 2 (o - y) / N`` over the N scored numbers, as torch.nn.MSELoss
@@ -209,7 +208,8 @@ def mean_squared_error(
     Parameters
     ----------
     outputs
-        (..., O), a NumPy array of float32 or float64.
+        (..., O), a NumPy array of float32 or float64; or an array on a CUDA device, of any float type, which
+        is copied to the host and the gradient back.  16 bits are computed in float32.
     targets
         (..., O), numbers.
     mask
@@ -223,7 +223,7 @@ def mean_squared_error(
     loss
         Summed in float64.
     doutputs
-        (..., O), a new array of the dtype of outputs.
+        (..., O), a new array of the dtype of outputs, where they are.
 
     Raises
     ------
@@ -240,10 +240,17 @@ def mean_squared_error(
     (2.0, array([[ 0., -2.]]))
     """
     one_of("reduction", reduction, ("mean", "sum"))
+    backend = backend_of_arrays([outputs])
+    if backend is not CPU:
+        library, array = _taken_there("outputs", backend, outputs)
+        there = on_host(array)
+        wide = there.astype(np.float32) if there.dtype == np.float16 else there
+        loss, error = mean_squared_error(wide, targets, mask, reduction=reduction)
+        return loss, library.give(library.place(error, array.dtype))
     outputs = _checked_floats("outputs", outputs)
     if outputs.ndim == 0:
         raise ValueError("outputs have shape (); expected (..., O)")
-    target = np.asarray(targets)
+    target = np.asarray(brought_to_host("targets", targets))
     if target.dtype.kind not in "iuf":
         raise TypeError(f"targets are {target.dtype}; expected numbers")
     if target.shape != outputs.shape:
@@ -333,7 +340,7 @@ def valid_steps(lengths: Any, steps: int) -> NDArray[np.bool_]:
            [1, 0]])
     """
     steps = integer("steps", steps, 1)
-    taken = np.asarray(on_host(lengths) if is_on_device(lengths) else lengths)
+    taken = np.asarray(brought_to_host("lengths", lengths))
     if taken.ndim != 1:
         raise ValueError(f"lengths have shape {taken.shape}; expected (B,)")
     if taken.size and taken.dtype.kind not in "iu":
@@ -346,17 +353,15 @@ def valid_steps(lengths: Any, steps: int) -> NDArray[np.bool_]:
 def _checked_floats(name: str, values: Any, dtypes: Sequence[str] = DTYPES) -> Any:
     if not isinstance(values, np.ndarray) or str(values.dtype) not in dtypes:
         came = getattr(values, "dtype", type(values).__name__)
-        if is_on_device(values):
-            came = f"on {values.device}"
         raise TypeError(f"{name} are {came}; expected a NumPy array of {' or '.join(dtypes)}")
     return values
 
 
-def _taken_there(backend: Backend, logits: Any) -> tuple[Library, Array]:
-    """Take logits that are on a device."""
-    library, array = backend.take_x("logits", logits)
+def _taken_there(name: str, backend: Backend, values: Any) -> tuple[Library, Array]:
+    """Take logits or outputs that are on a device."""
+    library, array = backend.take_x(name, values)
     if str(array.dtype) not in DEVICE_DTYPES:
-        raise TypeError(f"logits are {array.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
+        raise TypeError(f"{name} are {array.dtype}; expected one of {', '.join(DEVICE_DTYPES)}")
     return library, array
 
 
@@ -367,7 +372,7 @@ def _checked_logits(logits: Any) -> Any:
 
 
 def _checked_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    scored = np.ones(shape, bool) if mask is None else np.asarray(mask)
+    scored = np.ones(shape, bool) if mask is None else np.asarray(brought_to_host("mask", mask))
     if scored.dtype != np.bool_:
         raise TypeError(f"mask is {scored.dtype}; expected bool")
     if scored.shape != shape:
@@ -379,7 +384,7 @@ def _checked_targets(
     shape: tuple[int, ...], targets: Any, mask: Any, *, least: int = 1
 ) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
     """Return targets for logits of this shape, where they are scored, and at how many positions."""
-    target = np.asarray(targets)
+    target = np.asarray(brought_to_host("targets", targets))
     if not np.issubdtype(target.dtype, np.integer):
         raise TypeError(f"targets are {target.dtype}; expected integers")
     if target.shape != shape[:-1]:
