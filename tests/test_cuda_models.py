@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import fastrnn
 import numpy as np
@@ -11,7 +12,7 @@ from devices import device_array
 from fastrnn import sampling
 from fastrnn._backends import on_host
 from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
-from fastrnn.training import softmax
+from fastrnn.training import Linear, softmax
 from nested import arrays, assert_equal
 from tolerances import assert_close, size
 
@@ -226,3 +227,86 @@ def test_what_is_sampled_from_may_begin_on_the_device(rng):
             expected = drawn, path
     np.testing.assert_array_equal(drawn, expected[0])
     np.testing.assert_array_equal(path, expected[1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_move(rng, name):
+    """There and back, with their gradients; what has moved is what was made there."""
+    moved, made = (MODELS[name](device) for device in ("cpu", "cuda"))
+    shape = {"one to many": (B, X), "sweep": (3, T, B, X)}.get(name, (T, B, X))
+    x = rng.standard_normal(shape, dtype="float32")
+    options = {"inputs": rng.standard_normal((T, B, X), dtype="float32")} if "decoder" in moved.parts else {}
+    o, _ = moved(x, **options)
+    before = [on_host(array) for array in moved.parameters.values()]
+    assert moved.to("cuda") is moved
+    assert moved.device == "cuda:0"
+    with pytest.raises(RuntimeError, match="backward"):
+        moved.backward(np.ones_like(o))
+    results = []
+    for model in moved, made:
+        model(x, **options)
+        results.append(model.backward(np.ones_like(o)))
+    assert_equal(*results)
+    gradients = [on_host(array) for array in moved.gradients.values()]
+    assert any(gradient.any() for gradient in gradients)
+    moved.to("cpu")
+    for kept, arrays_now in (before, moved.parameters), (gradients, moved.gradients):
+        for one, other in zip(kept, arrays_now.values(), strict=True):
+            assert type(other) is np.ndarray
+            np.testing.assert_array_equal(one, other)
+
+
+class Own:
+    """A module without `to`."""
+
+    parameters: ClassVar[dict[str, np.ndarray]] = {}
+    gradients: ClassVar[dict[str, np.ndarray]] = {}
+
+    def zero_grad(self):
+        """Have nothing to do."""
+
+
+def test_what_stays_on_the_cpu_says_so():
+    layer = gru("cpu")
+    model = ManyToMany(DeepInTime(layer, 2), Y, seed=1)
+    for stays in LayerNormGRU(X, H), ManyToMany(LayerNormGRU(X, H), Y):
+        with pytest.raises(
+            NotImplementedError, match=r"NumPy computes LayerNormGRU.*; expected device 'cpu'"
+        ):
+            stays.to("cuda")
+        assert stays.to("cpu").device == "cpu"
+    with pytest.raises(ValueError, match="device is 'tpu'; expected 'cpu' or 'cuda'"):
+        model.to("tpu")
+    model._parts["own"] = Own()
+    with pytest.raises(NotImplementedError, match=r"own is .*Own.*, which has no to\(\)"):
+        model.to("cuda")
+    assert layer.device == "cpu", "nothing was moved"
+    del model._parts["own"]
+    model.eval()
+    layer.quantize("int8")
+    with pytest.raises(RuntimeError, match="is quantised to int8; call quantize"):
+        model.to("cuda")
+    half = ManyToMany(gru("cuda", dtype="float16"), Y)
+    with pytest.raises(TypeError, match="dtype is 'float16'"):
+        half.to("cpu")
+    assert half.device == "cuda:0"
+
+
+def test_an_output_layer_moves():
+    readout, x = Linear(3, 2, seed=1), np.ones((4, 3), "float32")
+    y = readout(x)
+    readout.backward(y)
+    weight, gradient = readout.parameters["weight"], readout.gradients["weight"]
+    assert readout.to("cpu") is readout
+    assert readout.parameters["weight"] is weight
+    readout(x)
+    readout.to("cuda", dtype="bfloat16")
+    assert (readout.device, readout.dtype) == ("cuda:0", "bfloat16")
+    with pytest.raises(RuntimeError, match="needs a forward call"):
+        readout.backward(y)
+    with pytest.raises(TypeError, match="dtype is 'bfloat16'"):
+        readout.to("cpu")
+    readout.to("cpu", "float32")
+    assert np.abs(readout.parameters["weight"] - weight).max() <= 2.0**-8
+    assert np.abs(readout.gradients["weight"] - gradient).max() <= 2.0**-8 * np.abs(gradient).max()
+    assert readout(x).dtype == np.float32

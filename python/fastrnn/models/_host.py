@@ -41,6 +41,8 @@ class HostModel(Model):
         As of `Model`.
     """
 
+    _by_numpy = True
+
     def __init__(self, spec: Spec, **parts: Module) -> None:
         self._spec = spec
         super().__init__(**parts)

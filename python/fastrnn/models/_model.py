@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import _files
 from .._arrays import BOOLS, INTEGERS, expect_shape, is_on_device, take, take_listed
-from .._backends import Array, backend_of_arrays, backend_of_device, on_host
+from .._backends import CPU, Array, backend_of_arrays, backend_of_device, on_host
 from .._calls import check_parameters
 from ..info import Report
 from ..layers import NamedArrays
@@ -105,6 +105,8 @@ class Model(ABC):
     """O: width of the last axis of the outputs."""
     output = "linear"
     """What o stands for: "linear", a value, or "softmax", the logits of classes."""
+    _by_numpy = False
+    """Whether its formulas are NumPy's, so that it is on the CPU only."""
 
     def __init__(self, **parts: Module) -> None:
         for attribute in ("dtype", "device"):
@@ -138,6 +140,55 @@ class Model(ABC):
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:0", ..."""
         return str(self._common("device"))
+
+    def to(self, device: str) -> Self:
+        """Move all parts to another device, as a layer's `to`; returns the model itself.
+
+        Parameters
+        ----------
+        device
+            "cpu", "cuda" (the first device), "cuda:1" and so on.
+
+        Raises
+        ------
+        NotImplementedError
+            NumPy computes a part, or a module of one's own has no `to`; for another device than the CPU.
+        RuntimeError
+            There is no such device, the message says why; or a layer is quantised.
+        TypeError, ValueError
+            For a device of another name, or a dtype that is not computed there.
+
+        Notes
+        -----
+        `parameters` and `gradients` are new arrays then: make another optimizer.  A training call made before
+        cannot be gone back through any more, and streams stop working.
+
+        Examples
+        --------
+        >>> import fastrnn
+        >>> from fastrnn.models import ManyToMany
+        >>> ManyToMany(fastrnn.GRU(3, 4), 2).to("cpu").device
+        'cpu'
+        """
+        backend = backend_of_device(device)
+        leaves: list[tuple[str, Any]] = list(self.leaves())
+        if backend is not CPU:
+            for model in self._models():
+                if model._by_numpy:
+                    raise NotImplementedError(f"NumPy computes {model!r}; expected device 'cpu' for it")
+            for name, leaf in leaves:
+                if not hasattr(leaf, "to"):
+                    raise NotImplementedError(f"{name} is {leaf!r}, which has no to(); expected device 'cpu'")
+        for name, leaf in leaves:
+            if hasattr(leaf, "dtype"):
+                backend.check_dtype(checked_dtype(leaf.dtype))
+            if getattr(leaf, "quantized", None) is not None:
+                raise RuntimeError(f"{name} is quantised to {leaf.quantized}; call quantize('float32') first")
+        for _, leaf in leaves:
+            if hasattr(leaf, "to"):
+                leaf.to(device)
+        self._forget()
+        return self
 
     def _common(self, attribute: str) -> Any:
         for part in self._parts.values():

@@ -153,6 +153,24 @@ class Linear:
         """Where it computes: "cpu", "cuda:0", ..."""
         return self._backend.name
 
+    def to(self, device: str, dtype: DTypeLike | None = None) -> Self:
+        """Move it to another device, and to another dtype if one is given, as a layer's `to`; returns itself.
+
+        `parameters` and `gradients` are new then, and the last call cannot be gone back through.
+        """
+        backend = backend_of_device(device)
+        name = checked_dtype(self.dtype if dtype is None else dtype)
+        backend.check_dtype(name)
+        if backend is not self._backend or name != checked_dtype(self.dtype):
+            parameters, gradients = (
+                {key: backend.array(array, name) for key, array in named.items()}
+                for named in (self.parameters, self.gradients)
+            )
+            self._backend, self.dtype = backend, np.dtype(name) if name in DTYPES else name
+            self.parameters, self.gradients = parameters, gradients
+            self._x = self._library = None
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         # copy and deepcopy come here too: a copy has arrays of its own, and no call to go back through.
         arrays = {
