@@ -27,7 +27,7 @@ struct ElmanForward {
         x, p.walk, p.step, p.units,
         [&](const RowAt& row, Index unit) {
           p.hidden.store(row, unit, p.units, p.noise,
-                         cells::activate(p.nonlinearity, p.sums.at(row, unit, p.units)));
+                         cells::activate(p.nonlinearity, p.sums.template load<1>(row, unit, p.units).at(0)));
         },
         [&](const RowAt& row, Index unit) { p.hidden.pad(row, unit); });
   }
@@ -53,14 +53,12 @@ struct ElmanBackward {
     for_rows(
         x, p.walk, p.step, p.units,
         [&](const RowAt& row, Index unit) {
+          const Compute<T> y = widen(p.y.at(row.time(), row.b)[unit]);
           const Compute<T> dh = p.incoming.take(row, unit, p.units, p.noise);
           // A kept unit has no part in the step. Its y is not the nonlinearity's, and the slope there, which
           // may be infinite, means nothing.
           const bool kept = p.noise.zones_h && dh == 0;
-          p.dg.store(
-              row, unit,
-              kept ? dh
-                   : cells::activate_backward(p.nonlinearity, dh, widen(p.y.at(row.time(), row.b)[unit])));
+          p.dg.store(row, unit, kept ? dh : cells::activate_backward(p.nonlinearity, dh, y));
         },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }

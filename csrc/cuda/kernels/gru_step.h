@@ -7,6 +7,8 @@
 // the input sums (an element is read in the last phase before it is written there).
 #pragma once
 
+#include <type_traits>
+
 #include "cells/gru.h"
 #include "cuda/kernels/pointwise.h"
 
@@ -17,6 +19,15 @@ enum class GruPhase {
   reset,      // reset-before, forward: r h; backward: da_r, from the product
   candidate,  // reset-before, forward: n and h; backward: da_z and da_n
 };
+
+// Calls body(constant): compiled for each phase, loads need not wait to see which it is. No switch, which
+// would be a jump by way of a table.
+template <class Body>
+FRNN_DEVICE void with_phase(GruPhase phase, Body body) {
+  if (phase == GruPhase::whole) return body(std::integral_constant<GruPhase, GruPhase::whole>{});
+  if (phase == GruPhase::reset) return body(std::integral_constant<GruPhase, GruPhase::reset>{});
+  body(std::integral_constant<GruPhase, GruPhase::candidate>{});
+}
 
 template <class T>
 struct GruForward {
@@ -38,38 +49,40 @@ struct GruForward {
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_rows(
-        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          with_phase(p.phase, [&](auto phase) { compute<phase.value>(p, row, unit); });
+        },
         [&](const RowAt& row, Index unit) {
           if (p.phase != GruPhase::reset) p.hidden.pad(row, unit);
         });
   }
 
+  template <GruPhase phase>
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
     const A h_prev = widen(p.hidden.state[at]);
-    const A r = cells::sigmoid(p.sums.at(row, unit, 3 * H));
-    if (p.phase == GruPhase::reset) {
+    const auto sums = p.sums.template load<3>(row, unit, H);
+    const A r = cells::sigmoid(sums.at(0));
+    if (phase == GruPhase::reset) {
       p.reset_h[at] = narrow<T>(r * p.noise.masked(row.b, unit, h_prev));
       return;
     }
-    const A z = cells::sigmoid(p.sums.at(row, H + unit, 3 * H));
-    const A product = p.sums.recurrent[3 * row.b * H + 2 * H + unit];
-    const Index i = 2 * H + unit;
+    const A z = cells::sigmoid(sums.at(1));
     A n, q = 0;
-    if (p.phase == GruPhase::whole) {
-      q = p.sums.bias_hh ? product + widen(p.sums.bias_hh[i]) : product;
-      const A a_n = p.sums.input_at(row, i) + (p.sums.bias_ih ? widen(p.sums.bias_ih[i]) : A(0));
-      n = cells::gru_candidate_after(a_n, r, q);
+    if (phase == GruPhase::whole) {
+      q = sums.recurrent[2] + sums.bias_hh[2];
+      n = cells::gru_candidate_after(sums.input[2] + sums.bias_ih[2], r, q);
     } else {
-      n = cells::tanh(p.sums.at(row, i, 3 * H));
+      n = cells::tanh(sums.at(2));
     }
     if (p.gates) {
-      const Index saved = p.phase == GruPhase::whole ? 4 : 3;
+      const Index saved = phase == GruPhase::whole ? 4 : 3;
       T* gates = p.gates + row.index() * saved * H + unit;
       gates[0] = narrow<T>(r);
       gates[H] = narrow<T>(z);
       gates[2 * H] = narrow<T>(n);
-      if (p.phase == GruPhase::whole) gates[3 * H] = narrow<T>(q);
+      if (phase == GruPhase::whole) gates[3 * H] = narrow<T>(q);
     }
     p.hidden.store(row, unit, H, p.noise, cells::gru_hidden(z, n, h_prev));
   }
@@ -96,16 +109,22 @@ struct GruBackward {
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_rows(
-        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          with_phase(p.phase, [&](auto phase) { compute<phase.value>(p, row, unit); });
+        },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 
+  template <GruPhase phase>
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
-    const bool after = p.phase == GruPhase::whole;
-    const T* gates = p.gates + row.index() * (after ? 4 : 3) * H + unit;
-    const A r = widen(gates[0]), h_prev = widen(p.h_prev[row.index() * H + unit]);
-    if (p.phase == GruPhase::reset) {
+    const bool after = phase == GruPhase::whole;
+    // Everything that every phase reads, before anything is stored (Sums::load has the reason).
+    const T* const gates = p.gates + row.index() * (after ? 4 : 3) * H + unit;
+    const A r = widen(gates[0]), z = widen(gates[H]), n = widen(gates[2 * H]),
+            q = after ? widen(gates[3 * H]) : A(0), h_prev = widen(p.h_prev[row.index() * H + unit]);
+    if (phase == GruPhase::reset) {
       const A d_product = p.product[at];
       A& carry = p.incoming.carry[at];
       p.dg.store(row, unit, cells::gru_reset_backward(d_product, p.noise.masked(row.b, unit, h_prev), r));
@@ -113,12 +132,11 @@ struct GruBackward {
       return;
     }
     A da_z, da_n, dh_prev;
-    cells::gru_backward(p.incoming.take(row, unit, H, p.noise), widen(gates[H]), widen(gates[2 * H]), h_prev,
-                        da_z, da_n, dh_prev);
+    cells::gru_backward(p.incoming.take(row, unit, H, p.noise), z, n, h_prev, da_z, da_n, dh_prev);
     p.incoming.leave(at, p.noise, dh_prev);
     if (after) {
       p.dg.store(row, unit, da_n * r);
-      p.dg.store(row, H + unit, cells::gru_reset_backward(da_n, widen(gates[3 * H]), r));
+      p.dg.store(row, H + unit, cells::gru_reset_backward(da_n, q, r));
       p.dg.store(row, 2 * H + unit, da_z);
       p.dg.store(row, 3 * H + unit, da_n);
     } else {

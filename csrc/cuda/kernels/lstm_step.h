@@ -7,6 +7,8 @@
 // before it is written); nothing else overlaps.
 #pragma once
 
+#include <type_traits>
+
 #include "cells/lstm.h"
 #include "cuda/kernels/pointwise.h"
 
@@ -17,6 +19,15 @@ enum class LstmPhase {
   cell,    // full peephole: i, f, g and c
   output,  // full peephole: o and h
 };
+
+// Calls body(constant): compiled for each phase, loads need not wait to see which it is. No switch, which
+// would be a jump by way of a table.
+template <class Body>
+FRNN_DEVICE void with_phase(LstmPhase phase, Body body) {
+  if (phase == LstmPhase::whole) return body(std::integral_constant<LstmPhase, LstmPhase::whole>{});
+  if (phase == LstmPhase::cell) return body(std::integral_constant<LstmPhase, LstmPhase::cell>{});
+  body(std::integral_constant<LstmPhase, LstmPhase::output>{});
+}
 
 template <class T>
 struct LstmForward {
@@ -46,36 +57,40 @@ struct LstmForward {
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_rows(
-        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          with_phase(p.phase, [&](auto phase) { compute<phase.value>(p, row, unit); });
+        },
         [&](const RowAt& row, Index unit) {
           if (p.hidden.y && p.phase != LstmPhase::cell) p.hidden.pad(row, unit);
         });
   }
 
+  template <LstmPhase phase>
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
     const auto save = [&](Index gate, A value) {
       if (p.gates) p.gates[(row.index() * 4 + gate) * H + unit] = narrow<T>(value);
     };
+    const auto sums = p.sums.template load<4>(row, unit, H);
+    const A c_prev = p.state[at];
     A c;
-    if (p.phase != LstmPhase::output) {
-      const A c_prev = p.state[at];
-      A a_i = p.sums.at(row, unit, 4 * H), a_f = p.sums.at(row, H + unit, 4 * H);
-      const A a_g = p.sums.at(row, 2 * H + unit, 4 * H);
+    if (phase != LstmPhase::output) {
+      A a_i = sums.at(0), a_f = sums.at(1);
       if (p.peephole) {
         a_i = cells::fma(widen(p.peephole[unit]), c_prev, a_i);
         a_f = cells::fma(widen(p.peephole[H + unit]), c_prev, a_f);
       }
-      if (p.phase == LstmPhase::cell) {
+      if (phase == LstmPhase::cell) {
         a_i += p.peephole_sums[2 * row.b * H + unit];
         a_f += p.peephole_sums[(2 * row.b + 1) * H + unit];
       }
-      const cells::LstmState<A> s = cells::lstm_cell(a_i, a_f, a_g, c_prev);
+      const cells::LstmState<A> s = cells::lstm_cell(a_i, a_f, sums.at(2), c_prev);
       c = s.c;
       save(0, s.i);
       save(1, s.f);
       save(2, s.g);
-      if (p.phase == LstmPhase::cell) {
+      if (phase == LstmPhase::cell) {
         p.new_cells[at] = c;
         p.cell_operand[at] = narrow<T>(c);
         return;
@@ -84,9 +99,9 @@ struct LstmForward {
       c = p.new_cells[at];
     }
 
-    A a_o = p.sums.at(row, 3 * H + unit, 4 * H);
+    A a_o = sums.at(3);
     if (p.peephole) a_o = cells::fma(widen(p.peephole[2 * H + unit]), c, a_o);
-    if (p.phase == LstmPhase::output) a_o += p.peephole_sums[at];
+    if (phase == LstmPhase::output) a_o += p.peephole_sums[at];
     const A o = cells::sigmoid(a_o), h = cells::lstm_hidden(o, c);
     save(3, o);
     if (p.projected) {
@@ -94,7 +109,7 @@ struct LstmForward {
     } else {
       p.hidden.store(row, unit, H, p.noise, h);
     }
-    if (p.noise.zones_c) c = p.noise.zone_out(p.noise.c, row, unit, p.state[at], c);
+    if (p.noise.zones_c) c = p.noise.zone_out(p.noise.c, row, unit, c_prev, c);
     if (p.cells) p.cells[row.index() * H + unit] = c;
     const A c_next = row.ends() || row.goes_on() ? c : A(0);
     p.state[at] = c_next;
@@ -182,16 +197,24 @@ struct LstmBackward {
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     for_rows(
-        x, p.walk, p.step, p.units, [&](const RowAt& row, Index unit) { compute(p, row, unit); },
+        x, p.walk, p.step, p.units,
+        [&](const RowAt& row, Index unit) {
+          with_phase(p.phase, [&](auto phase) { compute<phase.value>(p, row, unit); });
+        },
         [&](const RowAt& row, Index unit) { p.dg.clear(row, unit, p.units); });
   }
 
+  template <LstmPhase phase>
   static FRNN_DEVICE void compute(const Params& p, const RowAt& row, Index unit) {
     const Index H = p.units, at = row.b * H + unit;
-    const T* gates = p.gates + row.index() * 4 * H + unit;
+    // Everything that every phase reads, before anything is stored (Sums::load has the reason).
+    const T* const saved = p.gates + row.index() * 4 * H + unit;
+    const A i = widen(saved[0]), f = widen(saved[H]), g = widen(saved[2 * H]), o = widen(saved[3 * H]);
+    const A c_prev = entered_cell(row, unit, H, p.cells, p.c0);
+    A c = p.cells[row.index() * H + unit];
     A da_o = 0, dc = 0;
     A kept = 0;  // of the gradient of c, what zoneout takes to the c that entered
-    if (p.phase != LstmPhase::cell || p.noise.zones_c) {
+    if (phase != LstmPhase::cell || p.noise.zones_c) {
       if (row.ends()) {
         if (p.final_cell) dc = widen(p.final_cell[at]);
       } else if (row.goes_on()) {
@@ -200,17 +223,15 @@ struct LstmBackward {
       }
       if (p.noise.zones_c) kept = p.noise.zone_out_backward(p.noise.c, row, unit, dc);
     }
-    if (p.phase != LstmPhase::cell) {
+    if (phase != LstmPhase::cell) {
       const A dh = p.unprojected ? p.unprojected[at] : p.incoming.take(row, unit, H, p.noise);
-      A c = p.cells[row.index() * H + unit];
       if (p.noise.zones_c) {
-        c = cells::lstm_new_cell(widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
-                                 entered_cell(row, unit, H, p.cells, p.c0));
+        c = cells::lstm_new_cell(i, f, g, c_prev);
         if (p.new_cells) p.new_cells[row.index() * H + unit] = c;
       }
-      cells::lstm_output_backward(dh, widen(gates[3 * H]), c, da_o, dc);
+      cells::lstm_output_backward(dh, o, c, da_o, dc);
       p.dg.store(row, 3 * H + unit, da_o);
-      if (p.phase == LstmPhase::output) {
+      if (phase == LstmPhase::output) {
         p.new_dc[at] = dc;
         return;
       }
@@ -220,8 +241,7 @@ struct LstmBackward {
     }
 
     A da_i, da_f, da_g, dc_prev;
-    cells::lstm_cell_backward(dc, widen(gates[0]), widen(gates[H]), widen(gates[2 * H]),
-                              entered_cell(row, unit, H, p.cells, p.c0), da_i, da_f, da_g, dc_prev);
+    cells::lstm_cell_backward(dc, i, f, g, c_prev, da_i, da_f, da_g, dc_prev);
     if (p.peephole) {
       dc_prev = cells::fma(widen(p.peephole[unit]), da_i, dc_prev);
       dc_prev = cells::fma(widen(p.peephole[H + unit]), da_f, dc_prev);

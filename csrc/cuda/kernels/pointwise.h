@@ -12,39 +12,57 @@ namespace fastrnn::cuda {
 inline constexpr int kPointwiseThreads = 256;
 
 // How a launch divides steps x rows x units into pieces of kPointwiseThreads: 1, 2, 4, ... or 256 threads
-// along the units, the rest along the rows. All divisions are of 32 bits: those of 64 are calls on a GPU.
+// along the units, the rest along the rows. A kernel of one step finds this out before its first load, so
+// there are no loops here, and no divisions of 64 bits, which are calls on a GPU.
 struct Pieces {
-  int shift = 0;            // 2^shift threads along the units
-  Index along = 0;          // pieces along the units
-  Index down = 0, all = 0;  // along the rows; of all steps
+  static constexpr int kShift = 8;
+  static_assert(1 << kShift == kPointwiseThreads, "");
+
+  int shift = 0, row_shift = 0;  // 2^shift threads along the units, 2^row_shift along the rows
+  Index along = 0;               // pieces along the units
+  Index down = 0, all = 0;       // along the rows; of all steps
 
   FRNN_HOST_DEVICE Pieces(Index steps, Index rows, Index units) {
-    while ((1 << shift) < kPointwiseThreads && (Index{1} << shift) < units) ++shift;
-    const int rows_together = kPointwiseThreads >> shift;
+    const auto threads =
+        units < kPointwiseThreads ? static_cast<unsigned>(units) : unsigned{kPointwiseThreads};
+    shift = threads > 1 ? 32 - __builtin_clz(threads - 1) : 0;
+    row_shift = kShift - shift;
     along = (units + (1 << shift) - 1) >> shift;
-    down = ceil_div(rows, rows_together);
+    down = (rows + (1 << row_shift) - 1) >> row_shift;
     all = steps * down * along;
   }
 };
 
+// Calls body(line, row, unit) for this thread's share of the pieces: `line` counts them but along the units,
+// `row` is of the piece.
+template <class X, class Body>
+FRNN_DEVICE void for_pieces(X& x, const Pieces& pieces, Body body) {
+  const auto all = static_cast<unsigned>(pieces.all), along = static_cast<unsigned>(pieces.along);
+  const int row = x.thread() >> pieces.shift, unit = x.thread() & ((1 << pieces.shift) - 1);
+  for (auto i = static_cast<unsigned>(x.block()); i < all; i += static_cast<unsigned>(x.blocks())) {
+    const unsigned line = i / along;
+    body(line, row, (Index{i - line * along} << pieces.shift) + unit);
+  }
+}
 // Calls body(step, row, unit) for this thread's share of steps x rows x units.
 template <class X, class Body>
 FRNN_DEVICE void for_times(X& x, Index steps, Index rows, Index units, Body body) {
   const Pieces pieces(steps, rows, units);
-  const auto all = static_cast<unsigned>(pieces.all), along = static_cast<unsigned>(pieces.along),
-             down = static_cast<unsigned>(pieces.down);
-  const int first_row = x.thread() >> pieces.shift, first_unit = x.thread() & ((1 << pieces.shift) - 1);
-  for (auto i = static_cast<unsigned>(x.block()); i < all; i += static_cast<unsigned>(x.blocks())) {
-    const unsigned line = i / along;
-    const Index row = Index{line % down} * (kPointwiseThreads >> pieces.shift) + first_row;
-    const Index unit = (Index{i % along} << pieces.shift) + first_unit;
-    if (row < rows && unit < units) body(Index{line / down}, row, unit);
-  }
+  const auto down = static_cast<unsigned>(pieces.down);
+  for_pieces(x, pieces, [&](unsigned line, int row_of_piece, Index unit) {
+    const unsigned step = line / down;
+    const Index row = (Index{line - step * down} << pieces.row_shift) + row_of_piece;
+    if (row < rows && unit < units) body(Index{step}, row, unit);
+  });
 }
 // The same for one step: body(row, unit).
 template <class X, class Body>
 FRNN_DEVICE void for_units(X& x, Index rows, Index units, Body body) {
-  for_times(x, 1, rows, units, [&](Index, Index row, Index unit) { body(row, unit); });
+  const Pieces pieces(1, rows, units);
+  for_pieces(x, pieces, [&](unsigned line, int row_of_piece, Index unit) {
+    const Index row = (Index{line} << pieces.row_shift) + row_of_piece;
+    if (row < rows && unit < units) body(row, unit);
+  });
 }
 
 // The rows of one step: active(row, unit), or ended(row, unit) where the row's length is up.
@@ -60,11 +78,13 @@ FRNN_DEVICE void for_rows(X& x, const Walk& walk, Index step, Index units, Activ
   });
 }
 
-// Both biases of one gate of one unit; null: none.
-template <class T>
-FRNN_DEVICE Compute<T> bias_at(const T* bias_ih, const T* bias_hh, Index i) {
-  return bias_ih ? widen(bias_ih[i]) + widen(bias_hh[i]) : Compute<T>(0);
-}
+// What the gates of one unit are the sums of.
+template <class A, int gates>
+struct GateSums {
+  A input[gates], recurrent[gates], bias_ih[gates], bias_hh[gates];
+
+  FRNN_DEVICE A at(int gate) const { return input[gate] + recurrent[gate] + (bias_ih[gate] + bias_hh[gate]); }
+};
 
 // The pre-activations of one step. `input` is W_ih x for all times, `recurrent` W_hh h for this step.
 template <class T>
@@ -72,15 +92,25 @@ struct Sums {
   const Compute<T>* input = nullptr;  // [T,B] rows, input_stride apart, [G,H] each
   Index input_stride = 0;
   const Compute<T>* recurrent = nullptr;  // [B,G,H]
-  const T* bias_ih = nullptr;             // [G,H], or null
+  const T* bias_ih = nullptr;             // [G,H], or null: zeros
   const T* bias_hh = nullptr;
 
-  FRNN_DEVICE Compute<T> input_at(const RowAt& row, Index i) const {
-    return input[row.index() * input_stride + i];
-  }
-  // Gate and unit i of a layer with `width` = G*H.
-  FRNN_DEVICE Compute<T> at(const RowAt& row, Index i, Index width) const {
-    return input_at(row, i) + recurrent[row.b * width + i] + bias_at(bias_ih, bias_hh, i);
+  // All gates of a unit of H. A thread has one unit, so nothing else hides how long memory takes: it loads
+  // everything before it uses, or stores, anything.
+  template <int gates>
+  FRNN_DEVICE GateSums<Compute<T>, gates> load(const RowAt& row, Index unit, Index H) const {
+    GateSums<Compute<T>, gates> sums;
+    const Compute<T>*const in = input + row.index() * input_stride + unit, *const out = recurrent +
+                                                                                        row.b * gates * H +
+                                                                                        unit;
+    FRNN_UNROLL
+    for (int gate = 0; gate < gates; ++gate) {
+      sums.input[gate] = in[gate * H];
+      sums.recurrent[gate] = out[gate * H];
+      sums.bias_ih[gate] = bias_ih ? widen(bias_ih[gate * H + unit]) : Compute<T>(0);
+      sums.bias_hh[gate] = bias_ih ? widen(bias_hh[gate * H + unit]) : Compute<T>(0);
+    }
+    return sums;
   }
 };
 

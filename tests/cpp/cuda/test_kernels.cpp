@@ -297,7 +297,7 @@ TEST(pointwise_pieces_cover_everything) {
     int block() const { return b; }
     int blocks() const { return n; }
   };
-  for (const Index units : {1, 2, 3, 255, 256, 257}) {
+  for (const Index units : {1, 2, 3, 127, 128, 129, 255, 256, 257, 513}) {
     for (const Index rows : {0, 1, 7, 300}) {
       const Index steps = 3;
       const auto all = static_cast<int>(Pieces(steps, rows, units).all);
@@ -312,6 +312,16 @@ TEST(pointwise_pieces_cover_everything) {
           }
         }
         for (const int n : met) CHECK(n == 1);
+        std::vector<int> met_once(static_cast<std::size_t>(rows * units));
+        for (int b = 0; b < blocks; ++b) {
+          for (int t = 0; t < kPointwiseThreads; ++t) {
+            Thread x{t, b, blocks};
+            for_units(x, rows, units, [&](Index row, Index unit) {
+              ++met_once[static_cast<std::size_t>(row * units + unit)];
+            });
+          }
+        }
+        for (const int n : met_once) CHECK(n == 1);
       }
     }
   }
