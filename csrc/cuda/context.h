@@ -32,10 +32,11 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps; they
-//                                       may reach it at different places of the program
+//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps, each of
+//                                       which may reach it at a place of its own in the program
 //     void sync_warp()                  barrier of the warp
-//     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)     T of 4 or 8 bytes
+//     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)
+//         T of 4 or 8 bytes, the numbers from 0 to 31
 //     uint32_t ballot(bool)             bit l is lane l's
 //
 //   Tensor cores, for 16-bit T: collective in the warp; fragment.h says which lane holds what
@@ -47,7 +48,7 @@
 //
 //   Copies from global to shared memory behind the thread's back
 //     void cp_async_16(Shared<T> to, const T* from, int bytes = 16)
-//         16 bytes, 16-byte aligned; after the first `bytes` of them, zeros
+//         16 bytes, 16-byte aligned on both sides; after the first `bytes` of them, zeros
 //     void cp_async_4(Shared<T> to, const T* from)
 //         the same for one T of 4 bytes
 //     void cp_async_commit()            what was issued since the last commit becomes a group
@@ -56,29 +57,32 @@
 //
 //   [90] Barriers in shared memory that count arrivals and bytes.  The first phase has parity 0, the next 1
 //     void mbarrier_init(Shared<MBarrier>, int arrivals)
-//         then fence_mbarrier_init(), and a barrier before others use it
+//         then fence_mbarrier_init(), and a barrier before others use it; nothing else is stored there
 //     void mbarrier_arrive(Shared<MBarrier>)
+//         after any thread has waited for the phase before
 //     void mbarrier_arrive_expect_tx(Shared<MBarrier>, int bytes)
-//         arrives, and makes the phase wait for so many more bytes
+//         arrives, and makes the phase wait for so many more bytes, which may come earlier; less than 2^20 at
+//         any time
 //     void mbarrier_wait_parity(Shared<MBarrier>, int parity)
-//         until the phase of that parity is complete, which is the current one or the one before it; a thread
-//         may not wait for the same phase twice
+//         until the phase of that parity is complete, which is the current one or the one before it, and before
+//         the next one is; a thread may not wait for the same phase twice
 //
 //   [90] Clusters: CTAs that write into each other's shared memory
 //     Remote<T> map_rank(Shared<T>, int rank)
 //         the same place in that CTA; has from(int i); cannot be read
 //     void st_async(Remote<T> to, V value, Remote<MBarrier>)
-//         V of 4, 8 or 16 bytes, and so aligned; the barrier, in the same CTA, counts the bytes that arrived
+//         V of 4, 8 or 16 bytes, and so aligned; the barrier, in the same CTA, counts the bytes that arrived.
+//         Undefined in a cluster of one CTA
 //     void bulk_copy(Remote<T> to, Shared<T> from, int bytes, Remote<MBarrier>)
 //         the same for a multiple of 16 bytes, 16-byte aligned; `from` stays as it is until they have
 //         arrived, and those who wrote it call fence_proxy_async() before the sync()
 //     void cluster_arrive(), cluster_wait()
-//         collective; a barrier of the cluster in two halves, release and acquire; it does not wait for
-//         st_async and bulk_copy
+//         collective, in the warp and in the cluster; a barrier of the cluster in two halves, release and
+//         acquire; it does not wait for st_async and bulk_copy
 //     void fence_mbarrier_init(), fence_proxy_async()
 //
 //   Other CTAs of the grid, which all run at once (Grid::cooperative) if any waits for another
-//     T load_coherent(const T*)         what others have published; T of 2, 4, 8 or 16 bytes
+//     T load_coherent(const T*)         what others have published; T of 2, 4, 8 or 16 bytes, and so aligned
 //     void store_coherent(T*, T)        what others will load in that way
 //     void add_release(uint32_t* flag, uint32_t n)
 //         publishes what this thread has stored, and what others of its CTA had stored before the last sync()

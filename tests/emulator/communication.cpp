@@ -23,33 +23,44 @@ void Machine::copies_wait(Thread& self, int pending) {
     unsigned char* to = self.cta->memory.data() + copy->offset;
     std::memset(to, 0, static_cast<std::size_t>(copy->size));
     if (copy->bytes > 0) std::memcpy(to, copy->from, static_cast<std::size_t>(copy->bytes));
-    self.cta->memory.arrived(self.agent.id, self.agent.epoch, copy->offset, copy->size, copy->site);
+    self.cta->memory.arrived(self.agent.id, self.agent.epoch, copy->offset, copy->size, copy->site,
+                             SharedMemory::kStored);
   }
   self.copies.erase(done, self.copies.end());
 }
 
 // ---- mbarriers
 
-MBarrierState& Machine::mbarrier(Cta& cta, int offset, Site site) {
+MBarrierState& Machine::mbarrier(Thread& self, Cta& cta, int offset, Site site) {
   const auto found = cta.mbarriers.find(offset);
   if (found == cta.mbarriers.end()) {
     refuse("the mbarrier at byte " + std::to_string(offset) + " of " + cta.name() + ", used at " +
            site.text() + ", has not been initialised");
   }
+  if (!found->second.fenced && found->second.maker != &self) {
+    refuse("missing fence_mbarrier_init: " + self.name() + " uses at " + site.text() +
+           " the mbarrier at byte " + std::to_string(offset) + " of " + cta.name());
+  }
+  cta.memory.use_barrier(self.agent, offset, sizeof(MBarrier), site);
   return found->second;
 }
 
 void Machine::mbarrier_init(Thread& self, int offset, int arrivals, Site site) {
-  if (arrivals < 1)
+  if (arrivals < 1 || arrivals > kMBarrierMost)
     refuse("mbarrier_init at " + site.text() + " for " + std::to_string(arrivals) + " arrivals");
-  self.cta->memory.write(self.agent, offset, sizeof(MBarrier), site);
   if (self.cta->mbarriers.count(offset)) refuse("mbarrier_init at " + site.text() + " of one that is in use");
+  self.cta->memory.make_barrier(self.agent, offset, sizeof(MBarrier), site);
   MBarrierState& barrier = self.cta->mbarriers[offset];
   barrier.id = static_cast<int>(threads_.size() + mbarriers_.size());
   mbarriers_.push_back(&barrier);
   barrier.offset = offset;
   barrier.cta = self.cta;
+  barrier.maker = &self;
   barrier.count = barrier.pending = arrivals;
+}
+
+void Machine::fence_mbarrier_init(Thread& self) {
+  for (auto& each : self.cta->mbarriers) each.second.fenced |= each.second.maker == &self;
 }
 
 void Machine::complete_phase_if_done(MBarrierState& barrier) {
@@ -66,8 +77,12 @@ void Machine::complete_phase_if_done(MBarrierState& barrier) {
 
 void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
   maybe_yield(self);
-  MBarrierState& barrier = mbarrier(*self.cta, offset, site);
-  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
+  MBarrierState& barrier = mbarrier(self, *self.cta, offset, site);
+  if (barrier.noticed < barrier.completed) {
+    refuse("wrong mbarrier phase: " + self.name() + " arrives at " + site.text() +
+           " at the mbarrier at byte " + std::to_string(offset) +
+           " before anybody has waited for its phase " + std::to_string(barrier.completed - 1));
+  }
   if (barrier.pending == 0) {
     refuse("wrong mbarrier phase: " + self.name() + " arrives at " + site.text() +
            " at the mbarrier at byte " + std::to_string(offset) + ", for which phase " +
@@ -75,6 +90,10 @@ void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
            std::to_string(barrier.bytes) + " bytes");
   }
   barrier.bytes += bytes;
+  if (bytes < 0 || barrier.bytes > kMBarrierMost) {
+    refuse("too many bytes: " + self.name() + " at " + site.text() + " makes the mbarrier at byte " +
+           std::to_string(offset) + " expect " + std::to_string(barrier.bytes));
+  }
   --barrier.pending;
   ordered_before(barrier.order + barrier.completed % 2);
   if (schedule_.races) self.agent.release(barrier.arriving);
@@ -83,8 +102,7 @@ void Machine::mbarrier_arrive(Thread& self, int offset, int bytes, Site site) {
 
 void Machine::mbarrier_wait(Thread& self, int offset, int parity, Site site) {
   maybe_yield(self);
-  MBarrierState& barrier = mbarrier(*self.cta, offset, site);
-  self.cta->memory.read(self.agent, offset, sizeof(MBarrier), site);
+  MBarrierState& barrier = mbarrier(self, *self.cta, offset, site);
   int& seen = self.seen[&barrier];
   int phase = barrier.completed;
   if (phase % 2 != parity) {
@@ -103,7 +121,13 @@ void Machine::mbarrier_wait(Thread& self, int offset, int parity, Site site) {
               ": " + std::to_string(barrier.pending) + " arrivals and " + std::to_string(barrier.bytes) +
               " bytes missing");
   }
+  if (barrier.completed > phase + 1) {  // whose parity is that of the phase under way: it would wait on
+    refuse("wrong mbarrier phase: " + self.name() + " has waited at " + site.text() + " for phase " +
+           std::to_string(phase) + " of the mbarrier at byte " + std::to_string(offset) +
+           ", which meanwhile completed another one");
+  }
   seen = phase + 1;
+  barrier.noticed = std::max(barrier.noticed, seen);
   ordered_after(barrier.order + phase % 2);
   if (schedule_.races) self.agent.clock.join(barrier.complete);
 }
@@ -118,15 +142,18 @@ Cta& Machine::cta_of_rank(Thread& self, int rank, Site site) const {
   return *self.cta->cluster->ctas[static_cast<std::size_t>(rank)];
 }
 
+void Machine::fence_proxy_async(Thread& self) { self.cta->memory.fence_proxy_async(self.agent); }
+
 void Machine::send(Thread& self, Cta& to, int offset, const void* data, int from, int bytes,
                    int barrier_offset, Site site) {
   maybe_yield(self);
+  if (data && grid_.cluster == 1)
+    refuse(self.name() + " calls st_async at " + site.text() + " in a cluster of one CTA");
   if (to.finished == kernel_.threads) {
     refuse(to.name() + " exited before its peers were done: " + self.name() + " stores to its memory at " +
            site.text());
   }
-  MBarrierState& barrier = mbarrier(to, barrier_offset, site);
-  to.memory.read(self.agent, barrier_offset, sizeof(MBarrier), site);
+  MBarrierState& barrier = mbarrier(self, to, barrier_offset, site);
   InFlight store;
   store.to = &to;
   store.offset = offset;
@@ -166,8 +193,16 @@ void Machine::deliver(std::size_t which) {
   const unsigned char* from = store.source ? store.source->memory.data() + store.from : store.data.data();
   std::memcpy(store.to->memory.data() + store.offset, from, static_cast<std::size_t>(store.bytes));
   store.to->memory.arrived(barrier.id, static_cast<std::uint32_t>(barrier.completed + 1), store.offset,
-                           store.bytes, store.site);
+                           store.bytes, store.site,
+                           store.source ? SharedMemory::kForAsync : SharedMemory::kStored);
   barrier.bytes -= store.bytes;
+  if (barrier.bytes < -kMBarrierMost) {
+    fail(std::make_exception_ptr(
+        KernelError(std::string(kernel_.name) + ": too many bytes: the mbarrier at byte " +
+                    std::to_string(barrier.offset) + " of " + store.to->name() + " has received " +
+                    std::to_string(-barrier.bytes) + " that it does not expect")));
+    return;
+  }
   if (schedule_.races) {
     Agent sender = store.sender;
     sender.release(barrier.arriving);
@@ -178,6 +213,7 @@ void Machine::deliver(std::size_t which) {
 void Machine::cluster_arrive(Thread& self, Site site) {
   Cluster& cluster = *self.cta->cluster;
   maybe_yield(self);
+  warp_together(self, "cluster_arrive", site);
   if (self.cluster_arrived) refuse(self.name() + " is in cluster_arrive twice, at " + site.text());
   for (const Cta* cta : cluster.ctas) check_nobody_left(self, cta->finished, "cluster_arrive", site);
   self.cluster_arrived = true;
@@ -197,6 +233,7 @@ void Machine::cluster_wait(Thread& self, Site site) {
   Cluster& cluster = *self.cta->cluster;
   if (!self.cluster_arrived)
     refuse(self.name() + " is in cluster_wait at " + site.text() + " but has not arrived");
+  warp_together(self, "cluster_wait", site);
   while (cluster.generation == self.cluster_generation) {
     cluster.waiting.push_back(&self);
     block(self, "cluster_wait", site, ": " + std::to_string(cluster.arrived) + " threads have arrived");

@@ -15,4 +15,9 @@ void EmulatedContext::misaligned(int offset, int alignment, const char* call, Si
                     std::to_string(offset) + "; expected a multiple of " + std::to_string(alignment));
 }
 
+void EmulatedContext::out_of_range(int value, int most, const char* call, Site site) {
+  throw KernelError("out of range: " + std::string(call) + " at " + site.text() + " is given " +
+                    std::to_string(value) + "; expected 0 to " + std::to_string(most));
+}
+
 }  // namespace fastrnn::cuda::emulated

@@ -7,9 +7,9 @@
 // schedule; stores for other CTAs that stay unseen until they are published.
 //
 // What is not: time, registers, how many CTAs fit, bank conflicts, instructions running ahead of each other
-// within a warp, caches (except as said), the proxy fences, atomicity of what is wider than a word, and the
-// rounding of a real tensor core.  Global memory is the host's: accesses out of bounds are
-// AddressSanitizer's, races in it ThreadSanitizer's to find.
+// within a warp, caches (except as said), the proxies but for the source of a bulk_copy, atomicity of what is
+// wider than a word, and the rounding of a real tensor core.  Global memory is the host's: accesses out of
+// bounds are AddressSanitizer's, races in it ThreadSanitizer's to find.
 #pragma once
 
 #include <cstdint>
@@ -112,15 +112,15 @@ class EmulatedContext {
 
   template <class T>
   T shuffle(T value, int lane, Site site = Site::here()) {
-    return exchange(value, lane & 31, "shuffle", site);
+    return exchange(value, in_warp(lane, "shuffle", site), "shuffle", site);
   }
   template <class T>
   T shuffle_xor(T value, int mask, Site site = Site::here()) {
-    return exchange(value, lane() ^ (mask & 31), "shuffle_xor", site);
+    return exchange(value, lane() ^ in_warp(mask, "shuffle_xor", site), "shuffle_xor", site);
   }
   template <class T>
   T shuffle_down(T value, int delta, Site site = Site::here()) {
-    const int from = lane() + delta;
+    const int from = lane() + in_warp(delta, "shuffle_down", site);
     return exchange(value, from < kWarp ? from : lane(), "shuffle_down", site);
   }
   std::uint32_t ballot(bool b, Site site = Site::here()) {
@@ -150,18 +150,22 @@ class EmulatedContext {
   template <class T>
   void cp_async_16(Shared<T> to, const T* from, int bytes = 16, Site site = Site::here()) {
     const int offset = to.piece(16, 16, "cp_async_16", site);
-    const auto address = reinterpret_cast<std::uintptr_t>(from);
-    if (address % 16 != 0) misaligned(static_cast<int>(address % 16), 16, "cp_async_16's source", site);
+    check_alignment(from, 16, "cp_async_16's source", site);
+    if (bytes < 0 || bytes > 16) out_of_range(bytes, 16, "cp_async_16", site);
     enter()->copy_later(thread_, {thread_.commits, offset, from, bytes, 16, site});
   }
   template <class T>
   void cp_async_4(Shared<T> to, const T* from, Site site = Site::here()) {
     static_assert(sizeof(T) == 4);
     const int offset = to.piece(4, 4, "cp_async_4", site);
+    check_alignment(from, 4, "cp_async_4's source", site);
     enter()->copy_later(thread_, {thread_.commits, offset, from, 4, 4, site});
   }
   void cp_async_commit() { ++thread_.commits; }
-  void cp_async_wait(int pending) { enter()->copies_wait(thread_, pending); }
+  void cp_async_wait(int pending, Site site = Site::here()) {
+    if (pending < 0 || pending > 7) out_of_range(pending, 7, "cp_async_wait", site);
+    enter()->copies_wait(thread_, pending);
+  }
 
   void mbarrier_init(Shared<MBarrier> barrier, int arrivals, Site site = Site::here()) {
     enter()->mbarrier_init(thread_, barrier.piece(8, 8, "mbarrier_init", site), arrivals, site);
@@ -195,17 +199,21 @@ class EmulatedContext {
   }
   void cluster_arrive(Site site = Site::here()) { enter()->cluster_arrive(thread_, site); }
   void cluster_wait(Site site = Site::here()) { enter()->cluster_wait(thread_, site); }
-  void fence_mbarrier_init() {}
-  void fence_proxy_async() {}
+  void fence_mbarrier_init() { enter()->fence_mbarrier_init(thread_); }
+  void fence_proxy_async() { enter()->fence_proxy_async(thread_); }
 
   template <class T>
   T load_coherent(const T* from, Site site = Site::here()) {
+    static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+    check_alignment(from, sizeof(T), "load_coherent", site);
     T value;
     enter()->load_coherent(thread_, from, &value, sizeof(T), site);
     return value;
   }
   template <class T>
   void store_coherent(T* to, T value, Site site = Site::here()) {
+    static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+    check_alignment(to, sizeof(T), "store_coherent", site);
     enter()->store_coherent(thread_, to, &value, sizeof(T), site);
   }
   void add_release(std::uint32_t* flag, std::uint32_t n) { enter()->add(thread_, flag, n, false); }
@@ -237,6 +245,18 @@ class EmulatedContext {
   [[noreturn]] static void out_of_bounds(const EmulatedContext& x, int i, int count, int size,
                                          const char* call, Site site);
   [[noreturn]] static void misaligned(int offset, int alignment, const char* call, Site site);
+  [[noreturn]] static void out_of_range(int value, int most, const char* call, Site site);
+  // Of global memory, where a misaligned access is a fault of the device.
+  static void check_alignment(const void* address, int alignment, const char* call, Site site) {
+    const auto past =
+        static_cast<int>(reinterpret_cast<std::uintptr_t>(address) % static_cast<std::uintptr_t>(alignment));
+    if (past != 0) misaligned(past, alignment, call, site);
+  }
+  // A lane, or a distance between two: of other numbers the device takes some bits.
+  static int in_warp(int value, const char* call, Site site) {
+    if (value < 0 || value >= kWarp) out_of_range(value, kWarp - 1, call, site);
+    return value;
+  }
 
   template <class T>
   T exchange(T value, int from, const char* call, Site site) {

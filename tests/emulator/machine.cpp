@@ -42,8 +42,13 @@ void check_limits(const Machine::Kernel& kernel, const Grid& grid) {
     refuse(std::to_string(grid.shared) + " bytes of shared memory; the device has " +
            std::to_string(limits.shared_per_block));
   }
-  if (grid.cluster < 1 || grid.blocks % grid.cluster != 0 || grid.cluster > 2 * limits.cluster) {
+  const int clusters = limits.cluster > 1 ? 2 * limits.cluster : 1;
+  if (grid.cluster < 1 || grid.blocks % grid.cluster != 0 || grid.cluster > clusters) {
     refuse(std::to_string(grid.blocks) + " blocks in clusters of " + std::to_string(grid.cluster));
+  }
+  for (int i = 0; i < 4; ++i) {
+    if (grid.cluster == 2 << i && limits.clusters[i] == 0)
+      refuse("the device has no clusters of " + std::to_string(grid.cluster));
   }
   if (grid.cooperative && grid.blocks > limits.processors) {
     refuse(std::to_string(grid.blocks) + " blocks at once on " + std::to_string(limits.processors) +
@@ -421,7 +426,14 @@ void Machine::sync(Thread& self, int id, int threads, Site site) {
     refuse("sync(" + std::to_string(id) + ", " + std::to_string(threads) + ") at " + site.text() +
            ": expected a barrier from 1 to 15, and whole warps");
   }
+  warp_together(self, "sync", site);
   meet(self, self.cta->named[id], threads, "sync", site, true, false);
+}
+
+void Machine::warp_together(Thread& self, const char* call, Site site) {
+  Warp& warp = self.cta->warps[static_cast<std::size_t>(self.warp())];
+  check_nobody_left(self, warp.finished, call, site);
+  meet(self, warp.meeting, kWarp, call, site, false, true);
 }
 
 void Machine::sync_warp(Thread& self, Site site) {

@@ -50,14 +50,20 @@ struct Warp {
   int finished = 0;
 };
 
+// An mbarrier counts arrivals up to this, and bytes from minus this.
+inline constexpr int kMBarrierMost = (1 << 20) - 1;
+
 struct MBarrierState {
   int id = 0;  // index in clocks
   int offset = 0;
   Cta* cta = nullptr;
-  int count = 0;      // arrivals of each phase
-  int pending = 0;    // that are missing
-  long bytes = 0;     // that are missing; negative if they came before they were expected
-  int completed = 0;  // phases
+  const Thread* maker = nullptr;
+  bool fenced = false;  // by its maker, and thereby for others
+  int count = 0;        // arrivals of each phase
+  int pending = 0;      // that are missing
+  long bytes = 0;       // that are missing; negative if they came before they were expected
+  int completed = 0;    // phases
+  int noticed = 0;      // those of them that any thread has waited for
   Clock arriving, complete;
   Threads waiting;
   char order[2];
@@ -158,6 +164,8 @@ class Machine final : private Names {
   void mbarrier_init(Thread& self, int offset, int arrivals, Site site);
   void mbarrier_arrive(Thread& self, int offset, int bytes, Site site);
   void mbarrier_wait(Thread& self, int offset, int parity, Site site);
+  void fence_mbarrier_init(Thread& self);
+  void fence_proxy_async(Thread& self);
 
   // `data` of these bytes, or null: a copy of the thread's own shared memory at `from`.
   void send(Thread& self, Cta& to, int offset, const void* data, int from, int bytes, int barrier_offset,
@@ -228,7 +236,10 @@ class Machine final : private Names {
   void meet(Thread& self, Meeting& meeting, int expected, const char* call, Site site, bool orders,
             bool one_place);
 
-  MBarrierState& mbarrier(Cta& cta, int offset, Site site);
+  // The lanes of a warp, at one place, for what they have to do together without being ordered by it.
+  void warp_together(Thread& self, const char* call, Site site);
+  // The mbarrier there, for `self` to use.
+  MBarrierState& mbarrier(Thread& self, Cta& cta, int offset, Site site);
   void complete_phase_if_done(MBarrierState& barrier);
   void deliver(std::size_t which);
   void publish(Cta& cta);

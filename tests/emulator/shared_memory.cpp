@@ -26,28 +26,43 @@ void SharedMemory::reset(int bytes, bool races, const Names& names) {
   const auto granules = static_cast<std::size_t>((bytes + kGranule - 1) / kGranule);
   memory_ =
       std::vector<unsigned char>(static_cast<std::size_t>(bytes), 0xff);  // NaN in every type, exact in size
-  written_.assign(granules, 0);
+  content_.assign(granules, kNothing);
   granules_.resize(races ? granules : 0);
   for (Granule& granule : granules_) granule.forget();
 }
 
 void SharedMemory::read(const Agent& who, int offset, int bytes, Site site) {
+  read_as(who, offset, bytes, site, false);
+}
+void SharedMemory::use_barrier(const Agent& who, int offset, int bytes, Site site) {
+  read_as(who, offset, bytes, site, true);
+}
+void SharedMemory::write(const Agent& who, int offset, int bytes, Site site) {
+  write_as(who, offset, bytes, site, kStored);
+}
+void SharedMemory::make_barrier(const Agent& who, int offset, int bytes, Site site) {
+  write_as(who, offset, bytes, site, kBarrier);
+}
+
+void SharedMemory::read_as(const Agent& who, int offset, int bytes, Site site, bool barrier) {
   for (int g = offset / kGranule; g * kGranule < offset + bytes; ++g) {
     const auto at = static_cast<std::size_t>(g);
     if (!granules_.empty()) {
       check_read(who, g, site);
       add_reader(granules_[at], who, who.id, who.epoch, site);
     }
-    if (!written_[at]) {
+    if (!barrier) refuse_barrier(who, "reads", site, g);
+    if (content_[at] == kNothing) {
       throw KernelError(names_->name_of(who.id) + " reads at " + site.text() +
                         " what nothing has written: " + place(g, kGranule));
     }
   }
 }
 
-void SharedMemory::write(const Agent& who, int offset, int bytes, Site site) {
+void SharedMemory::write_as(const Agent& who, int offset, int bytes, Site site, Content content) {
   for (int g = offset / kGranule; g * kGranule < offset + bytes; ++g) {
     const auto at = static_cast<std::size_t>(g);
+    refuse_barrier(who, "overwrites", site, g);
     if (!granules_.empty()) {
       check_write(who, g, site);
       Granule& granule = granules_[at];
@@ -56,13 +71,14 @@ void SharedMemory::write(const Agent& who, int offset, int bytes, Site site) {
       granule.site = site;
       granule.readers.clear();
     }
-    written_[at] = 1;
+    content_[at] = content;
   }
 }
 
 void SharedMemory::issued(const Agent& who, int offset, int bytes, Site site) {
-  if (granules_.empty()) return;
   for (int g = offset / kGranule; g * kGranule < offset + bytes; ++g) {
+    refuse_barrier(who, "overwrites", site, g);
+    if (granules_.empty()) continue;
     check_write(who, g, site);
     Granule& granule = granules_[static_cast<std::size_t>(g)];
     granule.writer = kUnderWay;
@@ -71,10 +87,10 @@ void SharedMemory::issued(const Agent& who, int offset, int bytes, Site site) {
   }
 }
 
-void SharedMemory::arrived(int id, std::uint32_t epoch, int offset, int bytes, Site site) {
+void SharedMemory::arrived(int id, std::uint32_t epoch, int offset, int bytes, Site site, Content content) {
   for (int g = offset / kGranule; g * kGranule < offset + bytes; ++g) {
     const auto at = static_cast<std::size_t>(g);
-    written_[at] = 1;
+    content_[at] = content;
     if (!granules_.empty()) {
       granules_[at].writer = id;
       granules_[at].epoch = epoch;
@@ -86,10 +102,28 @@ void SharedMemory::arrived(int id, std::uint32_t epoch, int offset, int bytes, S
 void SharedMemory::read_until(const Agent& who, int id, std::uint32_t epoch, int offset, int bytes,
                               Site site) {
   read(who, offset, bytes, site);
-  if (granules_.empty()) return;
   for (int g = offset / kGranule; g * kGranule < offset + bytes; ++g) {
-    add_reader(granules_[static_cast<std::size_t>(g)], who, id, epoch, site);
+    const auto at = static_cast<std::size_t>(g);
+    if (content_[at] == kStored) {
+      throw KernelError("missing fence_proxy_async: " + names_->name_of(who.id) + " copies at " +
+                        site.text() + " what a thread has stored: " + place(g, kGranule));
+    }
+    if (!granules_.empty()) add_reader(granules_[at], who, id, epoch, site);
   }
+}
+
+void SharedMemory::fence_proxy_async(const Agent& who) {
+  for (std::size_t g = 0; g < content_.size(); ++g) {
+    const bool known = granules_.empty() || (granules_[g].writer != kUnderWay &&
+                                             who.knows(granules_[g].writer, granules_[g].epoch));
+    if (content_[g] == kStored && known) content_[g] = kForAsync;
+  }
+}
+
+void SharedMemory::refuse_barrier(const Agent& who, const char* does, Site site, int granule) const {
+  if (content_[static_cast<std::size_t>(granule)] != kBarrier) return;
+  throw KernelError(names_->name_of(who.id) + " " + does + " at " + site.text() +
+                    " what is part of an mbarrier: " + place(granule, kGranule));
 }
 
 void SharedMemory::check_end(const Clock& known, const std::string& cta) const {

@@ -22,6 +22,7 @@ using namespace fastrnn;
 using namespace fastrnn::cuda;
 using emulated::all_schedules;
 using emulated::KernelError;
+using emulated::Policy;
 using emulated::Schedule;
 using emulated::ScheduleScope;
 
@@ -172,8 +173,14 @@ void check_bug(const std::vector<std::string>& diagnoses) {
   }
 }
 
+enum class RingBug {
+  none,
+  overwrites,  // what is still being copied
+  no_fence,    // between the stores and the copy, which is of another proxy
+};
+
 // Passes a row of numbers round the ring of CTAs, in bulk.
-template <bool bug>
+template <RingBug bug>
 struct BulkRing {
   static constexpr const char* kName = "bulk_ring";
   static constexpr int kThreads = 32;
@@ -190,7 +197,7 @@ struct BulkRing {
       x.fence_mbarrier_init();
     }
     mine.store(x.thread(), 100 * x.cluster_rank() + x.thread());
-    x.fence_proxy_async();
+    if (bug != RingBug::no_fence) x.fence_proxy_async();
     x.cluster_arrive();
     x.cluster_wait();
     const int next = (x.cluster_rank() + 1) % x.cluster_size();
@@ -199,19 +206,80 @@ struct BulkRing {
       x.bulk_copy(x.map_rank(received, next), mine, kThreads * 4, x.map_rank(full, next));
     }
     x.sync();
-    if (bug) mine.store(x.thread(), 0);
+    if (bug == RingBug::overwrites) mine.store(x.thread(), 0);
     x.mbarrier_wait_parity(full, 0);
     p.out[x.cluster_rank() * kThreads + x.thread()] = received.load(x.thread());
     x.cluster_arrive();
     x.cluster_wait();
-    if (!bug) mine.store(x.thread(), 0);  // every CTA has received what it was sent
+    if (bug == RingBug::none) mine.store(x.thread(), 0);  // every CTA has received what it was sent
   }
 };
+
+enum class BarrierBug {
+  none,
+  no_fence,         // after the initialisation
+  stored_over,      // by an ordinary store
+  not_waited_for,   // another arrival, though nobody has waited for the phase before
+  overtaken,        // a phase more completes before a thread has seen the one it waits for
+  too_many_bytes,   // expected
+  too_many_others,  // arrivals, when it is made
+  lanes_apart,      // not all lanes of a warp are in cluster_arrive at once
+};
+
+// Three phases of an mbarrier that two warps wait for, with a second one to say when.
+template <BarrierBug bug>
+struct BarrierPhases {
+  static constexpr const char* kName = "barrier_phases";
+  static constexpr int kThreads = 64;
+  struct Params {};
+  template <class X>
+  static FRNN_DEVICE void run(const Params&, X& x) {
+    SharedLayout layout;
+    const Slot<MBarrier> slot = layout.take<MBarrier>(2);
+    const auto full = x.view(slot), waiting = full.from(1);
+    if (x.thread() == 0) {
+      x.mbarrier_init(full, bug == BarrierBug::too_many_others ? 1 << 20 : 1);
+      x.mbarrier_init(waiting, 1);
+      if (bug != BarrierBug::no_fence) x.fence_mbarrier_init();
+      if (bug == BarrierBug::stored_over) x.view(Slot<int>{slot.offset, 1}).store(0, 0);
+    }
+    x.sync();
+    if (x.thread() == 32) x.mbarrier_arrive(waiting);
+    if (x.thread() == 0) {
+      x.mbarrier_wait_parity(waiting, 0);
+      x.mbarrier_arrive(full);
+      if (bug == BarrierBug::not_waited_for) x.mbarrier_arrive(full);
+      x.mbarrier_wait_parity(full, 0);
+      if (bug == BarrierBug::overtaken) x.mbarrier_arrive(full);
+    }
+    if (x.thread() == 32) x.mbarrier_wait_parity(full, 0);
+    x.sync();
+    if (bug == BarrierBug::too_many_bytes && x.thread() == 0) x.mbarrier_arrive_expect_tx(full, 1 << 20);
+    if (x.thread() == 0) x.mbarrier_arrive(full);
+    x.mbarrier_wait_parity(full, 1);
+    if (bug == BarrierBug::lanes_apart && x.lane() >= 16) {
+      x.cluster_arrive();
+    } else {
+      x.cluster_arrive();
+    }
+    x.cluster_wait();
+  }
+};
+
+// What is reported of a bug; the kernel without it runs.
+template <BarrierBug bug>
+void check_barrier_bug(const char* diagnosis, const std::vector<Schedule>& schedules) {
+  for (const Schedule& schedule : schedules) {
+    const ScheduleScope scope(schedule);
+    launch<BarrierPhases<BarrierBug::none>>(Stream{}, {2, 16, 2}, {});
+    CHECK_THROWS(launch<BarrierPhases<bug>>(Stream{}, {2, 16, 2}, {}), KernelError, diagnosis);
+  }
+}
 
 }  // namespace
 
 TEST(cluster_recurrence_is_right_in_every_schedule) {
-  for (const int ranks : {1, 2, 4}) {
+  for (const int ranks : {2, 3, 4}) {
     for (const int steps : {1, 2, 5, 8}) {
       const Problem problem(ranks, steps);
       for (const Schedule& schedule : all_schedules(5)) {
@@ -247,8 +315,29 @@ TEST(finds_a_source_of_a_bulk_copy_overwritten) {
   for (int i = 0; i < 3 * 32; ++i) right.push_back((i / 32 + 2) % 3 * 100 + i % 32);
   for (const Schedule& schedule : all_schedules(10)) {
     const ScheduleScope scope(schedule);
-    launch<BulkRing<false>>(Stream{}, {3, 272, 3}, {out.data()});
+    launch<BulkRing<RingBug::none>>(Stream{}, {3, 272, 3}, {out.data()});
     CHECK(out == right);
-    CHECK_THROWS(launch<BulkRing<true>>(Stream{}, {3, 272, 3}, {out.data()}), KernelError, "race: thread");
+    CHECK_THROWS(launch<BulkRing<RingBug::overwrites>>(Stream{}, {3, 272, 3}, {out.data()}), KernelError,
+                 "race: thread");
+    CHECK_THROWS(launch<BulkRing<RingBug::no_fence>>(Stream{}, {3, 272, 3}, {out.data()}), KernelError,
+                 "missing fence_proxy_async: thread");
   }
+}
+
+TEST(finds_a_misused_mbarrier) {
+  const std::vector<Schedule> all = all_schedules(5);
+  check_barrier_bug<BarrierBug::no_fence>("missing fence_mbarrier_init: thread 32", all);
+  check_barrier_bug<BarrierBug::stored_over>("what is part of an mbarrier", all);
+  check_barrier_bug<BarrierBug::too_many_bytes>("too many bytes: thread 0", all);
+  check_barrier_bug<BarrierBug::too_many_others>("for 1048576 arrivals", all);
+  check_barrier_bug<BarrierBug::lanes_apart>("divergent collective: thread", all);
+  // In order, because others may let the other warp wait in time.
+  const std::vector<Schedule> in_order(1, Schedule{Policy::in_order, 0, true});
+  check_barrier_bug<BarrierBug::not_waited_for>("before anybody has waited for its phase 0", in_order);
+  check_barrier_bug<BarrierBug::overtaken>("which meanwhile completed another one", in_order);
+}
+
+// Which the device leaves undefined.
+TEST(finds_a_st_async_in_a_cluster_of_one) {
+  CHECK_THROWS(Problem(1, 2).run<Bug::none>(), KernelError, "in a cluster of one CTA");
 }

@@ -191,6 +191,58 @@ struct CopyNotWaitedFor {
   }
 };
 
+// A named barrier that half of a warp meets elsewhere.
+template <bool bug>
+struct LanesApart {
+  static constexpr const char* kName = "lanes_apart";
+  static constexpr int kThreads = 64;
+  using Params = Output;
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    if (x.warp() == 0 || (bug && x.lane() < 16)) {
+      x.sync(1, 64);
+    } else {
+      x.sync(1, 64);
+    }
+    p.out[x.thread()] = 1;
+  }
+};
+
+// Operands that the device reads otherwise, or takes for an error.
+enum class Operand { shuffle, shuffle_xor, shuffle_down, copy, copy_source, pending, coherent };
+
+template <Operand operand>
+struct WrongOperand {
+  static constexpr const char* kName = "wrong_operand";
+  static constexpr int kThreads = 32;
+  struct Params {
+    const int* in;  // 16-byte aligned
+  };
+  template <class X>
+  static FRNN_DEVICE void run(const Params& p, X& x) {
+    SharedLayout layout;
+    const auto tile = x.view(layout.take<int>(4));
+    if (operand == Operand::shuffle) x.shuffle(1, 32);
+    if (operand == Operand::shuffle_xor) x.shuffle_xor(1, -1);
+    if (operand == Operand::shuffle_down) x.shuffle_down(1, 33);
+    if (operand == Operand::copy) x.cp_async_16(tile, p.in, 20);
+    if (operand == Operand::copy_source) x.cp_async_4(tile, after(p.in, 2));
+    if (operand == Operand::pending) x.cp_async_wait(8);
+    if (operand == Operand::coherent) {
+      x.load_coherent(reinterpret_cast<const Pack<int, 2>*>(after(p.in, 4)));
+    }
+  }
+  static const int* after(const int* p, std::ptrdiff_t bytes) {
+    return reinterpret_cast<const int*>(reinterpret_cast<const char*>(p) + bytes);
+  }
+};
+
+template <Operand operand>
+void check_operand(const char* diagnosis) {
+  alignas(16) const int in[8] = {};
+  CHECK_THROWS(launch<WrongOperand<operand>>(Stream{}, {1, 16}, {in}), KernelError, diagnosis);
+}
+
 }  // namespace
 
 TEST(finds_a_missing_barrier) {
@@ -200,6 +252,7 @@ TEST(finds_a_missing_barrier) {
 
 TEST(finds_a_divergent_collective) {
   check_bug<DivergentCollective>({1, 0}, "divergent collective: thread", [](int i) { return i ^ 1; });
+  check_bug<LanesApart>({1, 0}, "divergent collective: thread", [](int) { return 1; });
 }
 
 TEST(finds_an_early_exit) {
@@ -219,6 +272,16 @@ TEST(finds_a_deadlock) {
   check_bug<Deadlock>({1, 0},
                       "deadlock: every thread that has not returned waits\n  CTA 0, threads 0-31: sync at",
                       [](int) { return 1; });
+}
+
+TEST(finds_a_wrong_operand) {
+  check_operand<Operand::shuffle>("shuffle at");
+  check_operand<Operand::shuffle_xor>("is given -1; expected 0 to 31");
+  check_operand<Operand::shuffle_down>("is given 33; expected 0 to 31");
+  check_operand<Operand::copy>("is given 20; expected 0 to 16");
+  check_operand<Operand::copy_source>("misaligned: cp_async_4's source at");
+  check_operand<Operand::pending>("is given 8; expected 0 to 7");
+  check_operand<Operand::coherent>("misaligned: load_coherent at");
 }
 
 TEST(finds_a_copy_that_was_not_waited_for) {

@@ -160,4 +160,14 @@ TEST(what_a_device_refuses_is_refused) {
   CHECK_THROWS(launch<Identify>(Stream{}, {1, 1 << 20}, {nullptr}), Error, "bytes of shared memory");
   CHECK_THROWS(launch<Identify>(Stream{}, {3, 0, 2}, {nullptr}), Error, "clusters of 2");
   CHECK_THROWS(launch<Identify>(Stream{}, {133, 0, 1, true}, {nullptr}), Error, "133 blocks at once");
+  CHECK_THROWS(launch<Identify>(Stream{}, {32, 0, 32}, {nullptr}), Error, "clusters of 32");
+  const Limits before = current_limits();
+  Limits limits = before;
+  limits.clusters[3] = 0;  // one with too few neighbours of one multiprocessor for 16
+  emulated::set_limits(limits);
+  CHECK_THROWS(launch<Identify>(Stream{}, {16, 0, 16}, {nullptr}), Error, "no clusters of 16");
+  limits.cluster = 1;  // compute capability 8
+  emulated::set_limits(limits);
+  CHECK_THROWS(launch<Identify>(Stream{}, {2, 0, 2}, {nullptr}), Error, "clusters of 2");
+  emulated::set_limits(before);
 }
