@@ -4,7 +4,8 @@
 Any of them is a failure. A spilled register goes through memory in the middle of a kernel's loop, and no test
 of results notices; nor does one notice that registers leave room for fewer threads than hide the latency of
 memory (FAMILIES). With cuobjdump and nvdisasm, on PATH or of their wheels (nvidia-cuda-cuobjdump,
-nvidia-cuda-nvdisasm), the machine code is read, too: no kernel may load or store local memory, and those of
+nvidia-cuda-nvdisasm), the machine code is read, too: no kernel may load or store local memory, nor any by a
+generic address (the compiler has lost sight of which memory it is, then, and each access asks), and those of
 persistent.inc have to multiply on tensor cores.
 
     scripts/check_ptxas.py [--nvcc NVCC] [--arch 80 90 ...] [FILE.cu ...]
@@ -116,7 +117,7 @@ def read_report(text: str) -> list[Kernel]:
 
 
 def wrong_instructions(listing: str) -> list[str]:
-    """Find the functions that use local memory, or no tensor cores where they should; a line for each."""
+    """Find functions with local or generic memory, or no tensor cores where they should; a line for each."""
     wrong = []
     starts = [*FUNCTION.finditer(listing)]
     for i, start in enumerate(starts):
@@ -125,6 +126,9 @@ def wrong_instructions(listing: str) -> list[str]:
         local = sorted(used & {"LDL", "STL"})
         if local:
             wrong.append(f"{start['name']} has {' and '.join(local)}: it uses local memory")
+        generic = sorted(used & {"LD", "ST", "ATOM"})
+        if generic:
+            wrong.append(f"{start['name']} has {' and '.join(generic)}: it uses generic addresses")
         if "Persistent" in start["name"] and "HMMA" not in used:
             wrong.append(f"{start['name']} has no HMMA: it does not use tensor cores")
     return wrong

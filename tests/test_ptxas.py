@@ -37,6 +37,10 @@ arch = sm_90
 		Function : _Z4stepv
         /*0000*/               @P1 LDL.64 R2, [R1] ;               /* 0x0000000001027983 */
         /*0010*/                   STL [R1+0x8], R4 ;              /* 0x0000080401007387 */
+		Function : _Z6lostv
+        /*0000*/                   LD.E R2, desc[UR4][R2.64] ;     /* 0x0000000402027980 */
+        /*0010*/                   LDS R3, [R4] ;                  /* 0x0000000004037984 */
+        /*0020*/                   ST.E desc[UR4][R4.64], R2 ;     /* 0x0000000204007985 */
 """
 
 
@@ -54,6 +58,7 @@ def test_reads_machine_code() -> None:
     assert script().wrong_instructions(LISTING) == [
         "_Z10PersistentILi3EEv has no HMMA: it does not use tensor cores",
         "_Z4stepv has LDL and STL: it uses local memory",
+        "_Z6lostv has LD and ST: it uses generic addresses",
     ]
     assert script().wrong_instructions("") == []
 
