@@ -334,15 +334,17 @@ __device__ void arrive_expect(uint32_t barrier, unsigned bytes) {
                : "memory");
 }
 
+// Acquires, as the kernels do, shared memory alone: for all memory it would empty the L1 cache as well.
 __device__ bool try_wait(uint32_t barrier, unsigned parity) {
   unsigned done;
   asm volatile(
       "{\n\t.reg .pred p;\n\t"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n\t"
       "selp.u32 %0, 1, 0, p;\n\t}"
       : "=r"(done)
       : "r"(barrier), "r"(parity)
       : "memory");
+  if (done != 0) asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
   return done != 0;
 }
 

@@ -65,7 +65,7 @@
 //         any time
 //     void mbarrier_wait_parity(Shared<MBarrier>, int parity)
 //         until the phase of that parity is complete, which is the current one or the one before it, and before
-//         the next one is; a thread may not wait for the same phase twice
+//         the next one is; a thread may not wait for the same phase twice.  Orders shared memory, not global
 //
 //   [90] Clusters: CTAs that write into each other's shared memory
 //     Remote<T> map_rank(Shared<T>, int rank)

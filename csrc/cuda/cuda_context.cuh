@@ -1,5 +1,5 @@
 // The context of a kernel on a GPU; context.h says what each call means.  The only file with inline assembly
-// (its instructions: PTX ISA 8.1 and later) and with the built-in variables of CUDA.
+// (its instructions: PTX ISA 8.6 and later) and with the built-in variables of CUDA.
 #pragma once
 
 #include <cstdio>
@@ -160,8 +160,8 @@ class CudaContext {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier.address()), "r"(bytes)
                  : "memory");
   }
-  // try_wait gives up after a while, hence the loop.  Acquire for the cluster: what its bytes carried is
-  // seen.
+  // try_wait gives up after a while, hence the loop.  The fence acquires, for the cluster, shared memory
+  // alone: try_wait.acquire.cluster is for all memory, and empties the L1 cache each time.
   FRNN_DEVICE void mbarrier_wait_parity(Shared<MBarrier> barrier, int parity) const {
     unsigned complete;
     Patience patience;
@@ -170,13 +170,14 @@ class CudaContext {
       asm volatile(
           "{\n"
           "  .reg .pred p;\n"
-          "  mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+          "  mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n"
           "  selp.u32 %0, 1, 0, p;\n"
           "}"
           : "=r"(complete)
           : "r"(barrier.address()), "r"(parity)
           : "memory");
     } while (!complete);
+    asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
   }
 
   template <class T>

@@ -65,35 +65,33 @@ struct Exchange {
   }
 };
 
-// Thread 0 of each CTA hands a number to the next CTA of its cluster, in global memory, by way of an
-// mbarrier.
+// Thread 0 of each CTA hands a number to the others by way of an mbarrier, which it makes wait for the CTA
+// before, too.
 template <bool bug>
 struct Handover {
   static constexpr const char* kName = "handover";
   static constexpr int kThreads = 32;
-  struct Params {
-    int* numbers;  // [blocks]
-    int* out;      // [blocks, threads]
-  };
+  using Params = Exchange<false, Bug::none>::Params;
   template <class X>
   static FRNN_DEVICE void run(const Params& p, X& x) {
     SharedLayout layout;
-    const auto tokens = x.view(layout.take<int>(4));
+    const auto tokens = x.view(layout.take<int>(4)), number = x.view(layout.take<int>(1));
     const auto full = x.view(layout.take<MBarrier>(1));
     const int next = (x.cluster_rank() + 1) % x.cluster_size();
     if (x.thread() == 0) {
       x.mbarrier_init(full, 1);
       x.fence_mbarrier_init();
+      number.store(0, 0);
     }
     x.cluster_arrive();
     x.cluster_wait();
     if (x.thread() == 0) {
+      number.store(0, x.block());
       x.mbarrier_arrive_expect_tx(full, 4);
-      p.numbers[next] = x.block();
       x.st_async(x.map_rank(tokens, next), 1, x.map_rank(full, next));
     }
     if (!bug) x.mbarrier_wait_parity(full, 0);
-    p.out[x.block() * kThreads + x.thread()] = p.numbers[x.cluster_rank()];
+    p.out[x.block() * kThreads + x.thread()] = number.load(0);
     if (bug) x.mbarrier_wait_parity(full, 0);
     x.cluster_arrive();
     x.cluster_wait();
@@ -135,4 +133,4 @@ TEST(thread_sanitizer_sees_global_memory) {
              Exchange<true, Bug::missing_second_barrier>>({2, 256});
 }
 
-TEST(thread_sanitizer_sees_clusters) { check_pair<Handover<false>, Handover<true>>({2, 32, 2}); }
+TEST(thread_sanitizer_sees_clusters) { check_pair<Handover<false>, Handover<true>>({2, 48, 2}); }
