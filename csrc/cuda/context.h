@@ -32,7 +32,8 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps, each of
+//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps, each
+//     of
 //                                       which may reach it at a place of its own in the program
 //     void sync_warp()                  barrier of the warp
 //     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)
@@ -64,8 +65,9 @@
 //         arrives, and makes the phase wait for so many more bytes, which may come earlier; less than 2^20 at
 //         any time
 //     void mbarrier_wait_parity(Shared<MBarrier>, int parity)
-//         until the phase of that parity is complete, which is the current one or the one before it, and before
-//         the next one is; a thread may not wait for the same phase twice.  Orders shared memory, not global
+//         until the phase of that parity is complete, which is the current one or the one before it, and
+//         before the next one is; a thread may not wait for the same phase twice.  Orders shared memory, not
+//         global
 //
 //   [90] Clusters: CTAs that write into each other's shared memory
 //     Remote<T> map_rank(Shared<T>, int rank)
