@@ -47,11 +47,15 @@ class Worker:
 
     def row(self, workload: Workload, seconds: float) -> dict[str, Any]:
         try:
-            return self.process.ask(json.dumps([seconds, workload.as_dict()]))
+            row = self.process.ask(json.dumps([seconds, workload.as_dict()]))
         except ChildProcessError as error:
             self.start()  # after it was killed for its memory, or a library crashed
             row = {"workload": workload.as_dict(), "threads": self.threads, "peers": {}}
             return row | {"failed": {"all": str(error)}, "unable": {}, "unsettled": {}}
+        if row.pop("lost", False):
+            self.stop()
+            self.start()
+        return row
 
     def ceiling(self) -> tuple[dict[str, Any] | None, str]:
         return self.process.ask("")
@@ -174,6 +178,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="JSON file, plots beside it; default bench/results/<date>.json"
     )
+    parser.add_argument("--no-plots", action="store_true", help="leave them to plot.py")
     return parser.parse_args()
 
 
@@ -206,11 +211,11 @@ def main() -> None:
     result.write()
     measured = result.head | {"rows": result.rows}
     print(compared(list(rows_of(measured))))
-    pictures = draw([measured], result.file.with_suffix(""))
+    pictures = [] if args.no_plots else draw([measured], result.file.with_suffix(""))
     print("written to", result.file, *pictures)
     failed = [f"{name}: {reason}" for row in result.rows for name, reason in row["failed"].items()]
     if failed or (args.peers and result.head["absent"]):
-        sys.exit("not measured: " + "; ".join(failed + result.head["absent"]))
+        sys.exit("not measured: " + "; ".join(dict.fromkeys(failed + result.head["absent"])))
 
 
 if __name__ == "__main__":

@@ -136,6 +136,15 @@ def seconds_on_device(call: Callable[[], Any], repeat: int = 1) -> float:
     return start.elapsed_time(stop) / 1e3 / repeat
 
 
+def device_lost() -> bool:
+    """Has a kernel of this process faulted? Then whatever the process asks of the device fails."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def versions() -> dict[str, Any]:
     """Of torch, and of the device if there is one."""
     info: dict[str, Any] = {"torch": torch.__version__}

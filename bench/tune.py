@@ -193,6 +193,9 @@ def main() -> None:
         for load in within(args.seconds, todo):
             rows.append(tune(peer, load, args.row_seconds))
             write(args.out, head | {"left_out": len(todo) - len(rows)}, "rows", rows)
+            if rows[-1]["failed"] and peer.calls.device_lost():
+                print("a launch faulted: this process can measure no more")
+                break
     except KeyboardInterrupt:
         print("stopped; what was measured is kept", file=sys.stderr)
     print(report(rows))

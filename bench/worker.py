@@ -116,7 +116,7 @@ def main() -> None:
         keep_to(threads)
     import ceiling  # from here on, libraries
     import measure
-    from peers import available
+    from peers import OnDevice, available
     from workloads import Workload
 
     found, absent = available(names)
@@ -127,7 +127,11 @@ def main() -> None:
             answer(ceiling.measure(threads))
             continue
         seconds, workload = json.loads(line)
-        answer(measure.run_one(Workload(**workload), threads, found, seconds))
+        row = measure.run_one(Workload(**workload), threads, found, seconds)
+        on_device = next((peer for peer in found.values() if isinstance(peer, OnDevice)), None)
+        if row["failed"] and on_device is not None and on_device.calls.device_lost():
+            row["lost"] = True
+        answer(row)
 
 
 if __name__ == "__main__":

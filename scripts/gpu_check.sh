@@ -13,10 +13,10 @@
 #     tune      bench/tune.py: every launch of the persistent kernels, 3 minutes
 #     targets   bench/device_targets.py: each case that was aimed at, 4 minutes
 #
-# OUT (build/gpu_check) receives check.json, log.txt, and a JSON file of every measurement with its plot, eight files
-# at most, and one of each part that is named. A table comes last.
+# OUT (build/gpu_check) receives check.json, log.txt, and a JSON file of every measurement: eight files with all parts,
+# as some machines hand no more back. A table comes last; bench/plot.py draws what bench measured.
 # No network is needed: nvcc, and a Python ($PYTHON, or python3) with numpy, safetensors, cmake, ninja, pybind11,
-# scikit-build-core, pytest, hypothesis and torch. A part that fails or is out of time leaves the others alone;
+# scikit-build-core, pytest, pytest-xdist, hypothesis and torch. A part that fails or is out of time leaves the others alone;
 # all limits of the parts by default are together below 9 minutes. The exit status is 0 if no part failed.
 # shellcheck disable=SC2329 # parts are functions that are called by name
 set -uo pipefail
@@ -66,13 +66,23 @@ build() {
 
 tests() {
     need_gpu
+    export FASTRNN_NUM_THREADS=2 # of the CPU's kernels, in each process
+    export FASTRNN_TEST_SECONDS=15 PYTHONPATH=$PWD/tests:$PYTHONPATH # for the plugin
+    local files apart status=0
+    mapfile -t files < <(grep -l 'mark\.cuda' tests/test_*.py) # to read the others takes a quarter of a minute
+    # A test that faults or hangs is one that failed, and the others run.
+    apart=(-n 8 --dist worksteal --max-worker-restart 200 -p gpu_faults -o cache_dir="$PWD/build/gpu/pytest")
+    rm -rf build/gpu/pytest build/gpu/*.xml
+    cuda_tests build/gpu/tests.xml 50 "${files[@]}" "${apart[@]}" || status=1
     # The kernels' tests once more with our own products, which cuBLAS otherwise does.
-    if cuda_tests build/gpu/tests.xml tests; then
-        FASTRNN_CUBLAS=0 cuda_tests build/gpu/own.xml tests/test_cuda_kernels.py
-    else # after a fault in one kernel every later call fails: this names the first
-        FASTRNN_CUDA_SYNC=1 "$PYTHON" -m pytest -q -m cuda -x -p no:cacheprovider -W default tests
-        return 1
-    fi
+    FASTRNN_CUBLAS=0 cuda_tests build/gpu/own.xml "$(until_second 68)" tests/test_cuda_kernels.py "${apart[@]}" || status=1
+    # Where every kernel is waited for, an error names the call that made it.
+    [ "$status" -eq 0 ] || FASTRNN_CUDA_SYNC=1 cuda_tests build/gpu/again.xml "$(until_second 80)" \
+        "${files[@]}" "${apart[@]}" --last-failed
+    sed -En 's/.*<testsuite [^>]*errors="([0-9]+)" failures="([0-9]+)" skipped="([0-9]+)" tests="([0-9]+)".*/'`
+        `'\4 tests, \2 failed, \1 errors, \3 skipped/p' build/gpu/tests.xml build/gpu/own.xml | paste -sd '+' |
+        sed 's/+/; with our own products /'
+    return "$status"
 }
 
 sanitize() {
@@ -93,7 +103,7 @@ int main() {
 }
 CANARY
     nvcc "-arch=sm_$architecture" -o build/gpu/canary build/gpu/canary.cu || return
-    local tool failed=0 found=9 ran="" missing=""
+    local tool under failed=0 found=9 ran="" missing=""
     for tool in memcheck racecheck; do
         compute-sanitizer --tool "$tool" --error-exitcode "$found" build/gpu/canary > build/gpu/canary.log 2>&1
         if [ $? -ne "$found" ] || ! grep -q 'ERROR SUMMARY\|RACECHECK SUMMARY' build/gpu/canary.log; then
@@ -102,8 +112,8 @@ CANARY
         fi
         ran+=" $tool"
         # With our own products: cuBLAS is not ours to check, and slow under the tools.
-        FASTRNN_CUBLAS=0 cuda_tests build/gpu/sanitize.xml tests/test_cuda_small.py \
-            compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode "$found" || failed=1
+        under=(compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode "$found")
+        FASTRNN_CUBLAS=0 cuda_tests build/gpu/sanitize.xml 90 tests/test_cuda_small.py -p no:cacheprovider || failed=1
     done
     [ "$failed" -eq 0 ] || return
     [ -n "$ran" ] || { echo "none works here$missing"; return "$UNAVAILABLE"; }
@@ -119,11 +129,13 @@ cudnn() {
 bench() {
     need_gpu
     rm -f "$out"/bench_*
-    local gpu=(fastrnn-cuda cudnn cudnn-tf32 fastrnn-cuda-graph cudnn-graph cudnn-tf32-graph)
-    "$PYTHON" bench/run.py --peers "${gpu[@]}" --dtypes float32 bfloat16 --steps 512 --batch 64 16 \
-        --hidden 2048 512 1024 --seconds 0.2 --total 45 --out "$out/bench_gpu.json" || return
-    "$PYTHON" bench/run.py --peers fastrnn torch fastrnn-cuda cudnn cudnn-tf32 --threads "$(nproc)" --steps 100 \
-        --batch 64 1 8 --hidden 256 64 1024 --seconds 0.2 --total 28 --out "$out/bench_cpu_gpu.json"
+    # Beside --total there is time for the starts, and for the CPU's ceiling, which is measured twice.
+    local gpu=(fastrnn-cuda cudnn cudnn-tf32 fastrnn-cuda-graph cudnn-graph cudnn-tf32-graph) status=0
+    timeout --foreground 53 "$PYTHON" bench/run.py --peers "${gpu[@]}" --dtypes float32 bfloat16 --steps 512 \
+        --batch 64 16 --hidden 2048 512 1024 --seconds 0.2 --total 42 --no-plots --out "$out/bench_gpu.json" || status=1
+    timeout --foreground $((84 - SECONDS)) "$PYTHON" bench/run.py --peers fastrnn torch fastrnn-cuda cudnn cudnn-tf32 \
+        --threads "$(nproc)" --steps 100 --batch 64 1 8 --hidden 256 64 1024 --seconds 0.2 --total 24 --no-plots \
+        --out "$out/bench_cpu_gpu.json" && return "$status"
 }
 
 tune() {
@@ -138,21 +150,28 @@ targets() {
     "$PYTHON" bench/device_targets.py --seconds 210 --out "$out/targets.json"
 }
 
-# Usage: cuda_tests XML TESTS [PROGRAM that runs it ...]
+# Usage: cuda_tests XML SECONDS ARGUMENT-OF-PYTEST ...; the array `under` is the program that runs it, if any. When the
+# seconds are over, pytest says what it has so far.
 cuda_tests() {
     # Versions of torch differ in what they warn of: here a warning is no error.
-    "${@:3}" "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider -W default --junit-xml "$1" "$2" || return
+    timeout --foreground -s INT "$2" "${under[@]}" "$PYTHON" -m pytest -q -rfEsx --tb=short -m cuda -W default \
+        --junit-xml "$1" "${@:3}" || return
     if ! grep -q '<testcase[^>]*/>' "$1"; then # a test that was skipped has a child
         echo "every test was skipped"
         return 1
     fi
 }
 
+# Usage: until_second N; the seconds to the Nth of this part, one at the least.
+until_second() {
+    echo $(($1 > SECONDS ? $1 - SECONDS : 1))
+}
+
 need_gpu() {
     [ "$has_gpu" = yes ] || { echo "no GPU"; exit "$UNAVAILABLE"; }
 }
 
-export -f probe build tests sanitize cudnn bench tune targets cuda_tests need_gpu
+export -f probe build tests sanitize cudnn bench tune targets cuda_tests until_second need_gpu
 
 # What there is, told by the driver, which the kernels have to ask too: a container may have it without nvidia-smi, or
 # that alone. Without a GPU the code is at least compiled, for the first with clusters.
@@ -211,6 +230,7 @@ for part in "${parts[@]}"; do
     results+=("$part" "$result" "$seconds" "$(grep . <<< "$output" | tail -n 1)")
 done
 
+rm -f "$out"/*.part # of a part that was ended while it wrote
 "$PYTHON" - "$out/check.json" "$(git describe --always --dirty --abbrev=12 2> /dev/null)" \
     "${driver#* }" "${results[@]}" << 'SUMMARY'
 import json

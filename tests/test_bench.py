@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fastrnn
@@ -261,6 +262,44 @@ def test_what_is_installed_must_be_of_the_commit(bench: Bench, monkeypatch: Patc
     answers["status"] = "M csrc/b.h"
     with pytest.raises(SystemExit, match=r"csrc/b.h is not as in commit 1234: commit it"):
         results.commit()
+
+
+def test_a_device_that_is_lost_to_a_process_gets_another_one(bench: Bench, monkeypatch: Patch) -> None:
+    module, started, ended = bench("run"), [], []
+
+    class Measuring:
+        def __init__(self, *command: str) -> None:
+            started.append(command)
+
+        def read(self) -> dict[str, Any]:
+            return {"versions": {}}
+
+        def ask(self, question: str) -> Any:
+            row = {"failed": {"fastrnn-cuda": "RuntimeError: a fault"}}
+            return row | ({"lost": True} if len(started) == 1 else {})
+
+        def stop(self) -> None:
+            ended.append(self)
+
+    monkeypatch.setattr(module, "Process", Measuring)
+    worker = module.Worker(0, ["fastrnn-cuda"])
+    load = bench("workloads").Workload("gru", "forward", 3, 2, 4, 4)
+    for _ in range(2):
+        assert worker.row(load, 0.0) == {"failed": {"fastrnn-cuda": "RuntimeError: a fault"}}
+    assert (len(started), len(ended)) == (2, 1)
+    assert started[0] == started[1]
+
+
+def test_a_device_is_lost_after_a_fault(bench: Bench, monkeypatch: Patch) -> None:
+    pytest.importorskip("torch")
+    calls = bench("torch_calls")
+
+    def fault() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    for synchronize, lost in ((fault, True), (lambda: None, False)):
+        monkeypatch.setattr(calls.torch.cuda, "synchronize", synchronize)
+        assert calls.device_lost() == lost
 
 
 def test_a_ceiling_sets_the_bound(bench: Bench) -> None:
@@ -949,6 +988,25 @@ def test_the_table_of_launches_is_what_was_measured(
     )
     command = [compiler, "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", "-I", BENCH.parent / "csrc"]
     subprocess.run([*command, tmp_path / "use.cpp"], check=True)
+
+
+def test_tuning_ends_where_a_launch_faults(
+    bench: Bench, script: Script, monkeypatch: Patch, tmp_path: Path, capsys: Capture
+) -> None:
+    module, file = bench("tune"), tmp_path / "tune.json"
+    lost = iter([False, True])
+    calls = SimpleNamespace(versions=dict, device_lost=lambda: next(lost))
+    monkeypatch.setattr(module, "replayed", lambda: SimpleNamespace(calls=calls))
+
+    def row(peer: Any, load: Any, seconds: float) -> dict[str, Any]:
+        return {"workload": load.as_dict(), "launches": [], "failed": {"cluster 8x16 tall": "RuntimeError"}}
+
+    monkeypatch.setattr(module, "tune", row)
+    with pytest.raises(SystemExit) as stopped:
+        script("tune", "--out", file)
+    assert stopped.value.code == 1
+    assert len(json.loads(file.read_text())["rows"]) == 2
+    assert "a launch faulted: this process can measure no more" in capsys.readouterr().out
 
 
 def test_tuning_begins_with_what_is_wanted_most(bench: Bench) -> None:

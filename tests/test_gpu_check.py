@@ -73,11 +73,68 @@ def test_a_device_that_the_driver_knows(tmp_path: Path) -> None:
     assert found["parts"]["sanitize"]["note"] != "no GPU"  # but that nothing runs on it
 
 
-def test_parts_by_default_leave_eight_files() -> None:
-    written = set(re.findall(r"\$out/([\w.]+)", SCRIPT.read_text())) - {"tune.json", "targets.json"}
-    plots = {re.sub("json$", "png", name) for name in written if name.startswith("bench_")}
-    assert plots == {"bench_gpu.png", "bench_cpu_gpu.png"}
-    assert len(written | plots) == 8
+# A device whose second test faults, and whose third never ends.
+CONFTEST = """
+from fastrnn import _device
+
+class Device:
+    broken = False
+
+    def why_unavailable(self):
+        return "an illegal memory access" if self.broken else ""
+
+    def synchronize(self, device, stream):
+        if self.broken:
+            raise RuntimeError("an illegal memory access")
+
+device = Device()
+_device._imported = lambda: (device, "")
+"""
+TESTS = """
+import time
+import pytest
+from conftest import device
+
+@pytest.mark.parametrize("k", range(12))
+def test_call(k):
+    device.synchronize(0, 1)
+    if k == 1:
+        device.broken = True
+        device.synchronize(0, 1)
+    while k == 2:
+        time.sleep(1)
+    assert k != 3, "a wrong result"
+"""
+
+
+def test_a_fault_or_a_hang_takes_no_other_test_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_calls.py").write_text(TESTS)
+    paths = [str(SCRIPT.parents[1] / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"FASTRNN_TEST_SECONDS": "5", "PYTHONPATH": os.pathsep.join(paths)}
+    options = ["-p", "gpu_faults", "-p", "no:cacheprovider", "-n1", "--max-worker-restart=9", "-rfE", "-v"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, tmp_path],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    passed = set(re.findall(r"PASSED test_calls\.py::test_call\[(\d+)\]", run.stdout))
+    assert passed == {str(k) for k in range(12)} - {"1", "2", "3"}, run.stdout + run.stderr
+    assert re.search(r"^FAILED test_calls.py::test_call\[1\] - RuntimeError: an illegal", run.stdout, re.M)
+    assert "crashed while running 'test_calls.py::test_call[2]'" in run.stdout
+    assert "Timeout" in run.stderr  # with the line that it waited in
+    assert re.search(r"^FAILED test_calls.py::test_call\[3\] - AssertionError: a wrong", run.stdout, re.M)
+
+
+def test_all_parts_leave_eight_files() -> None:
+    text = SCRIPT.read_text()
+    assert len(set(re.findall(r"\$out/([\w.]+)", text))) == 8
+    # run.py draws more pictures than that.
+    assert len(re.findall(r"bench/run\.py", text)) - 1 == text.count("--no-plots") == 2
 
 
 def test_parts_by_default_end_within_nine_minutes() -> None:
