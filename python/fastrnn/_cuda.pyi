@@ -95,7 +95,6 @@ def from_dlpack(array: Any, stream: int, home: int = 0) -> DeviceArray:
 def from_cuda_array_interface(array: Any, stream: int) -> DeviceArray:
     """Likewise; `home` is the stream that the interface names."""
 
-
 class Network:
     def __init__(
         self,
