@@ -73,6 +73,7 @@ def tune(peer: FastRNNCuda, load: Workload, seconds: float) -> dict[str, Any]:
     call = peer.call(layer, load, given, x)
     for launch in [STEP, *peer.launches(layer, load)]:
         name = label(launch)
+        print(f"{load}, {name}", file=sys.stderr)  # or nobody knows which one never ended
         try:
             with wished(**wish(launch), backward=backward):
                 insist(layer, x, launch["strategy"], backward)

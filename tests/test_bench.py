@@ -946,10 +946,14 @@ def tuned(bench: Bench, monkeypatch: Patch) -> Callable[..., dict[str, Any]]:
     return tune
 
 
-def test_tuning_times_every_launch_beside_steps(bench: Bench, tuned: Callable[..., dict[str, Any]]) -> None:
+def test_tuning_times_every_launch_beside_steps(
+    bench: Bench, tuned: Callable[..., dict[str, Any]], capsys: Capture
+) -> None:
     module = bench("tune")
     times = {"step": 512 * 4e-6, "cta": 512 * 2e-6, "cluster": 512 * 1.5e-6}
     row = tuned(FakeDevice(times))
+    began = capsys.readouterr().err.splitlines()
+    assert [line.partition(", ")[2] for line in began] == ["step", "cta 1x16 wide", "cluster 8x16 wide"]
     assert [launch["median_s"] for launch in row["launches"]] == pytest.approx(list(times.values()), rel=1e-3)
     assert not row["failed"]
     text = module.report([row])
