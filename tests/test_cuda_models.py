@@ -12,7 +12,7 @@ from devices import device_array
 from fastrnn import sampling
 from fastrnn._backends import on_host
 from fastrnn.models import DeepInTime, EncoderDecoder, LayerNormGRU, ManyToMany, ManyToOne, OneToMany, Sweep2D
-from fastrnn.training import Linear, softmax
+from fastrnn.training import Adam, Linear, fit, mean_squared_error, softmax, softmax_cross_entropy
 from nested import arrays, assert_equal
 from tolerances import assert_close, size
 
@@ -213,6 +213,19 @@ def test_parameters_travel(tmp_path):
     assert other.device == "cuda:0"
     with pytest.raises(ValueError, match="parts have different devices"):
         EncoderDecoder(LayerNormGRU(X, H), gru("cuda"), Y)
+
+
+@pytest.mark.parametrize("place", ["host", "device"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, mean_squared_error])
+def test_a_model_is_fitted_in_any_type(rng, loss, dtype, place):
+    host = "float32" if dtype == "bfloat16" else dtype
+    x = rng.standard_normal((T, B, X)).astype(host)
+    given = x if place == "host" else device_array(x, dtype)
+    targets = rng.integers(0, Y, (T, B)) if loss is softmax_cross_entropy else x[..., :Y]
+    model = ManyToMany(gru("cuda", dtype=dtype), Y, seed=1)
+    history = fit(model, [(given, targets)] * 4, loss=loss, optimizer=Adam([model], 0.05), epochs=2)
+    assert history.losses[-1] < 0.9 * history.losses[0]
 
 
 def test_what_is_sampled_from_may_begin_on_the_device(rng):

@@ -121,6 +121,24 @@ def test_valid_steps():
     assert valid_steps([], 3).shape == (3, 0)
 
 
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, mean_squared_error])
+def test_half_precision_is_computed_in_float32(loss):
+    """As a float16 layer on a device gives it to NumPy."""
+    rng = np.random.default_rng(0)
+    outputs = (4 * rng.standard_normal((5, 3, 7))).astype("float16")
+    targets = rng.integers(0, 7, (5, 3)) if loss is softmax_cross_entropy else rng.standard_normal((5, 3, 7))
+    mask = rng.random((5, 3)) < 0.7
+    for reduction in "mean", "sum":
+        value, gradient = loss(outputs, targets, mask, reduction=reduction)
+        wide, expected = loss(outputs.astype("float32"), targets, mask, reduction=reduction)
+        assert value == wide
+        np.testing.assert_array_equal(gradient, expected.astype("float16"), strict=True)
+    np.testing.assert_array_equal(
+        log_likelihood(outputs, np.zeros((5, 3), int)),
+        log_likelihood(outputs.astype("float64"), np.zeros((5, 3), int)),
+    )
+
+
 PLAIN = np.zeros((2, 3))
 
 
@@ -134,9 +152,9 @@ PLAIN = np.zeros((2, 3))
             "^logits are int64; expected a NumPy array of float32 or float64 or float16$",
         ),
         (
-            lambda: softmax_cross_entropy(PLAIN.astype("float16"), [0, 1]),
+            lambda: softmax_cross_entropy(PLAIN.astype("longdouble"), [0, 1]),
             TypeError,
-            "^logits are float16; expected a NumPy array of float32 or float64$",
+            "^logits are float128; expected a NumPy array of float32 or float64 or float16$",
         ),
         (lambda: softmax(np.zeros((2, 0))), ValueError, r"logits have shape \(2, 0\); expected \(..., V\)"),
         (

@@ -5,7 +5,8 @@ The layers of `fastrnn` are a thin shell over the same calls.  Here everything i
 
 Letters: T steps, B batch, I input size, H hidden size, P projection size, R = P or H, D directions,
 L layers.  Arrays may come from any library that speaks DLPack; results come back in that of x.  A call
-runs where its parameters are: on the CPU, or on the CUDA device that their library has put them on.
+runs where its parameters are: on the CPU, or on the CUDA device that their library has put them on; there
+`out` is, too.
 
 Examples
 --------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,6 +16,9 @@ from ..layouts import DEVICE_DTYPES, DTYPES, integer, one_of
 from ._numbers import ANY, number
 
 Reduction = Literal["mean", "sum"]
+
+_HOST_DTYPES = (*DTYPES, "float16")
+"""What NumPy has of the outputs of layers, those of a CUDA device among them."""
 
 
 def softmax(logits: Any) -> Any:
@@ -52,7 +54,7 @@ def softmax(logits: Any) -> Any:
     if backend is not CPU:
         library, array = _taken_there("logits", backend, logits)
         return library.give(library.place(softmax(on_host(array)), array.dtype))
-    _checked_floats("logits", logits, (*DTYPES, "float16"))
+    logits = _checked_floats("logits", logits)
     if logits.dtype == np.float16:
         return softmax(logits.astype(np.float32)).astype(np.float16)
     below = below_largest(_checked_logits(logits))
@@ -91,7 +93,8 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits
-        (..., V), float32 or float64; or an array on a CUDA device, of any float type.
+        (..., V), float32, float64 or float16; or an array on a CUDA device, of any float type.  16 bits are
+        computed in float32.
     targets
         (...), integers in 0..V-1.
     mask
@@ -130,6 +133,10 @@ def softmax_cross_entropy(
         library, logits = _taken_there("logits", backend, logits)
     else:
         logits = _checked_floats("logits", logits)
+        if logits.dtype == np.float16:
+            wide = logits.astype(np.float32)
+            loss, dlogits = softmax_cross_entropy(wide, targets, mask, reduction=reduction)
+            return loss, dlogits.astype(np.float16)
     logits = _checked_logits(logits)
     target, scored, count = _checked_targets(logits.shape, targets, mask)
     weight = 1 / count if reduction == "mean" else 1.0
@@ -159,8 +166,8 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
     Parameters
     ----------
     logits
-        (T, ..., V), a NumPy array of float32 or float64, the outputs of a model; or an array on a CUDA
-        device, of any float type, which is copied to the host.
+        (T, ..., V), a NumPy array of float32, float64 or float16, the outputs of a model; or an array on a
+        CUDA device, of any float type, which is copied to the host.
     targets
         (T, ...), integers in 0..V-1.
     mask
@@ -185,8 +192,7 @@ def log_likelihood(logits: Any, targets: Any, mask: Any = None) -> NDArray[np.fl
     """
     backend = backend_of_arrays([logits])
     if backend is not CPU:
-        # NumPy computes it in float64, from what half precision holds as well.
-        logits = on_host(_taken_there("logits", backend, logits)[1]).astype(np.float64)
+        logits = on_host(_taken_there("logits", backend, logits)[1])
     logits = _checked_logits(_checked_floats("logits", logits))
     if logits.ndim < 2:
         raise ValueError(f"logits have shape {logits.shape}; expected (T, ..., V)")
@@ -208,8 +214,8 @@ def mean_squared_error(
     Parameters
     ----------
     outputs
-        (..., O), a NumPy array of float32 or float64; or an array on a CUDA device, of any float type, which
-        is copied to the host and the gradient back.  16 bits are computed in float32.
+        (..., O), a NumPy array of float32, float64 or float16; or an array on a CUDA device, of any float
+        type, which is copied to the host and the gradient back.  16 bits are computed in float32.
     targets
         (..., O), numbers.
     mask
@@ -243,11 +249,12 @@ def mean_squared_error(
     backend = backend_of_arrays([outputs])
     if backend is not CPU:
         library, array = _taken_there("outputs", backend, outputs)
-        there = on_host(array)
-        wide = there.astype(np.float32) if there.dtype == np.float16 else there
-        loss, error = mean_squared_error(wide, targets, mask, reduction=reduction)
+        loss, error = mean_squared_error(on_host(array), targets, mask, reduction=reduction)
         return loss, library.give(library.place(error, array.dtype))
     outputs = _checked_floats("outputs", outputs)
+    if outputs.dtype == np.float16:
+        loss, error = mean_squared_error(outputs.astype(np.float32), targets, mask, reduction=reduction)
+        return loss, error.astype(np.float16)
     if outputs.ndim == 0:
         raise ValueError("outputs have shape (); expected (..., O)")
     target = np.asarray(brought_to_host("targets", targets))
@@ -350,10 +357,10 @@ def valid_steps(lengths: Any, steps: int) -> NDArray[np.bool_]:
     return np.arange(steps)[:, None] < taken
 
 
-def _checked_floats(name: str, values: Any, dtypes: Sequence[str] = DTYPES) -> Any:
-    if not isinstance(values, np.ndarray) or str(values.dtype) not in dtypes:
+def _checked_floats(name: str, values: Any) -> Any:
+    if not isinstance(values, np.ndarray) or str(values.dtype) not in _HOST_DTYPES:
         came = getattr(values, "dtype", type(values).__name__)
-        raise TypeError(f"{name} are {came}; expected a NumPy array of {' or '.join(dtypes)}")
+        raise TypeError(f"{name} are {came}; expected a NumPy array of {' or '.join(_HOST_DTYPES)}")
     return values
 
 
