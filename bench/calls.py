@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import timeit
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,41 @@ from worker import keep_to, machine
 
 CELLS = ("LSTM", "GRU", "RNN")
 HIDDEN = (16, 64)
+CALLS = (
+    "layer(x)",
+    "layer(x, state)",
+    "cell(x_t, state_t)",
+    "forward(spec, packed, x)",
+    "stream.step(x_t)",
+    "layer(x, lengths=lengths)",
+    "layer(tensor)",
+)
 
 
-def calls(cell: str, hidden: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, by the code of it."""
+def names(cell: str, hidden: int) -> dict[str, Any]:
+    """What the calls are made of."""
     import fastrnn
     import numpy as np
     import torch
-    from fastrnn import functional
+    from fastrnn.functional import Spec, forward, pack
 
     layer = getattr(fastrnn, cell)(hidden, hidden, seed=0).eval()
-    one = getattr(fastrnn, f"{cell}Cell")(hidden, hidden, seed=0).eval()
-    spec = functional.Spec(cell.lower(), hidden, hidden)
-    packed = functional.pack(spec, layer.state_dict())
-    stream = layer.stream(batch=1)
+    spec = Spec(cell.lower(), hidden, hidden)
     x = np.random.default_rng(0).standard_normal((1, 1, hidden), dtype=np.float32)
-    tensor, lengths = torch.from_numpy(x), np.array([1])
     _, state = layer(x)
-    of_cell = tuple(part[0] for part in state) if cell == "LSTM" else state[0]
     return {
-        "layer(x)": lambda: layer(x),
-        "layer(x, state)": lambda: layer(x, state),
-        "cell(x, state)": lambda: one(x[0], of_cell),
-        "functional.forward(spec, packed, x)": lambda: functional.forward(spec, packed, x),
-        "stream.step(x)": lambda: stream.step(x[0]),
-        "layer(x, lengths=lengths)": lambda: layer(x, lengths=lengths),
-        "layer(tensor)": lambda: layer(tensor),
+        "layer": layer,
+        "cell": getattr(fastrnn, f"{cell}Cell")(hidden, hidden, seed=0).eval(),
+        "forward": forward,
+        "spec": spec,
+        "packed": pack(spec, layer.state_dict()),
+        "stream": layer.stream(batch=1),
+        "x": x,
+        "x_t": x[0],
+        "state": state,
+        "state_t": tuple(part[0] for part in state) if cell == "LSTM" else state[0],
+        "lengths": np.array([1]),
+        "tensor": torch.from_numpy(x),
     }
 
 
@@ -73,8 +81,10 @@ def main() -> None:
     rows = []
     for cell in CELLS:
         for hidden in HIDDEN:
-            for call, run in calls(cell, hidden).items():
-                least = min(timeit.repeat(run, number=args.calls, repeat=args.rounds)) / args.calls
+            given = names(cell, hidden)
+            for call in CALLS:
+                rounds = timeit.repeat(call, number=args.calls, repeat=args.rounds, globals=given)
+                least = min(rounds) / args.calls
                 rows.append({"call": call, "cell": cell, "hidden": hidden, "seconds": float(f"{least:.4g}")})
     print(table(rows))
     if args.json:

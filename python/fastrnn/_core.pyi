@@ -6,7 +6,7 @@ meant for developers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +58,11 @@ class Weights:
 
         Memory is reused.
         """
+    @overload
+    def run_plain(self, layouts: tuple[str, ...], x: object, state: object) -> Any: ...
+    @overload
     def run_plain(
-        self,
-        layouts: tuple[str, ...],
-        x: object,
-        state: object,
-        reserve: Reserve | None = None,
-        tensors: bool = False,
+        self, layouts: tuple[str, ...], x: object, state: object, reserve: Reserve | None, tensors: bool
     ) -> Any:
         """Run a whole call in the layout of x's rank: "TB", "BT" or "T", of a cell "B" or "".
 
