@@ -95,6 +95,12 @@ std::vector<Index> contiguous_strides(const std::vector<Index>& shape) {
   return strides;
 }
 
+std::vector<Index> strides_in_bytes(const DeviceArray& a) {
+  std::vector<Index> bytes = a.strides;
+  for (Index& stride : bytes) stride *= a.type.bytes();
+  return bytes;
+}
+
 std::size_t bytes_of(const DeviceArray& a) { return static_cast<std::size_t>(a.size() * a.type.bytes()); }
 
 // `later` waits for `earlier`, unless one of them is in a capture that the other has no part in: what is
@@ -424,11 +430,7 @@ py::dict cuda_array_interface(const DeviceArray& array) {
   interface["data"] = py::make_tuple(address, !array.writeable);
   interface["version"] = 3;
   interface["strides"] = py::none();
-  if (!array.contiguous()) {
-    std::vector<Index> bytes = array.strides;
-    for (Index& stride : bytes) stride *= array.type.bytes();
-    interface["strides"] = py::tuple(py::cast(bytes));
-  }
+  if (!array.contiguous()) interface["strides"] = py::tuple(py::cast(strides_in_bytes(array)));
   interface["stream"] = handle_of(array.stream());
   return interface;
 }
@@ -640,11 +642,7 @@ void register_device_array(py::module_& m) {
       .def_property_readonly("itemsize", [](const DeviceArray& a) { return a.type.bytes(); })
       .def_property_readonly("nbytes", [](const DeviceArray& a) { return a.size() * a.type.bytes(); })
       .def_property_readonly("strides",
-                             [](const DeviceArray& a) {
-                               std::vector<Index> bytes = a.strides;
-                               for (Index& stride : bytes) stride *= a.type.bytes();
-                               return py::tuple(py::cast(bytes));
-                             })
+                             [](const DeviceArray& a) { return py::tuple(py::cast(strides_in_bytes(a))); })
       .def_property_readonly("device",
                              [](const DeviceArray& a) { return "cuda:" + std::to_string(a.device()); })
       .def_property_readonly("ptr",

@@ -255,37 +255,52 @@ class DeviceReserve {
 // ---- forward and backward
 
 // What forward and backward are both given.
+struct Inputs {
+  const DeviceArray& x;
+  const Optional &h0, &c0, &lengths, &reset;
+  std::uint64_t seed, call;
+};
+// What backward is given besides.
+struct OutputGradients {
+  const Optional &dy, &dh_n, &dc_n;
+};
+// What backward writes.
+struct InputGradients {
+  const Optional& dx;
+  const DeviceArray& dh0;
+  const Optional& dc0;
+  const std::vector<DeviceArray>& parameters;
+};
+
 template <class T>
-void read_inputs(Arguments<T>& args, const Work& work, const Network& n, const DeviceArray& x,
-                 const Optional& h0, const Optional& c0, const Optional& lengths, const Optional& reset,
-                 std::uint64_t seed, std::uint64_t call) {
+void read_inputs(Arguments<T>& args, const Work& work, const Network& n, const Inputs& in) {
+  const DeviceArray& x = in.x;
   if (x.ndim() < 2)
     throw py::value_error("x has shape " + shape_text(x.shape) +
                           "; expected (T, B, I), or (T, B) for tokens");
   const Index steps = args.steps = x.shape[0], batch = args.batch = x.shape[1];
-  if (h0) args.h0 = work.pointer<T>(*h0, {n.parts(), batch, n.first.recurrent()}, "h0");
-  if (c0) args.c0 = work.pointer<T>(*c0, {n.parts(), batch, n.first.hidden}, "c0");
-  if (lengths) args.lengths = work.pointer<Index>(*lengths, {batch}, "lengths");
+  if (in.h0) args.h0 = work.pointer<T>(*in.h0, {n.parts(), batch, n.first.recurrent()}, "h0");
+  if (in.c0) args.c0 = work.pointer<T>(*in.c0, {n.parts(), batch, n.first.hidden}, "c0");
+  if (in.lengths) args.lengths = work.pointer<Index>(*in.lengths, {batch}, "lengths");
   if (x.type == element_type<std::int64_t>()) {
     args.tokens = work.pointer<std::int64_t>(x, {steps, batch}, "x");
   } else {
     args.x = work.rows<T>(x, {steps, batch, n.first.input}, "x");
   }
-  if (reset)
-    args.reset = reinterpret_cast<const std::uint8_t*>(work.pointer<bool>(*reset, {steps, batch}, "reset"));
-  args.seed = seed;
-  args.call = call;
+  if (in.reset)
+    args.reset =
+        reinterpret_cast<const std::uint8_t*>(work.pointer<bool>(*in.reset, {steps, batch}, "reset"));
+  args.seed = in.seed;
+  args.call = in.call;
 }
 
 template <class T>
-void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const DeviceArray& x, const Optional& h0,
-                const Optional& c0, const Optional& lengths, const Optional& reset, const DeviceArray& y,
-                const DeviceArray& h_n, const Optional& c_n, DeviceReserve* reserve, std::uint64_t seed,
-                std::uint64_t call) {
+void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const Inputs& in, const DeviceArray& y,
+                const DeviceArray& h_n, const Optional& c_n, DeviceReserve* reserve) {
   const Network& n = dn.network;
-  const Work work(dn, x.stream());
+  const Work work(dn, in.x.stream());
   ForwardArguments<T> args;
-  read_inputs(args, work, n, x, h0, c0, lengths, reset, seed, call);
+  read_inputs(args, work, n, in);
   const std::vector<const T*> parameters = pointers<const T>(work, w.arrays, n, "parameters");
   args.y = work.mutable_rows<T>(y, {args.steps, args.batch, n.output()}, "y");
   args.h_n = work.mutable_pointer<T>(h_n, {n.parts(), args.batch, n.first.recurrent()}, "h_n");
@@ -298,33 +313,31 @@ void forward_as(const DeviceNetwork& dn, const DeviceWeights& w, const DeviceArr
 }
 
 template <class T>
-void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parameters, const DeviceArray& x,
-                 const Optional& h0, const Optional& c0, const Optional& lengths, const Optional& reset,
-                 const DeviceArray& y, DeviceReserve& reserve, const Optional& dy, const Optional& dh_n,
-                 const Optional& dc_n, const Optional& dx, const DeviceArray& dh0, const Optional& dc0,
-                 const std::vector<DeviceArray>& gradients, std::uint64_t seed, std::uint64_t call) {
+void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parameters, const Inputs& in,
+                 const DeviceArray& y, DeviceReserve& reserve, const OutputGradients& given,
+                 const InputGradients& wanted) {
   const Network& n = dn.network;
-  const Work work(dn, x.stream());
+  const Work work(dn, in.x.stream());
   BackwardArguments<T> args;
-  read_inputs(args, work, n, x, h0, c0, lengths, reset, seed, call);
+  read_inputs(args, work, n, in);
   const Index steps = args.steps, batch = args.batch;
   const std::vector<Index> h_shape{n.parts(), batch, n.first.recurrent()},
       c_shape{n.parts(), batch, n.first.hidden}, y_shape{steps, batch, n.output()};
   const Reserve<T>& saved = reserve.read<T>(work.stream());
   if (!saved.belongs_to(n, steps, batch)) throw py::value_error("reserve belongs to another call");
   args.parameters = pointers<const T>(work, parameters, n, "parameters");
-  args.gradients = pointers<T>(work, gradients, n, "gradients");
+  args.gradients = pointers<T>(work, wanted.parameters, n, "gradients");
   args.y = work.rows<T>(y, y_shape, "y");
-  if (dy) args.dy = work.rows<T>(*dy, y_shape, "dy");
-  if (dh_n) args.dh_n = work.pointer<T>(*dh_n, h_shape, "dh_n");
-  if (dc_n) args.dc_n = work.pointer<T>(*dc_n, c_shape, "dc_n");
-  if (dx) {
+  if (given.dy) args.dy = work.rows<T>(*given.dy, y_shape, "dy");
+  if (given.dh_n) args.dh_n = work.pointer<T>(*given.dh_n, h_shape, "dh_n");
+  if (given.dc_n) args.dc_n = work.pointer<T>(*given.dc_n, c_shape, "dc_n");
+  if (wanted.dx) {
     if (args.tokens) throw py::value_error("dx must be None for tokens");
-    args.dx = work.mutable_rows<T>(*dx, {steps, batch, n.first.input}, "dx");
+    args.dx = work.mutable_rows<T>(*wanted.dx, {steps, batch, n.first.input}, "dx");
   }
-  args.dh0 = work.mutable_pointer<T>(dh0, h_shape, "dh0");
-  if (dc0) args.dc0 = work.mutable_pointer<T>(*dc0, c_shape, "dc0");
-  if (n.first.cell == Cell::lstm && !dc0) throw py::value_error("dc0 is needed for an LSTM");
+  args.dh0 = work.mutable_pointer<T>(wanted.dh0, h_shape, "dh0");
+  if (wanted.dc0) args.dc0 = work.mutable_pointer<T>(*wanted.dc0, c_shape, "dc0");
+  if (n.first.cell == Cell::lstm && !wanted.dc0) throw py::value_error("dc0 is needed for an LSTM");
   run_sized("backward", n, steps, batch, [&] {
     cuda::backward<T>(work.stream(), n, args, saved, {float32_products, nullptr, wish_of(true)});
   });
@@ -672,7 +685,7 @@ void register_device_calls(py::module_& m) {
          const DeviceArray& h_n, const Optional& c_n, DeviceReserve* reserve, std::uint64_t seed,
          std::uint64_t call) {
         with_type(n.dtype, [&](auto zero) {
-          forward_as<decltype(zero)>(n, w, x, h0, c0, lengths, reset, y, h_n, c_n, reserve, seed, call);
+          forward_as<decltype(zero)>(n, w, {x, h0, c0, lengths, reset, seed, call}, y, h_n, c_n, reserve);
         });
       },
       py::arg("network"), py::arg("weights"), py::arg("x"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
@@ -687,8 +700,8 @@ void register_device_calls(py::module_& m) {
          const Optional& dc_n, const Optional& dx, const DeviceArray& dh0, const Optional& dc0,
          const std::vector<DeviceArray>& gradients, std::uint64_t seed, std::uint64_t call) {
         with_type(n.dtype, [&](auto zero) {
-          backward_as<decltype(zero)>(n, parameters, x, h0, c0, lengths, reset, y, reserve, dy, dh_n, dc_n,
-                                      dx, dh0, dc0, gradients, seed, call);
+          backward_as<decltype(zero)>(n, parameters, {x, h0, c0, lengths, reset, seed, call}, y, reserve,
+                                      {dy, dh_n, dc_n}, {dx, dh0, dc0, gradients});
         });
       },
       py::arg("network"), py::arg("parameters"), py::arg("x"), py::arg("h0"), py::arg("c0"),

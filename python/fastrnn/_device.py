@@ -23,8 +23,8 @@ from .layouts import DType, Spec
 LEGACY_STREAM = 1
 """The default stream that all of a process shares, by DLPack's number."""
 
-_OLDEST = 80
-"""Compute capability that kernels are compiled for: 8.0."""
+_LEAST_CAPABILITY = (8, 0)
+"""The lowest compute capability that kernels are compiled for."""
 
 
 # ------------------------------------------------------------------------------------------ module
@@ -71,15 +71,19 @@ def describe() -> dict[str, Any]:
     devices = []
     for index in range(core.device_count()):
         device = core.device_info(index)
-        capability = ".".join(map(str, device["capability"]))
+        capability = _dotted(device["capability"])
         devices.append(f"cuda:{index} {device['name']} ({capability}, {device['memory'] >> 30} GiB)")
     return {
         "cuda": devices,
-        "cuda_runtime": ".".join(map(str, core.runtime_version())),
-        "cuda_driver": ".".join(map(str, core.driver_version())),
+        "cuda_runtime": _dotted(core.runtime_version()),
+        "cuda_driver": _dotted(core.driver_version()),
         "cublas": core.cublas(),
         "float32_products": core.get_float32_products(),
     }
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def set_float32_products(how: str) -> None:
@@ -109,11 +113,11 @@ def cuda(index: int, device: str) -> Cuda:
 
 @functools.lru_cache
 def _backend(module: Any, index: int) -> Cuda:
-    major, minor = module.device_info(index)["capability"]
-    if 10 * major + minor < _OLDEST:
+    capability = module.device_info(index)["capability"]
+    if capability < _LEAST_CAPABILITY:
         raise RuntimeError(
-            f"device='cuda:{index}' is not available: it has compute capability {major}.{minor}; "
-            f"expected at least {_OLDEST // 10}.{_OLDEST % 10}"
+            f"device='cuda:{index}' is not available: it has compute capability {_dotted(capability)}; "
+            f"expected at least {_dotted(_LEAST_CAPABILITY)}"
         )
     return Cuda(module, index)
 

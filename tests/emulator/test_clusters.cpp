@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "check.h"
+#include "emulator/diagnoses.h"
 #include "emulator/launch_emulated.h"
 
 using namespace fastrnn;
@@ -155,22 +156,12 @@ struct Problem {
   }
 };
 
-// Reported in every schedule, as one of these: what is noticed first depends on the schedule.
 template <Bug bug>
 void check_bug(const std::vector<std::string>& diagnoses) {
   const Problem problem(2, 6);
-  for (const Schedule& schedule : all_schedules(10)) {
-    const ScheduleScope scope(schedule);
-    std::string message = "no error";
-    try {
-      problem.run<bug>();
-    } catch (const KernelError& error) {
-      message = error.what();
-    }
-    bool known = false;
-    for (const auto& diagnosis : diagnoses) known |= message.find(diagnosis) != std::string::npos;
-    if (!known) check::fail(__FILE__, __LINE__, message + "; expected: " + diagnoses[0]);
-  }
+  emulated::check_diagnosed(
+      10, diagnoses, [&] { CHECK(problem.run<Bug::none>() == problem.expected); },
+      [&] { problem.run<bug>(); });
 }
 
 enum class RingBug {

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "cuda/kernels/persistent_backward.h"
 #include "cuda/kernels/persistent_forward.h"
+#include "emulator/diagnoses.h"
 #include "emulator/launch_emulated.h"
 
 using namespace fastrnn;
@@ -189,23 +190,10 @@ struct Backward : Problem<PersistentBackward<Cell, T, Tiles<T>::Narrow>> {
   }
 };
 
-// Reported in every schedule, as one of these: what is noticed first depends on the schedule.
 template <class Pass, Bug bug>
 void check_bug(const std::vector<std::string>& diagnoses) {
-  for (const Schedule& schedule : all_schedules(4)) {
-    const ScheduleScope scope(schedule);
-    const Pass pass;
-    pass.template run<Bug::none>();
-    std::string message = "no error";
-    try {
-      pass.template run<bug>();
-    } catch (const KernelError& error) {
-      message = error.what();
-    }
-    bool known = false;
-    for (const auto& diagnosis : diagnoses) known |= message.find(diagnosis) != std::string::npos;
-    if (!known) check::fail(__FILE__, __LINE__, message + "; expected: " + diagnoses[0]);
-  }
+  const Pass pass;
+  check_diagnosed(4, diagnoses, [&] { pass.template run<Bug::none>(); }, [&] { pass.template run<bug>(); });
 }
 
 template <Bug bug>
