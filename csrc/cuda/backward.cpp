@@ -207,15 +207,11 @@ class BackwardPart {
 
   void lstm_step(const Queue& queue, Index step) const {
     const Index B = walk.batch, H = shape.hidden, R = shape.recurrent();
-    typename LstmBackward<T>::Params p;
+    auto p = step_params<LstmBackward<T>>(*this, step, H);
     if (shape.projection) {
-      typename LstmProjectBackward<T>::Params q;
-      q.walk = walk;
-      q.step = step;
-      q.units = R;
+      auto q = step_params<LstmProjectBackward<T>>(*this, step, R);
       q.incoming = incoming();
       q.dp = {dp_, dp_step_, R};
-      q.noise = noise;
       queue.run<LstmProjectBackward<T>>(B, R, q);
       queue.step_product<T>(B, H, R, plain(at_step(dp_, dp_step_, step, R), R), plain(weights.weight_hr, H),
                             inner_product_, H);
@@ -223,16 +219,12 @@ class BackwardPart {
     } else {
       p.incoming = incoming();
     }
-    p.walk = walk;
-    p.step = step;
-    p.units = H;
     p.gates = reserve.gates;
     p.cells = reserve.cells;
     p.c0 = c0;
     p.final_cell = dc_n;
     p.dc = dc_;
     p.dg = {dg_, dg_step_, width()};
-    p.noise = noise;
     p.new_cells = new_cells_;
     if (shape.peephole == Peephole::full) {
       p.phase = LstmPhase::output;
@@ -251,15 +243,11 @@ class BackwardPart {
 
   void gru_step(const Queue& queue, Index step) const {
     const Index B = walk.batch, H = shape.hidden;
-    typename GruBackward<T>::Params p;
-    p.walk = walk;
-    p.step = step;
-    p.units = H;
+    auto p = step_params<GruBackward<T>>(*this, step, H);
     p.incoming = incoming();
     p.gates = reserve.gates;
     p.h_prev = h_prev_;
     p.dg = {dg_, dg_step_, width()};
-    p.noise = noise;
     if (reset_before()) {
       p.phase = GruPhase::candidate;
       queue.run<GruBackward<T>>(B, H, p);
@@ -272,15 +260,11 @@ class BackwardPart {
   }
 
   void elman_step(const Queue& queue, Index step) const {
-    typename ElmanBackward<T>::Params p;
-    p.walk = walk;
-    p.step = step;
-    p.units = shape.hidden;
+    auto p = step_params<ElmanBackward<T>>(*this, step, shape.hidden);
     p.nonlinearity = shape.nonlinearity;
     p.incoming = incoming();
     p.y = y;
     p.dg = {dg_, dg_step_, width()};
-    p.noise = noise;
     queue.run<ElmanBackward<T>>(walk.batch, shape.hidden, p);
   }
 
@@ -435,10 +419,7 @@ void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<BackwardPart<T>>& directions) {
   using Part = BackwardPart<T>;
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.begin(on); });
-  const PersistentLaunch& launch = queue.plan().backward.launch;
-  with_persistent<BackwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
-    launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
-  });
+  launch_persistent<BackwardPass, T>(queue.stream(), request, queue.plan().backward.launch, directions);
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.end(on); });
 }
 

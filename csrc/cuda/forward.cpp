@@ -204,13 +204,9 @@ class ForwardPart {
   void lstm_step(const Queue& queue, Index step) const {
     const Index B = walk.batch, H = shape.hidden, R = shape.recurrent();
     recurrent_product(queue, shape.gate_rows());
-    typename LstmForward<T>::Params p;
-    p.walk = walk;
-    p.step = step;
-    p.units = H;
+    auto p = step_params<LstmForward<T>>(*this, step, H);
     p.sums = sums();
     p.state = c_;
-    p.noise = noise;
     if (shape.projection) {
       p.projected = inner_;
     } else {
@@ -235,25 +231,17 @@ class ForwardPart {
     queue.run<LstmForward<T>>(B, H, p);
     if (!shape.projection) return;
     queue.step_product<T>(B, R, H, plain(inner_, H), transposed(weights.weight_hr, H), projected_, R);
-    typename LstmProject<T>::Params q;
-    q.walk = walk;
-    q.step = step;
-    q.units = R;
+    auto q = step_params<LstmProject<T>>(*this, step, R);
     q.product = projected_;
     q.hidden = {y, h_, h_read_};
-    q.noise = noise;
     queue.run<LstmProject<T>>(B, R, q);
   }
 
   void gru_step(const Queue& queue, Index step) const {
     const Index B = walk.batch, H = shape.hidden;
-    typename GruForward<T>::Params p;
-    p.walk = walk;
-    p.step = step;
-    p.units = H;
+    auto p = step_params<GruForward<T>>(*this, step, H);
     p.sums = sums();
     p.hidden = {y, h_, h_read_};
-    p.noise = noise;
     p.gates = reserve.gates;
     if (shape.reset_after) {
       recurrent_product(queue, 3 * H);
@@ -271,14 +259,10 @@ class ForwardPart {
 
   void elman_step(const Queue& queue, Index step) const {
     recurrent_product(queue, shape.hidden);
-    typename ElmanForward<T>::Params p;
-    p.walk = walk;
-    p.step = step;
-    p.units = shape.hidden;
+    auto p = step_params<ElmanForward<T>>(*this, step, shape.hidden);
     p.nonlinearity = shape.nonlinearity;
     p.sums = sums();
     p.hidden = {y, h_, h_read_};
-    p.noise = noise;
     queue.run<ElmanForward<T>>(walk.batch, shape.hidden, p);
   }
 
@@ -303,10 +287,7 @@ template <class T>
 void run_persistent(const Queue& queue, const Request& request,
                     const std::vector<ForwardPart<T>>& directions) {
   run_side_by_side(queue, directions, [](const ForwardPart<T>& part, const Queue& on) { part.begin(on); });
-  const PersistentLaunch& launch = queue.plan().forward.launch;
-  with_persistent<ForwardPass, T>(request.network.first.cell, launch.tile, [&](auto kernel) {
-    launch_persistent<typename decltype(kernel)::Kernel>(queue.stream(), request, launch, directions);
-  });
+  launch_persistent<ForwardPass, T>(queue.stream(), request, queue.plan().forward.launch, directions);
   for (const ForwardPart<T>& part : directions) part.end(queue);
 }
 

@@ -74,21 +74,25 @@ inline PersistentShape persistent_shape(const Request& request, const Persistent
   return s;
 }
 
-// Starts a persistent kernel for the directions of a layer, parts that have their steps().
-template <class Kernel, class Part>
+// Starts the kernel of a pass for the directions of a layer, parts that have their steps().
+template <class Pass, class T, class Part>
 void launch_persistent(Stream stream, const Request& request, const PersistentLaunch& launched,
                        const std::vector<Part>& directions) {
-  typename Kernel::Params params;
-  const PersistentShape& s = params.shape = persistent_shape(request, launched);
-  params.nonlinearity = request.network.first.nonlinearity;
-  for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
-  FRNN_CHECK(Index{s.groups()} * s.directions * s.ranks < Index{1} << 31,
-             "B exceeds what one launch can count");
-  Grid grid;
-  grid.blocks = s.blocks();
-  grid.shared = typename Kernel::Layout(s).shared.bytes();
-  grid.cluster = s.ranks;
-  launch<Kernel>(stream, grid, params);
+  const LayerShape& layer = request.network.first;
+  with_persistent<Pass, T>(layer.cell, launched.tile, [&](auto kernel) {
+    using Kernel = typename decltype(kernel)::Kernel;
+    typename Kernel::Params params;
+    const PersistentShape& s = params.shape = persistent_shape(request, launched);
+    params.nonlinearity = layer.nonlinearity;
+    for (std::size_t i = 0; i < directions.size(); ++i) params.parts[i] = directions[i].steps();
+    FRNN_CHECK(Index{s.groups()} * s.directions * s.ranks < Index{1} << 31,
+               "B exceeds what one launch can count");
+    Grid grid;
+    grid.blocks = s.blocks();
+    grid.shared = typename Kernel::Layout(s).shared.bytes();
+    grid.cluster = s.ranks;
+    launch<Kernel>(stream, grid, params);
+  });
 }
 
 // Of the launches that the device can run and the wish allows, the fastest by the model; 0 ranks if there is

@@ -177,6 +177,17 @@ void describe_part(Part& part, const Network& network, const std::vector<const T
   }
 }
 
+// What every kernel of one step is given of its part.
+template <class Kernel, class Part>
+typename Kernel::Params step_params(const Part& part, Index step, Index units) {
+  typename Kernel::Params p;
+  p.walk = part.walk;
+  p.step = step;
+  p.units = units;
+  p.noise = part.noise;
+  return p;
+}
+
 // The scratch that the largest layer of a call takes.
 template <class Call>
 std::size_t most_scratch(const Call& call, const Queue& queue) {
