@@ -135,7 +135,7 @@ def test_a_library_gets_results_back_without_a_copy() -> None:
     np.testing.assert_array_equal(dx.array.numpy(), layer.backward(np.ones_like(expected))[0])
 
 
-def test_kernels_read_a_caller_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_read_a_caller_s_memory() -> None:
     layer = fastrnn.GRU(IN, H, device="cuda", batch_first=True, seed=1)
     x = device_array(normal(B, T, IN))
     layer(Library(x))

@@ -11,7 +11,7 @@
 
 #include "cuda/fragment.h"
 #include "cuda/kernels/pointwise.h"
-#include "cuda/kernels/sums.h"
+#include "cuda/kernels/split_float.h"
 
 namespace fastrnn::cuda {
 

@@ -2,17 +2,10 @@
 // columns of W_ih for tokens.
 #pragma once
 
+#include "cuda/kernels/dropout.h"
 #include "cuda/kernels/pointwise.h"
 
 namespace fastrnn::cuda {
-
-// Dropout in a kernel: none without a key.
-struct KeyedDropout {
-  Dropout dropout;
-  const std::uint64_t* key = nullptr;  // of the masks (Dropout::make_key), on the device
-
-  FRNN_HOST_DEVICE explicit operator bool() const { return key != nullptr; }
-};
 
 // to[t,b,:] = from[t,b,:], or what preceded it in processing order; 0 where the row has ended; times a
 // dropout mask. So padding is zeros in products over all steps, whatever the caller's array holds there. May
@@ -204,24 +197,6 @@ struct Transpose {
       }
       x.sync();
     }
-  }
-};
-
-// The key of a call's dropout masks: key[0] = Dropout::make_key(seed, call + calls[0]++).
-struct BeginDropout {
-  static constexpr const char* kName = "begin_dropout";
-  static constexpr int kThreads = kWarp;
-
-  struct Params {
-    std::uint64_t seed = 0, call = 0;
-    std::uint64_t* calls = nullptr;  // or null
-    std::uint64_t* key = nullptr;
-  };
-
-  template <class X>
-  static FRNN_DEVICE void run(const Params& p, X& x) {
-    if (x.thread() != 0) return;
-    p.key[0] = Dropout::make_key(p.seed, p.call + (p.calls ? p.calls[0]++ : 0));
   }
 };
 
