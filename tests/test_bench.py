@@ -1212,7 +1212,7 @@ def test_the_first_tables_of_the_performance_page_are_what_was_measured(bench: B
     assert line[heads.index("B to 4, H to 300")] == f"{mean:.2f} ({min(ratios):.2f})"
 
 
-@pytest.mark.parametrize("name", ["charmodel", "memory", "optimizers", "quantized"])
+@pytest.mark.parametrize("name", ["calls", "charmodel", "memory", "optimizers", "quantized"])
 def test_tables_of_the_performance_page_are_what_was_measured(bench: Bench, name: str) -> None:
     text = (BENCH.parent / "docs/performance.md").read_text()
     result = json.loads((BENCH / f"results/zen5-{name}.json").read_text())
