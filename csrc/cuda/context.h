@@ -32,9 +32,8 @@
 //
 //   The threads of a CTA, the lanes of a warp: all collective
 //     void sync()                       barrier of the CTA; orders shared and global memory among its threads
-//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps, each
-//     of
-//                                       which may reach it at a place of its own in the program
+//     void sync(int id, int threads)    barrier `id`, from 1 to 15, of so many threads, in whole warps; each
+//                                       warp may reach it at another place of the program
 //     void sync_warp()                  barrier of the warp
 //     T shuffle(T, int lane), shuffle_xor(T, int mask), shuffle_down(T, int delta)
 //         T of 4 or 8 bytes, the numbers from 0 to 31
