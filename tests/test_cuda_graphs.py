@@ -278,16 +278,14 @@ def test_numbers_on_the_device_out_of_range_count_as_the_nearest(emulated: Emula
 
 
 def test_a_first_backward_is_captured(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums of the layer's gradients lie in no graph's memory."""
+    """It needs nothing that an earlier one has set up, and adds to the layer's gradients."""
     monkeypatch.setattr(_device, "_ambient_stream", lambda index: CAPTURED)
     layer = fastrnn.GRU(IN, H, device="cuda", seed=1)
     x, dy = array_on(CAPTURED, normal(T, B, IN)), array_on(CAPTURED, normal(T, B, H))
     layer(x)
-    before = [array.ptr for array in layer._sums]
     with emulated.capture():
         layer(x)
         layer.backward(dy)
-    assert [array.ptr for array in layer._sums] == before
     emulated.replay()
     replayed = layer.gradients["weight_hh_l0"].numpy()
     layer.zero_grad()

@@ -190,7 +190,7 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
                  const py::object& c0, const py::object& lengths, const py::object& reset, const py::array& y,
                  PyReserve& reserve, const py::object& dy, const py::object& dh_n, const py::object& dc_n,
                  const py::object& dx, py::array& dh0, const py::object& dc0, const py::sequence& gradients,
-                 std::uint64_t seed, std::uint64_t call) {
+                 bool add, std::uint64_t seed, std::uint64_t call) {
   BackwardArguments<T> args;
   read_inputs(args, n, x, h0, c0, lengths, reset, seed, call);
   const Index steps = args.steps, batch = args.batch, width = n.output();
@@ -200,6 +200,7 @@ void backward_as(const Network& n, const py::sequence& parameters, const py::arr
   const ArrayList<T> gradient_list(gradients, n.parameter_sizes(), "gradients");
   args.parameters = parameter_list.pointers;
   args.gradients = gradient_list.pointers;
+  args.add = add;
   args.y = rows<T>(y, steps, batch, width, "y");
   if (!dy.is_none()) args.dy = rows<T>(as_array(dy, "dy"), steps, batch, width, "dy");
   args.dh_n = optional_pointer<T>(dh_n, {n.parts(), batch, n.first.recurrent()}, "dh_n");
@@ -315,16 +316,16 @@ void register_calls(py::module_& m) {
       [](const PyNetwork& n, const py::sequence& parameters, const py::array& x, const py::object& h0,
          const py::object& c0, const py::object& lengths, const py::object& reset, const py::array& y,
          PyReserve& reserve, const py::object& dy, const py::object& dh_n, const py::object& dc_n,
-         const py::object& dx, py::array dh0, const py::object& dc0, const py::sequence& gradients,
+         const py::object& dx, py::array dh0, const py::object& dc0, const py::sequence& gradients, bool add,
          std::uint64_t seed, std::uint64_t call) {
         const auto run = n.is_double ? &backward_as<double> : &backward_as<float>;
         run(n.network, parameters, x, h0, c0, lengths, reset, y, reserve, dy, dh_n, dc_n, dx, dh0, dc0,
-            gradients, seed, call);
+            gradients, add, seed, call);
       },
       py::arg("network"), py::arg("parameters"), py::arg("x"), py::arg("h0"), py::arg("c0"),
       py::arg("lengths"), py::arg("reset"), py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
-      py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("seed"),
-      py::arg("call"));
+      py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("add"),
+      py::arg("seed"), py::arg("call"));
 
   m.def(
       "backward_plain",

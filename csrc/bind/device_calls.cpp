@@ -270,6 +270,7 @@ struct InputGradients {
   const DeviceArray& dh0;
   const Optional& dc0;
   const std::vector<DeviceArray>& parameters;
+  bool add;  // to the parameters' gradients
 };
 
 template <class T>
@@ -327,6 +328,7 @@ void backward_as(const DeviceNetwork& dn, const std::vector<DeviceArray>& parame
   if (!saved.belongs_to(n, steps, batch)) throw py::value_error("reserve belongs to another call");
   args.parameters = pointers<const T>(work, parameters, n, "parameters");
   args.gradients = pointers<T>(work, wanted.parameters, n, "gradients");
+  args.add = wanted.add;
   args.y = work.rows<T>(y, y_shape, "y");
   if (given.dy) args.dy = work.rows<T>(*given.dy, y_shape, "dy");
   if (given.dh_n) args.dh_n = work.pointer<T>(*given.dh_n, h_shape, "dh_n");
@@ -517,15 +519,6 @@ void register_updates(py::module_& m) {
       },
       py::arg("array"), py::arg("rows"));
   m.def(
-      "add_to",
-      [](const DeviceArray& sum, const DeviceArray& by, std::uintptr_t stream_handle) {
-        over_arrays(stream_handle, {&sum, &by}, [&](auto zero, cuda::Stream stream, Index count) {
-          using T = decltype(zero);
-          cuda::add_to<T>(stream, count, values<T>(sum), values<T>(by));
-        });
-      },
-      py::arg("sum"), py::arg("by"), py::arg("stream"));
-  m.def(
       "scale",
       [](const DeviceArray& array, double factor, std::uintptr_t stream_handle) {
         over_arrays(stream_handle, {&array}, [&](auto zero, cuda::Stream stream, Index count) {
@@ -698,16 +691,16 @@ void register_device_calls(py::module_& m) {
          const Optional& h0, const Optional& c0, const Optional& lengths, const Optional& reset,
          const DeviceArray& y, DeviceReserve& reserve, const Optional& dy, const Optional& dh_n,
          const Optional& dc_n, const Optional& dx, const DeviceArray& dh0, const Optional& dc0,
-         const std::vector<DeviceArray>& gradients, std::uint64_t seed, std::uint64_t call) {
+         const std::vector<DeviceArray>& gradients, bool add, std::uint64_t seed, std::uint64_t call) {
         with_type(n.dtype, [&](auto zero) {
           backward_as<decltype(zero)>(n, parameters, {x, h0, c0, lengths, reset, seed, call}, y, reserve,
-                                      {dy, dh_n, dc_n}, {dx, dh0, dc0, gradients});
+                                      {dy, dh_n, dc_n}, {dx, dh0, dc0, gradients, add});
         });
       },
       py::arg("network"), py::arg("parameters"), py::arg("x"), py::arg("h0"), py::arg("c0"),
       py::arg("lengths"), py::arg("reset"), py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"),
-      py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("seed"),
-      py::arg("call"));
+      py::arg("dc_n"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("gradients"), py::arg("add"),
+      py::arg("seed"), py::arg("call"));
 
   py::class_<DeviceStream>(m, "Stream", py::module_local())
       .def(py::init([](const DeviceNetwork& n, const DeviceWeights& w,

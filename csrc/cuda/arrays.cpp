@@ -64,11 +64,6 @@ void clear_rows(Stream stream, Index element_bytes, void* values, Index outer, I
 }
 
 template <class T>
-void add_to(Stream stream, Index count, T* sum, const T* by) {
-  launch<AddTo<T>>(stream, grid_for(count), {count, sum, by});
-}
-
-template <class T>
 void scale(Stream stream, Index count, T* values, double factor) {
   launch<Scale<T>>(stream, grid_for(count), {count, values, factor});
 }
@@ -124,7 +119,6 @@ void update(Stream stream, cells::Rule rule, Index count, T* p, const T* g, Comp
 }
 
 #define FRNN_INSTANTIATE(T)                                                                                \
-  template void add_to(Stream, Index, T*, const T*);                                                       \
   template void scale(Stream, Index, T*, double);                                                          \
   template double sum_of_squares(Stream, Index, const T*);                                                 \
   template double softmax_cross_entropy(Stream, Index, Index, const T*, const Index*, const std::uint8_t*, \

@@ -24,6 +24,7 @@ class BackwardPart {
   LayerShape shape;
   LayerParameters<T> weights;
   LayerArrays<T> gradients;
+  bool add = false;  // to what the gradients hold
   Walk walk;
   Rows<const T> x;                       // [T,B,I]; not with tokens
   const std::int64_t* tokens = nullptr;  // [T,B] or null
@@ -292,9 +293,9 @@ class BackwardPart {
     queue.run<InitialGradient<T>>(walk.batch, p.width, p);
   }
 
-  // to [columns] = sum over all rows of a (times b); `also` the same.
-  void column_sum(const Queue& queue, const T* a, Index columns, T* to, T* also = nullptr,
-                  const T* b = nullptr) const {
+  // to [columns] = sum over all rows of a (times b), or +=; `also` the first ones of them.
+  void column_sum(const Queue& queue, const T* a, Index columns, T* to, const T* b = nullptr,
+                  T* also = nullptr, Index also_columns = 0) const {
     typename ColumnSum<T>::Params p;
     p.rows = all_rows();
     p.columns = columns;
@@ -304,25 +305,25 @@ class BackwardPart {
     p.b = b;
     p.partial = partial_;
     queue.run<ColumnSum<T>>(chunks(queue), columns, p);
-    queue.run<FinishSum<T>>(1, columns, {chunks(queue), columns, partial_, to, also});
+    queue.run<FinishSum<T>>(1, columns, {chunks(queue), columns, partial_, to, also, also_columns, add});
   }
 
-  // to [columns,units] = sum over all rows of a's columns times b's units.
+  // to [columns,units] = sum over all rows of a's columns times b's units, or +=.
   void outer_product(const Queue& queue, const T* a, Index a_stride, Index columns, const T* b,
                      Index b_stride, Index units, T* to) const {
     queue.product<T>(columns, units, all_rows(), transposed(a, a_stride), plain(b, b_stride), to, units,
-                     split_);
+                     split_, add);
   }
 
   void input_weights(const Queue& queue) const {
     const Index I = shape.input, GH = shape.gate_rows();
     if (tokens) {
-      token_gradient(queue, tokens, all_rows(), I, dg_input(), width(), GH, gradients.weight_ih, token_keys_,
-                     token_starts_);
+      token_gradient(queue, tokens, all_rows(), I, dg_input(), width(), GH, gradients.weight_ih, add,
+                     token_keys_, token_starts_);
     } else {
       const Operand input = input_operand(queue, walk, x, I, x_mask, x_copy_);
       queue.product<T>(GH, I, all_rows(), transposed(dg_input(), width()), input, gradients.weight_ih, I,
-                       split_);
+                       split_, add);
     }
   }
 
@@ -356,7 +357,8 @@ class BackwardPart {
       outer_product(queue, dg_ + 2 * H, width(), H, h_prev_, R, R, candidate);
     }
     if (!shape.bias) return;
-    column_sum(queue, dg_input(), shape.gate_rows(), gradients.bias_ih, gradients.bias_hh);
+    const Index shared = (reset_after() ? 2 : shape.gates()) * H;
+    column_sum(queue, dg_input(), shape.gate_rows(), gradients.bias_ih, nullptr, gradients.bias_hh, shared);
     if (reset_after()) column_sum(queue, dg_, H, gradients.bias_hh + 2 * H);
   }
 
@@ -379,14 +381,14 @@ class BackwardPart {
     if (full) {
       outer_product(queue, dg_, width(), 2 * H, rows_, H, H, gradients.weight_ch);
     } else {
-      column_sum(queue, dg_, H, gradients.weight_ch, nullptr, rows_);
-      column_sum(queue, dg_ + H, H, gradients.weight_ch + H, nullptr, rows_);
+      column_sum(queue, dg_, H, gradients.weight_ch, rows_);
+      column_sum(queue, dg_ + H, H, gradients.weight_ch + H, rows_);
     }
     gather<A>(queue, contiguous(new_cells(), walk.batch, H), rows_, H, false, nullptr);
     if (full) {
       outer_product(queue, dg_ + 3 * H, width(), H, rows_, H, H, gradients.weight_ch + 2 * H * H);
     } else {
-      column_sum(queue, dg_ + 3 * H, H, gradients.weight_ch + 2 * H, nullptr, rows_);
+      column_sum(queue, dg_ + 3 * H, H, gradients.weight_ch + 2 * H, rows_);
     }
   }
 
@@ -468,6 +470,7 @@ struct BackwardCall {
       BackwardPart<T>& part = directions[static_cast<std::size_t>(direction)];
       describe_part(part, network, args.parameters, args, layer, direction, reserve.dropout_key());
       part.gradients = part_of<LayerArrays<T>>(network, args.gradients, number);
+      part.add = args.add;
       if (layer == 0) {
         part.dx = args.tokens || !args.dx ? nullptr : dx_in_place ? args.dx.data : dx_copy;
         part.dx_stride = dx_stride;

@@ -254,11 +254,12 @@ void run_directions(const Queue& queue, const std::vector<Part>& directions) {
   run_side_by_side(queue, directions, [](const Part& part, const Queue& on) { part.run(on); });
 }
 
-// Gradient of W_ih (columns, vocabulary) for tokens [rows], from dG's rows. `keys` has memory for 2*rows of
-// them, `starts` for vocabulary + 1.
+// Gradient of W_ih (columns, vocabulary) for tokens [rows], from dG's rows, = or with `add` +=. `keys` has
+// memory for 2*rows of them, `starts` for vocabulary + 1.
 template <class T>
 void token_gradient(const Queue& queue, const std::int64_t* tokens, Index rows, Index vocabulary, const T* dg,
-                    Index dg_stride, Index columns, T* gradient, std::uint64_t* keys, Index* starts) {
+                    Index dg_stride, Index columns, T* gradient, bool add, std::uint64_t* keys,
+                    Index* starts) {
   FRNN_CHECK(rows < Index{1} << 32 && vocabulary < Index{1} << 31, "T*B or I exceeds what a key can hold");
   SortTokens::Params sort;
   sort.rows = rows;
@@ -273,7 +274,7 @@ void token_gradient(const Queue& queue, const std::int64_t* tokens, Index rows, 
   } while (Index{1} << sort.shift < rows);
   queue.run<TokenStarts>(1, vocabulary + 1, {rows, vocabulary, sort.from, starts});
   queue.run<TokenGradient<T>>(vocabulary, columns,
-                              {columns, vocabulary, sort.from, starts, dg, dg_stride, gradient});
+                              {columns, vocabulary, sort.from, starts, dg, dg_stride, gradient, add});
 }
 
 // Forward of a whole stack. With `cells` [parts, state_batch, H], c lives there in its compute type, before

@@ -400,6 +400,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
           const cpu::BackwardCall<T>& call = it.calls[d];
           it.transposed[d].pack(call.shape, kernels, call.parameters, share);
           if (reserve.segment()) it.again[d].pack(call.shape, kernels, call.parameters, share);
+          if (args.add) continue;
           const Index each = network.parameters_per_part(),
                       from = ((network.layers - 1 - first - i) * network.directions + d) * each;
           for (Index p = from; p < from + each; ++p) {

@@ -149,10 +149,6 @@ class Backend(ABC):
         """Return a new array of zeros."""
 
     @abstractmethod
-    def add(self, total: Array, by: Array) -> None:
-        """Add in place."""
-
-    @abstractmethod
     def clear(self, array: Array) -> None:
         """Set all elements to zero."""
 
@@ -225,9 +221,6 @@ class Cpu(Backend):
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> Array:
         return np.zeros(shape, dtype)
-
-    def add(self, total: Array, by: Array) -> None:
-        total += by
 
     def clear(self, array: Array) -> None:
         array[...] = 0

@@ -549,8 +549,10 @@ def run_backward(
     gradients: Sequence[Array],
     dx: Array | None = None,
     dstate: State | None = None,
+    *,
+    add: bool = False,
 ) -> tuple[Array | None, State]:
-    """Return time-major dx (None for tokens) and dstate; overwrites `gradients`."""
+    """Return time-major dx (None for tokens) and dstate; overwrites `gradients`, or adds to them."""
     call = reserve.call
     if dx is None and not call.tokens:
         dx = call.layout.empty(call.library, call.x.shape, call.spec.dtype)
@@ -574,6 +576,7 @@ def run_backward(
         dh_0,
         dc_0,
         gradients,
+        add,
         reserve.seed,
         reserve.number,
     )

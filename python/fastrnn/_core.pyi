@@ -128,7 +128,8 @@ def backward(
     dx: Array | None,  # out, shape of x; last axis with unit stride; None for tokens
     dh0: Array,  # out (L*D, B, R)
     dc0: Array | None,  # out (L*D, B, H)
-    gradients: Sequence[Array],  # out: overwritten with this call's sums, parameter order
+    gradients: Sequence[Array],  # out: this call's sums, in the order of parameters
+    add: bool,  # to what they hold, in place of overwriting that
     seed: int,  # those of the forward call
     call: int,
 ) -> None: ...

@@ -177,6 +177,7 @@ def backward(
     dh0: DeviceArray,
     dc0: DeviceArray | None,
     gradients: Sequence[DeviceArray],
+    add: bool,
     seed: int,
     call: int,
 ) -> None: ...
@@ -196,9 +197,6 @@ class Stream:
 
 def clear_rows(array: DeviceArray, rows: DeviceArray) -> None:
     """array[:, rows] = 0"""
-
-def add_to(sum: DeviceArray, by: DeviceArray, stream: int) -> None:
-    """sum += by"""
 
 def scale(array: DeviceArray, factor: float, stream: int) -> None:
     """array *= factor"""

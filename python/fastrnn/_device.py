@@ -400,9 +400,6 @@ class Cuda(Backend):
         array[...] = 0
         return array
 
-    def add(self, total: Array, by: Array) -> None:
-        self.core.add_to(total, by, by.stream)
-
     def clear(self, array: Array) -> None:
         array.follow(self.stream)
         array[...] = 0

@@ -139,7 +139,6 @@ class _Recurrent(ABC):
         "_saved",
         "_seed",
         "_spec",
-        "_sums",
     )
 
     # Names of the constructor's arguments that make up the configuration, in order.
@@ -193,7 +192,6 @@ class _Recurrent(ABC):
         # Memory of the last training call, kept to be reused by the next.
         self._repacked: Packed | None = None
         self._saved = saved
-        self._sums: list[Array] | None = None
         self._lock = threading.Lock()
         _living.add(self)
 
@@ -440,9 +438,6 @@ class _Recurrent(ABC):
                 self._repacked.weights.pack(arrays)
             reserve = Reserve(call, self._saved, self._seed, self._calls)
             results = run_forward(self._repacked, call, reserve=reserve)
-            if self._sums is None:  # backward may be captured in a graph, which would own what is made there
-                empty = self._backend.own.empty
-                self._sums = [empty(array.shape, self.dtype) for array in arrays]
             self._calls = self._backend.next_call(self._saved, self._calls)
             self._pending = reserve
         return *results, True
@@ -464,11 +459,9 @@ class _Recurrent(ABC):
     def _backward(self, dy: Any, dstate_n: Any) -> tuple[Any, Any]:
         with self._alone():
             reserve, dy, dstate_n = self._check_backward(dy, dstate_n)
-            assert self._sums is not None
-            dx, dstate = run_backward(reserve, list(self._parameters.values()), dy, dstate_n, self._sums)
+            arrays, gradients = list(self._parameters.values()), list(self._gradients.values())
+            dx, dstate = run_backward(reserve, arrays, dy, dstate_n, gradients, add=True)
             self._pending = "backward went through it"
-            for gradient, total in zip(self._gradients.values(), self._sums, strict=True):
-                self._backend.add(gradient, total)
         call = reserve.call
         return None if dx is None else call.give(dx), call.give_state(dstate)
 

@@ -76,24 +76,6 @@ struct ClearRows {
   }
 };
 
-// sum += by
-template <class T>
-struct AddTo {
-  static constexpr const char* kName = "add_to";
-  static constexpr int kThreads = kArrayThreads;
-
-  struct Params {
-    Index count = 0;
-    T* sum = nullptr;
-    const T* by = nullptr;
-  };
-
-  template <class X>
-  static FRNN_DEVICE void run(const Params& p, X& x) {
-    for_elements(x, p.count, [&](Index i) { p.sum[i] = narrow<T>(widen(p.sum[i]) + widen(p.by[i])); });
-  }
-};
-
 template <class T>
 struct Scale {
   static constexpr const char* kName = "scale";

@@ -5,6 +5,12 @@
 
 namespace fastrnn::cuda {
 
+// A gradient = sum, or += sum.
+template <class T>
+FRNN_DEVICE void store_sum(T& gradient, Compute<T> sum, bool add) {
+  gradient = narrow<T>(add ? widen(gradient) + sum : sum);
+}
+
 // First stage of a column sum: partial[chunk][column] = sum over the chunk's rows, in order, of a (times b).
 template <class T>
 struct ColumnSum {
@@ -45,7 +51,9 @@ struct FinishSum {
     Index chunks = 0, columns = 0;
     const Compute<T>* partial = nullptr;
     T* to = nullptr;    // [columns]
-    T* also = nullptr;  // the same, or null
+    T* also = nullptr;  // [also_columns]: the first ones again, or null
+    Index also_columns = 0;
+    bool add = false;  // += instead of =
   };
 
   template <class X>
@@ -53,8 +61,8 @@ struct FinishSum {
     for_units(x, 1, p.columns, [&](Index, Index column) {
       Compute<T> sum = 0;
       for (Index chunk = 0; chunk < p.chunks; ++chunk) sum += p.partial[chunk * p.columns + column];
-      p.to[column] = narrow<T>(sum);
-      if (p.also) p.also[column] = narrow<T>(sum);
+      store_sum(p.to[column], sum, p.add);
+      if (column < p.also_columns) store_sum(p.also[column], sum, p.add);
     });
   }
 };
@@ -144,7 +152,8 @@ struct TokenGradient {
     const Index* starts = nullptr;        // [vocabulary + 1]
     const T* dg = nullptr;                // rows dg_stride apart; 0 at padding, where any token may stand
     Index dg_stride = 0;
-    T* gradient = nullptr;  // (G*H, I), out
+    T* gradient = nullptr;  // (G*H, I)
+    bool add = false;       // += instead of =
   };
 
   template <class X>
@@ -161,7 +170,7 @@ struct TokenGradient {
         FRNN_UNROLL
         for (int i = 0; i < kAtOnce; ++i) sum += values[i];
       }
-      p.gradient[column * p.vocabulary + token] = narrow<T>(sum);
+      store_sum(p.gradient[column * p.vocabulary + token], sum, p.add);
     });
   }
 

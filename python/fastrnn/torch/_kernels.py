@@ -533,6 +533,7 @@ def run_backward(
         dstate_arrays[0],
         dstate_arrays[1] if plan.lstm else None,
         sums,
+        False,
         0 if seed is None else int(seed),
         0,
     )
