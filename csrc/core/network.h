@@ -116,7 +116,7 @@ struct BackwardArguments : Arguments<T> {
   T* dh0 = nullptr;
   T* dc0 = nullptr;
   std::vector<T*> gradients;
-  bool add = false;  // to what the gradients hold; else that is overwritten
+  bool add = false;  // the call's sums to what the gradients hold; else that is overwritten
 };
 
 }  // namespace fastrnn

@@ -21,8 +21,6 @@ void clear_rows(Stream stream, Index element_bytes, void* values, Index outer, I
 
 // T is float, double, half_t or bfloat16_t; sums are formed in Compute<T>.
 template <class T>
-
-template <class T>
 void scale(Stream stream, Index count, T* values, double factor);
 
 // The sum of the squares, in double.  Waits.

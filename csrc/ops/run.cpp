@@ -331,6 +331,7 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
   describe_noise(network, args, true, scratch.noise);
   std::optional<cpu::Wavefront> wavefront;
   BackwardLayer<T>* layers = nullptr;
+  std::vector<T*> sums = args.gradients;  // of this call, which are added once they are complete
 
   // The last layer is the first in order.
   const auto layout = [&](Index first, Arena arena) {
@@ -360,7 +361,11 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
         if (reserve.segment()) it.again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
         call.forward_weights = &it.again[d];
         call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
-        call.gradients = part_of<cpu::LayerGradients<T>>(network, args.gradients, part);
+        for (Index p = 0; args.add && p < network.parameters_per_part(); ++p) {
+          const auto place = static_cast<std::size_t>(part * network.parameters_per_part() + p);
+          sums[place] = arena.take<T>(sizes[place]);
+        }
+        call.gradients = part_of<cpu::LayerGradients<T>>(network, sums, part);
         if (call.tokens)
           call.gradients.weight_ih_transposed = arena.take_zeroed<T>(shape.input * shape.gate_rows());
         const Rows<const T> below =
@@ -393,6 +398,14 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     return arena.used();
   };
   run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index first) {
+    const Index each = network.directions * network.parameters_per_part(), end = network.layers - first;
+    const auto parameters_of = [&](const Share& share,
+                                   auto use) {  // of the layers at hand, this thread's part
+      for (Index p = (end - at_once) * each; p < end * each; ++p) {
+        const auto place = static_cast<std::size_t>(p);
+        use(place, share.slice(sizes[place]));
+      }
+    };
     deal_out(team, [&](const Share& share) {
       for (Index i = 0; i < at_once; ++i) {
         BackwardLayer<T>& it = layers[i];
@@ -400,31 +413,34 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
           const cpu::BackwardCall<T>& call = it.calls[d];
           it.transposed[d].pack(call.shape, kernels, call.parameters, share);
           if (reserve.segment()) it.again[d].pack(call.shape, kernels, call.parameters, share);
-          if (args.add) continue;
-          const Index each = network.parameters_per_part(),
-                      from = ((network.layers - 1 - first - i) * network.directions + d) * each;
-          for (Index p = from; p < from + each; ++p) {
-            const auto place = static_cast<std::size_t>(p);
-            const cpu::Range mine = share.slice(sizes[place]);
-            std::fill(args.gradients[place] + mine.first, args.gradients[place] + mine.last, T(0));
-          }
         }
       }
+      parameters_of(share, [&](std::size_t place, cpu::Range mine) {
+        std::fill(sums[place] + mine.first, sums[place] + mine.last, T(0));
+      });
     });
     run_layers(
         layers, network.directions, wavefront, extent.steps, team,
         [](const auto& call, cpu::Range steps, const Share& share) { cpu::backward(call, steps, share); });
     const BackwardLayer<T>& last = layers[at_once - 1];  // tokens are the first layer's
-    if (!last.second_dx && !last.calls[0].tokens) return;
-    deal_out(team, [&](const Share& share) {
-      for (const cpu::BackwardCall<T>& call : last.calls) {
-        if (call.tokens)
-          add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
-      }
-      if (last.second_dx)
-        finish_dx(kernels, last.dx, last.second_dx, last.calls[0].dropout, scratch.schedule,
-                  last.calls[0].shape, share);
-    });
+    if (last.second_dx || last.calls[0].tokens) {
+      deal_out(team, [&](const Share& share) {
+        for (const cpu::BackwardCall<T>& call : last.calls) {
+          if (call.tokens)
+            add_transposed(call.gradients.weight_ih_transposed, call.shape, call.gradients.weight_ih, share);
+        }
+        if (last.second_dx)
+          finish_dx(kernels, last.dx, last.second_dx, last.calls[0].dropout, scratch.schedule,
+                    last.calls[0].shape, share);
+      });
+    }
+    if (args.add) {
+      deal_out(team, [&](const Share& share) {
+        parameters_of(share, [&](std::size_t place, cpu::Range mine) {
+          kernels.add(args.gradients[place] + mine.first, sums[place] + mine.first, mine.last - mine.first);
+        });
+      });
+    }
   });
 }
 

@@ -41,6 +41,7 @@ struct Case {
   bool tokens = false;
   bool states = true;   // initial states, and gradients of final ones
   bool outputs = true;  // dy
+  bool add = false;     // gradients of parameters begin with ones, and are added to
   bool batch_first = false;
   Index pad = 0;  // elements between the rows of x, y and their gradients, which nobody may touch
   cuda::Products products = cuda::Products::automatic;
@@ -127,7 +128,7 @@ inline Outputs on_cpu(const Case& c, const Inputs& in) {
   out.dx.resize(in.x.size());
   out.dh0.resize(in.h0.size());
   out.dc0.resize(in.c0.size());
-  for (const Values& p : in.parameters) out.gradients.emplace_back(p.size());
+  for (const Values& p : in.parameters) out.gradients.emplace_back(p.size(), c.add ? 1.0 : std::nan(""));
 
   const auto inputs = [&](auto& args) {
     c.describe(args);
@@ -162,6 +163,7 @@ inline Outputs on_cpu(const Case& c, const Inputs& in) {
   args.dh0 = out.dh0.data();
   args.dc0 = out.dc0.data();
   for (Values& g : out.gradients) args.gradients.push_back(g.data());
+  args.add = c.add;
   backward<double>(n, args, reserve, scratch);
   return out;
 }
@@ -220,7 +222,9 @@ Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = null
   const DeviceList<std::uint8_t> reset(c.reset);
   const DeviceParameters<T> parameters(in.parameters);
   std::vector<DeviceArray<T>> gradients;
-  for (const Values& p : in.parameters) gradients.push_back(none(p));
+  for (const Values& p : in.parameters) {
+    gradients.push_back(c.add ? DeviceArray<T>(Values(p.size(), 1.0)) : none(p));
+  }
 
   const auto inputs = [&](auto& args) {
     c.describe(args);
@@ -247,6 +251,7 @@ Outputs on_device(const Case& c, const Inputs& in, const Inputs* replayed = null
   inputs(args);
   args.parameters = parameters.pointers;
   for (const DeviceArray<T>& g : gradients) args.gradients.push_back(g.data());
+  args.add = c.add;
   args.y = constant(rows(y.data(), out_rows));
   if (c.outputs) args.dy = constant(rows(dy.data(), out_rows));
   args.dh_n = c.states ? dh_n.data() : nullptr;

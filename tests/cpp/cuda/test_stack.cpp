@@ -51,6 +51,22 @@ TEST(stack_tokens) {
   }
 }
 
+// A gradient that is written twice in a call would be found twice in the sum.
+TEST(stack_gradients_are_added_to) {
+  for (const Network& n : networks()) {
+    Case c = ragged(n);
+    c.add = true;
+    for (const bool tokens : {false, true}) {
+      c.tokens = tokens;
+      compare<double>(c);
+      compare<half_t>(c);
+    }
+    c.tokens = false;
+    c.products = cuda::Products::bf16x3;
+    compare<float>(c);
+  }
+}
+
 // The CPU's masks: with others, nothing would agree.
 TEST(stack_with_recurrent_dropout_and_zoneout) {
   for (const Network& n : noisy_networks()) {
