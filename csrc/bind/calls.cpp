@@ -155,12 +155,19 @@ py::array make(const Shape& shape) {
 }
 
 template <class W>
-py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
-                        const py::handle& state, PyReserve* reserve, bool tensors) {
+py::object run_plain_as(Weights<W>& weights, const py::tuple& layouts, const py::handle& x,
+                        const py::handle& state, PyReserve* reserve, bool tensors,
+                        const py::object& parameters) {
   using T = Compute<W>;
   const Network& n = weights.network();
   PlainCall<T> call(tensors);
-  if (!weights.packed() || !call.read(n, layouts, x, state)) return py::none();
+  if (!call.read(n, layouts, x, state)) return py::none();
+  std::optional<ArrayList<const T>> repacked;
+  if (!parameters.is_none()) {
+    repacked.emplace(py::reinterpret_borrow<py::sequence>(parameters), n.parameter_sizes(), "parameters");
+  } else if (!weights.packed()) {
+    return py::none();
+  }
   ForwardArguments<T> args;
   args.steps = call.steps;
   args.batch = call.batch;
@@ -179,6 +186,7 @@ py::object run_plain_as(const Weights<W>& weights, const py::tuple& layouts, con
   args.y = call.rows_of(static_cast<T*>(y.mutable_data()), n.output());
   {
     const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
+    if (repacked) weights.pack(repacked->pointers);
     BorrowedScratch scratch;
     forward<W>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
   }
@@ -223,7 +231,7 @@ template <class T>
 py::object backward_plain_as(const Network& n, const py::sequence& parameters, const py::tuple& layouts,
                              const py::handle& x, const py::handle& state, const py::handle& y,
                              PyReserve& reserve, const py::handle& dy, const py::handle& dh_n,
-                             const py::handle& dc_n, bool need_dx) {
+                             const py::handle& dc_n, bool need_dx, const py::object& gradients) {
   PlainCall<T> call(true);
   if (!call.read(n, layouts, x, state)) return py::none();
   const auto part = [&](const py::handle& value, const Shape& shape, const T*& data) {
@@ -237,13 +245,22 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
   const Reserve<T>& saved = reserve.of<T>();
   if (!saved.belongs_to(n, call.steps, call.batch)) throw py::value_error("reserve belongs to another call");
   const ArrayList<const T> parameter_list(parameters, n.parameter_sizes(), "parameters");
-  py::list sums(parameter_list.held.size());
-  for (std::size_t i = 0; i < parameter_list.held.size(); ++i) {
-    View<T> like;
-    if (!like.of(parameter_list.held[i], true)) return py::none();
-    py::array sum = empty(py::dtype::of<T>(), like.sizes, like.axes);
-    args.gradients.push_back(static_cast<T*>(sum.mutable_data()));
-    sums[i] = std::move(sum);
+  std::optional<ArrayList<T>> totals;
+  py::object sums = gradients;
+  if (!gradients.is_none()) {
+    totals.emplace(py::reinterpret_borrow<py::sequence>(gradients), n.parameter_sizes(), "gradients");
+    args.gradients = totals->pointers;
+    args.add = true;
+  } else {
+    py::list made(parameter_list.held.size());
+    for (std::size_t i = 0; i < parameter_list.held.size(); ++i) {
+      View<T> like;
+      if (!like.of(parameter_list.held[i], true)) return py::none();
+      py::array sum = empty(py::dtype::of<T>(), like.sizes, like.axes);
+      args.gradients.push_back(static_cast<T*>(sum.mutable_data()));
+      made[i] = std::move(sum);
+    }
+    sums = std::move(made);
   }
   args.parameters = parameter_list.pointers;
   args.steps = call.steps;
@@ -276,10 +293,10 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
 
 }  // namespace
 
-py::object run_plain(const PyWeights& w, const py::tuple& layouts, const py::handle& x,
-                     const py::handle& state, PyReserve* reserve, bool tensors) {
+py::object run_plain(PyWeights& w, const py::tuple& layouts, const py::handle& x, const py::handle& state,
+                     PyReserve* reserve, bool tensors, const py::object& parameters) {
   return std::visit(
-      [&](const auto& weights) { return run_plain_as(*weights, layouts, x, state, reserve, tensors); },
+      [&](auto& weights) { return run_plain_as(*weights, layouts, x, state, reserve, tensors, parameters); },
       w.weights);
 }
 
@@ -331,12 +348,13 @@ void register_calls(py::module_& m) {
       "backward_plain",
       [](const PyNetwork& n, const py::sequence& parameters, const py::tuple& layouts, const py::handle& x,
          const py::handle& state, const py::handle& y, PyReserve& reserve, const py::handle& dy,
-         const py::handle& dh_n, const py::handle& dc_n, bool need_dx) {
+         const py::handle& dh_n, const py::handle& dc_n, bool need_dx, const py::object& gradients) {
         const auto run = n.is_double ? &backward_plain_as<double> : &backward_plain_as<float>;
-        return run(n.network, parameters, layouts, x, state, y, reserve, dy, dh_n, dc_n, need_dx);
+        return run(n.network, parameters, layouts, x, state, y, reserve, dy, dh_n, dc_n, need_dx, gradients);
       },
       py::arg("network"), py::arg("parameters"), py::arg("layouts"), py::arg("x"), py::arg("state"),
-      py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("need_dx"));
+      py::arg("y"), py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("need_dx"),
+      py::arg("gradients"));
 }
 
 }  // namespace fastrnn::bind

@@ -78,12 +78,12 @@ void register_network(py::module_& m) {
       // Two overloads and no defaults, which would cost each call of the first 0.5 us, half of its time.
       .def(
           "run_plain",
-          [](const PyWeights& w, const py::tuple& layouts, const py::handle& x, const py::handle& state) {
-            return run_plain(w, layouts, x, state, nullptr, false);
+          [](PyWeights& w, const py::tuple& layouts, const py::handle& x, const py::handle& state) {
+            return run_plain(w, layouts, x, state, nullptr, false, py::none());
           },
           py::arg("layouts"), py::arg("x"), py::arg("state"))
       .def("run_plain", &run_plain, py::arg("layouts"), py::arg("x"), py::arg("state"), py::arg("reserve"),
-           py::arg("tensors"))
+           py::arg("tensors"), py::arg("parameters"))
       .def_property_readonly("nbytes", [](const PyWeights& w) {
         return std::visit([](const auto& weights) { return weights->bytes(); }, w.weights);
       });

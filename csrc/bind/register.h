@@ -45,8 +45,9 @@ struct PyReserve {
 };
 
 // Weights.run_plain: calls.cpp
-pybind11::object run_plain(const PyWeights& w, const pybind11::tuple& layouts, const pybind11::handle& x,
-                           const pybind11::handle& state, PyReserve* reserve, bool tensors);
+pybind11::object run_plain(PyWeights& w, const pybind11::tuple& layouts, const pybind11::handle& x,
+                           const pybind11::handle& state, PyReserve* reserve, bool tensors,
+                           const pybind11::object& parameters);
 
 void register_network(pybind11::module_& m);
 void register_calls(pybind11::module_& m);

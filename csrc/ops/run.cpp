@@ -361,9 +361,10 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
         if (reserve.segment()) it.again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
         call.forward_weights = &it.again[d];
         call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
-        for (Index p = 0; args.add && p < network.parameters_per_part(); ++p) {
-          const auto place = static_cast<std::size_t>(part * network.parameters_per_part() + p);
-          sums[place] = arena.take<T>(sizes[place]);
+        const Index each = network.parameters_per_part();
+        for (Index p = part * each; args.add && p < (part + 1) * each; ++p) {
+          const auto i = static_cast<std::size_t>(p);
+          sums[i] = arena.take<T>(sizes[i]);
         }
         call.gradients = part_of<cpu::LayerGradients<T>>(network, sums, part);
         if (call.tokens)
@@ -402,8 +403,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     const auto parameters_of = [&](const Share& share,
                                    auto use) {  // of the layers at hand, this thread's part
       for (Index p = (end - at_once) * each; p < end * each; ++p) {
-        const auto place = static_cast<std::size_t>(p);
-        use(place, share.slice(sizes[place]));
+        const auto i = static_cast<std::size_t>(p);
+        use(i, share.slice(sizes[i]));
       }
     };
     deal_out(team, [&](const Share& share) {
@@ -415,8 +416,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
           if (reserve.segment()) it.again[d].pack(call.shape, kernels, call.parameters, share);
         }
       }
-      parameters_of(share, [&](std::size_t place, cpu::Range mine) {
-        std::fill(sums[place] + mine.first, sums[place] + mine.last, T(0));
+      parameters_of(share, [&](std::size_t i, cpu::Range mine) {
+        std::fill(sums[i] + mine.first, sums[i] + mine.last, T(0));
       });
     });
     run_layers(
@@ -436,8 +437,8 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     }
     if (args.add) {
       deal_out(team, [&](const Share& share) {
-        parameters_of(share, [&](std::size_t place, cpu::Range mine) {
-          kernels.add(args.gradients[place] + mine.first, sums[place] + mine.first, mine.last - mine.first);
+        parameters_of(share, [&](std::size_t i, cpu::Range mine) {
+          kernels.add(args.gradients[i] + mine.first, sums[i] + mine.first, mine.last - mine.first);
         });
       });
     }

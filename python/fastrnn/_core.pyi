@@ -62,14 +62,20 @@ class Weights:
     def run_plain(self, layouts: tuple[str, ...], x: object, state: object) -> Any: ...
     @overload
     def run_plain(
-        self, layouts: tuple[str, ...], x: object, state: object, reserve: Reserve | None, tensors: bool
+        self,
+        layouts: tuple[str, ...],
+        x: object,
+        state: object,
+        reserve: Reserve | None,
+        tensors: bool,
+        parameters: Sequence[object] | None,
     ) -> Any:
         """Run a whole call in the layout of x's rank: "TB", "BT" or "T", of a cell "B" or "".
 
         Returns what a layer does, in new arrays: (y, h_n) or (y, (h_n, c_n)), of a cell h_n or (h_n, c_n).
         None, with nothing done, unless x and the state (None, an array, or a tuple of two) are plain:
         NumPy's own arrays of the network's dtype, C-contiguous and aligned, of the right shapes; with
-        `tensors` those of `read_tensors` as well.
+        `tensors` those of `read_tensors` as well.  Given parameters are packed first.
         """
     @property
     def nbytes(self) -> int: ...
@@ -145,8 +151,11 @@ def backward_plain(
     dh_n: object,
     dc_n: object,
     need_dx: bool,
-) -> tuple[Array | None, Array, Array | None, list[Array]] | None:
+    gradients: Sequence[Array] | None,
+) -> tuple[Array | None, Array, Array | None, Sequence[Array]] | None:
     """Run backward of a call of `Weights.run_plain` with a reserve: dx, dh, dc and the sums, in new arrays.
+
+    Given gradients are added to, and returned in place of the sums.
 
     None, with nothing done, unless everything is plain, as there, or a tensor that is read in place.
     """

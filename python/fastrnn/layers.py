@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, ValuesView
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 from weakref import WeakSet
 
 import numpy as np
 
-from . import _files
+from . import _core, _files
 from ._backends import SEED_END, Array, Backend, backend_of_device, on_host
 from ._calls import (
     BATCH_FIRST,
@@ -120,6 +120,14 @@ class _Alone:
         self._lock.release()
 
 
+class PlainCall(NamedTuple):
+    """A training call whose arguments were run as they came, as backward needs them."""
+
+    x: Array
+    state: Any
+    y: Array
+
+
 class _Recurrent(ABC):
     """What layers and cells share: parameters, gradients, the two modes, copies and files."""
 
@@ -130,6 +138,7 @@ class _Recurrent(ABC):
         "_batch_first",
         "_calls",
         "_checkpoint",
+        "_draws",
         "_gradients",
         "_lock",
         "_packed",
@@ -182,13 +191,14 @@ class _Recurrent(ABC):
         self._axes = tuple(layout.axes for layout in self._layouts())
         self._seed = seed
         self._calls = calls
+        self._draws = spec.dropout > 0 or spec.has_state_noise  # masks, whose key the call needs
         self._checkpoint = checkpoint
         self._parameters = NamedArrays(own)
         self._gradients = NamedArrays(sums)
         # The weights of eval mode, None in training mode: which mode it is, calls learn by reading this once.
         self._packed: Packed | None = None
         # The call that backward goes back through, or why there is none.
-        self._pending: Reserve | str = "there was none"
+        self._pending: Reserve | PlainCall | str = "there was none"
         # Memory of the last training call, kept to be reused by the next.
         self._repacked: Packed | None = None
         self._saved = saved
@@ -442,6 +452,33 @@ class _Recurrent(ABC):
             self._pending = reserve
         return *results, True
 
+    def _train_plain(self, x: Array, state: Any) -> Any:
+        """Run a training call of plain arguments at once; None, with nothing done, for another."""
+        if self._repacked is None or self._draws:
+            return None
+        with self._alone():
+            pending, self._pending = self._pending, "the last one failed"
+            arrays = list(self._parameters.values())
+            results = self._repacked.run_plain(self._axes, x, state, self._saved, False, arrays)
+            if results is None:
+                self._pending = pending
+                return None
+            y, results = self._keep_y(results)
+            self._calls = self._backend.next_call(self._saved, self._calls)
+            self._pending = PlainCall(x, state, y)
+        return results
+
+    @abstractmethod
+    def _keep_y(self, results: Any) -> tuple[Array, Any]:
+        """Return the y that backward reads, and the results such that a caller cannot write it."""
+
+    def _reserve_of(self, plain: PlainCall) -> Reserve:
+        """Return a call of plain arguments as one that was checked."""
+        call = check_call(self._backend, self._spec, self._layouts(), plain.x, plain.state)
+        reserve = Reserve(call, self._saved, self._seed, 0)  # no masks, so no number
+        reserve.y = call.layout.to_kernel(plain.y)
+        return reserve
+
     def _check_backward(self, dy: Any, dstate_n: Any) -> tuple[Reserve, Any, Any]:
         """Return the call to go back through and what comes in; raise what `backward` would."""
         if not self.training:
@@ -454,10 +491,37 @@ class _Recurrent(ABC):
                 f"backward without a training call to go back through ({reserve}): call the layer first, "
                 f"and again before every further backward (fastrnn.functional keeps several calls)"
             )
+        if isinstance(reserve, PlainCall):
+            reserve = self._reserve_of(reserve)
         return reserve, *check_incoming(reserve, dy, dstate_n)
+
+    def _backward_plain(self, dy: Any, dstate_n: Any) -> tuple[Any, Any] | None:
+        """Go back through a call of plain arguments at once; None, with nothing done, if that cannot be."""
+        plain = self._pending
+        if not isinstance(plain, PlainCall):
+            return None
+        dh_n, dc_n = dstate_n, None
+        lstm = self._spec.cell == "lstm"
+        if lstm and dstate_n is not None:
+            if type(dstate_n) is not tuple or len(dstate_n) != 2:
+                return None
+            dh_n, dc_n = dstate_n
+        network = self._backend.network(self._spec)
+        arrays, gradients = list(self._parameters.values()), list(self._gradients.values())
+        done = _core.backward_plain(
+            network, arrays, self._axes, *plain, self._saved, dy, dh_n, dc_n, True, gradients
+        )
+        if done is None:
+            return None
+        self._pending = "backward went through it"
+        dx, dh_0, dc_0, _ = done
+        return dx, (dh_0, dc_0) if lstm else dh_0
 
     def _backward(self, dy: Any, dstate_n: Any) -> tuple[Any, Any]:
         with self._alone():
+            done = self._backward_plain(dy, dstate_n)
+            if done is not None:
+                return done
             reserve, dy, dstate_n = self._check_backward(dy, dstate_n)
             arrays, gradients = list(self._parameters.values()), list(self._gradients.values())
             dx, dstate = run_backward(reserve, arrays, dy, dstate_n, gradients, add=True)
@@ -693,6 +757,12 @@ class _Layer(_Recurrent):
     def _layouts(self) -> tuple[Layout, Layout]:
         return (BATCH_FIRST if self._batch_first else TIME_MAJOR), UNBATCHED
 
+    def _keep_y(self, results: Any) -> tuple[Array, Any]:
+        y, state_n = results
+        given = y[...]
+        given.flags.writeable = False
+        return y, (given, state_n)
+
     def __call__(
         self, x: Any, state: Any = None, *, lengths: Any = None, reset: Any = None
     ) -> tuple[Any, Any]:
@@ -734,8 +804,10 @@ class _Layer(_Recurrent):
         """
         packed = self._packed
         # NumPy's alone: with fastrnn.torch its tensors are read in place as well, but arrays come back.
-        if packed is not None and type(x) is np.ndarray and lengths is None and reset is None:
-            results: tuple[Any, Any] | None = packed.run_plain(self._axes, x, state)
+        if type(x) is np.ndarray and lengths is None and reset is None:
+            results: tuple[Any, Any] | None = (
+                self._train_plain(x, state) if packed is None else packed.run_plain(self._axes, x, state)
+            )
             if results is not None:
                 return results
         call = check_call(self._backend, self._spec, self._layouts(), x, state, lengths, reset)
@@ -1116,6 +1188,10 @@ class _Cell(_Recurrent):
     def _layouts(self) -> tuple[Layout, Layout]:
         return CELL, CELL_UNBATCHED
 
+    def _keep_y(self, results: Any) -> tuple[Array, Any]:
+        h_n = results[0] if self._spec.cell == "lstm" else results
+        return h_n.copy(), results
+
     def __call__(self, x: Any, state: Any = None) -> Any:
         """Advance one step.
 
@@ -1144,10 +1220,12 @@ class _Cell(_Recurrent):
         the parameters.
         """
         packed = self._packed
-        if packed is not None and type(x) is np.ndarray:  # as in the call of a layer
-            state_n = packed.run_plain(self._axes, x, state)
-            if state_n is not None:
-                return state_n
+        if type(x) is np.ndarray:  # as in the call of a layer
+            results = (
+                self._train_plain(x, state) if packed is None else packed.run_plain(self._axes, x, state)
+            )
+            if results is not None:
+                return results
         call = check_call(self._backend, self._spec, self._layouts(), x, state)
         _, state_n, _ = self._run(call)
         return call.give_state(state_n)

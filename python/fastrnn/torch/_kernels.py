@@ -406,7 +406,7 @@ def run_forward(
         (memory.reserves.pop() if memory.reserves else _core.Reserve()) if save or seed is not None else None
     )
     if seed is None and lengths is None and resets is None:
-        done: Any = packed.run_plain(plan.layouts, _plain(x), _plain_state(plan, h, c), reserve, True)
+        done: Any = packed.run_plain(plan.layouts, _plain(x), _plain_state(plan, h, c), reserve, True, None)
         if done is not None:
             if again is not None:
                 memory.repacked.append(again)
@@ -501,6 +501,7 @@ def run_backward(
             _plain(dh_n),
             _plain(dc_n),
             need_dx,
+            None,
         )
         if done is not None:
             dx, dh, dc, sums = done
