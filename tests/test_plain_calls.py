@@ -12,7 +12,7 @@ from typing import Any
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _arrays, functional
+from fastrnn import _arrays, functional, layers
 from fastrnn.layouts import DTYPES
 from nested import arrays, assert_equal
 from shapes import VARIANTS, make_spec
@@ -275,3 +275,140 @@ def test_only_long_calls_give_up_the_interpreter_lock(way: str) -> None:
             work(layer, LONG)
         assert ran
         thread.join()
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def trained(layer: Any) -> Any:
+    """Return it in training mode, after a call that set up the memory which calls run at once need."""
+    layer.train()(np.zeros((T, B, IN) if isinstance(layer, tuple(LAYERS.values())) else (B, IN), layer.dtype))
+    return layer
+
+
+def incoming(results: Any, rng: np.random.Generator, *, cell: bool) -> tuple[Any, ...]:
+    """Draw the gradients in results of a call, as arguments of backward."""
+    if isinstance(results, tuple):
+        drawn = tuple(incoming(part, rng, cell=True)[0] for part in results)
+        return (drawn,) if cell else drawn
+    return (normal(rng, results.shape, str(results.dtype)),)
+
+
+@contextmanager
+def checks_refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail where a call is checked in Python."""
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "check_call", None)
+        patch.setattr(layers, "check_incoming", None)
+        yield
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("axes", LAYOUTS)
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_training(
+    variant: str,
+    axes: str,
+    options: dict[str, Any],
+    with_state: bool,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, checked = (trained(layer_of(variant, axes == "BT", **options)) for _ in range(2))
+    x = normal(rng, (*LAYOUTS[axes], IN), plain.dtype)
+    state = plain(x)[1] if with_state else None
+    for _ in range(2):  # gradients add up
+        expected = checked(x.view(OtherArray), state)
+        gradients = incoming(expected, rng, cell=False)
+        expected_gradients = checked.backward(*gradients)
+        with checks_refused(monkeypatch):
+            results = plain(x, state)
+            assert_equal(plain.backward(*gradients), expected_gradients)
+        assert_equal(results, expected)
+        assert not results[0].flags.writeable
+        assert_equal(plain.gradients, checked.gradients)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", [(B, IN), (IN,)], ids=str)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_training_of_cells(
+    cell: str,
+    shape: tuple[int, ...],
+    with_state: bool,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, checked = (trained(CELLS[cell](IN, H, seed=1)) for _ in range(2))
+    x = normal(rng, shape)
+    state = plain(x) if with_state else None
+    expected = checked(x.view(OtherArray), state)
+    gradients = incoming(expected, rng, cell=True)
+    expected_gradients = checked.backward(*gradients)
+    with checks_refused(monkeypatch):
+        results = plain(x, state)
+        assert_equal(results, expected)
+        for array in arrays(results):
+            array[...] = np.nan  # which is the caller's
+        assert_equal(plain.backward(*gradients), expected_gradients)
+    assert_equal(plain.gradients, checked.gradients)
+
+
+@pytest.mark.parametrize("axes", LAYOUTS)
+def test_gradients_that_are_not_plain_are_checked(axes: str, rng: np.random.Generator) -> None:
+    """Also those of a call that was run at once."""
+    layer = trained(layer_of("lstm", axes == "BT"))
+    x = normal(rng, (*LAYOUTS[axes], IN))
+    y, (h_n, c_n) = layer(x)
+    dy, dh, dc = (normal(rng, array.shape) for array in (y, h_n, c_n))
+    expected = layer.backward(dy, (dh, dc))
+    for again in (dy.view(OtherArray), (dh, dc)), (dy, [dh, dc]), (dy, (dh.view(OtherArray), dc)):
+        layer(x)
+        assert_equal(layer.backward(*again), expected)
+    layer(x)
+    with pytest.raises(ValueError, match=r"dy has shape"):
+        layer.backward(dy[1:], (dh, dc))
+    with pytest.raises(TypeError, match=r"dstate_n"):
+        layer.backward(dy, dh)
+    assert_equal(layer.backward(dy, (dh, dc)), expected)  # nothing had changed
+    with pytest.raises(RuntimeError, match="backward went through it"):
+        layer.backward(dy)
+
+
+def test_a_call_that_is_refused_leaves_the_one_before_it(rng: np.random.Generator) -> None:
+    layer = trained(fastrnn.GRU(IN, H, seed=1))
+    x = normal(rng, (T, B, IN))
+    y, _ = layer(x)
+    expected = layer.backward(y)
+    layer(x)
+    with pytest.raises(ValueError, match="x has shape"):
+        layer(x[:, :, 1:])
+    assert_equal(layer.backward(y), expected)
+
+
+@pytest.mark.parametrize("options", [{"recurrent_dropout": 0.5}, {"zoneout": 0.5}, {"dropout": 0.5}], ids=str)
+def test_masks_have_the_number_of_their_call(options: dict[str, float], rng: np.random.Generator) -> None:
+    layer, same = (fastrnn.GRU(IN, H, num_layers=2, seed=1, **options) for _ in range(2))
+    x = normal(rng, (T, B, IN))
+    for _ in range(3):
+        assert_equal(layer(x), same(x.view(OtherArray)))
+    assert layer.calls == same.calls == 3
+
+
+def test_calls_are_counted(rng: np.random.Generator) -> None:
+    layer = fastrnn.GRU(IN, H, seed=1)
+    for count in range(3):
+        assert layer.calls == count
+        layer(normal(rng, (T, B, IN)))
+
+
+def test_training_with_a_checkpoint(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, saving = fastrnn.LSTM(IN, H, seed=1), fastrnn.LSTM(IN, H, seed=1).train(checkpoint=2)
+    x = normal(rng, (T, B, IN))
+    for layer in whole, saving:
+        layer(x)
+        with checks_refused(monkeypatch):
+            y, _ = layer(x)
+            layer.backward(np.ones_like(y))
+    assert_equal(whole.gradients, saving.gradients)

@@ -223,7 +223,7 @@ class Cpu(Backend):
         return np.zeros(shape, dtype)
 
     def clear(self, array: Array) -> None:
-        array[...] = 0
+        array.fill(0)
 
     def step_counter(self) -> Array:
         return np.zeros(1)
