@@ -239,7 +239,7 @@ void check_token_gradient(Index rows, Index columns, Index vocabulary) {
   Plan plan;
   plan.most_blocks = 5;
   token_gradient<T>(Queue({}, plan), on_tokens.data(), rows, vocabulary, on_dg.data(), stride, columns,
-                    gradient.data(), static_cast<std::uint64_t*>(keys.get()),
+                    gradient.data(), false, static_cast<std::uint64_t*>(keys.get()),
                     static_cast<Index*>(starts.get()));
   CHECK(gradient.values() == expected);
 }
