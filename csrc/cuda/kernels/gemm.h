@@ -162,11 +162,12 @@ struct GemmMma {
   template <class X, class Shared>
   static FRNN_DEVICE void copy(X& x, const GemmOperand<T>& from, bool depth_inner, bool aligned, Index first,
                                Index k, const Shared& to) {
-    const int chunks = (depth_inner ? kDepth : kTile) / kChunk,
-              pitch = depth_inner ? kPitchDepth : kPitchAcross;
+    // Rows of 4 or 8 chunks: a division by a number known so late is some twenty instructions.
+    static_assert(kDepth == 4 * kChunk && kTile == 8 * kChunk, "");
+    const int chunks_shift = depth_inner ? 2 : 3, pitch = depth_inner ? kPitchDepth : kPitchAcross;
     const Index outer0 = depth_inner ? first : k, inner0 = depth_inner ? k : first;
     for (int i = x.thread(); i < kTile * kDepth / kChunk; i += kThreads) {
-      const int row = i / chunks, column = i % chunks * kChunk;
+      const int row = i >> chunks_shift, column = (i & ((1 << chunks_shift) - 1)) * kChunk;
       const Index outer = outer0 + row, inner = inner0 + column;
       const Index left = outer < from.outer ? from.inner - inner : 0;
       const int count = left >= kChunk ? kChunk : left > 0 ? static_cast<int>(left) : 0;

@@ -238,8 +238,8 @@ class Weights {
   int rest0_ = 0;              // where this lane's words in shared memory begin
 };
 
-// The elements that a thread has of an array [columns][units]: units a multiple of 16, columns of 8, so that
-// the lanes of a warp stay together, and 8 neighbouring lanes have 8 neighbouring units of one column.
+// The elements that a thread has of an array [columns][units]. With units a multiple of 16, columns of 8, the
+// lanes of a warp stay together, and 8 neighbouring lanes have 8 neighbouring units of one column.
 struct Elements {
   int unit, column, units, columns, next_unit, next_column;
 

@@ -167,12 +167,14 @@ struct PersistentBackward {
     const PersistentBackwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
     const int units = place.units, ranks = s.ranks;
+    const int message = exchanged(s), buffer = parts(s);  // here, not in the loop, for the divisions in them
     const Index H = s.hidden;
     const int steps = static_cast<int>(walk.steps);
 
     const auto dg = x.view(layout.dg);
     const auto sums = x.view(layout.sums), received = x.view(layout.received), state = x.view(layout.state);
     const auto lengths = x.view(layout.lengths);
+    const auto fours = x.view(Slot<Four>{layout.sums.offset, layout.sums.count / 4});  // the sums, too
     const auto rest = x.view(layout.rest);
 
     // ---- what stays
@@ -188,6 +190,7 @@ struct PersistentBackward {
     });
     x.sync();
     exchange.meet();
+    const Elements quads(x.thread(), product_shape.rows / 4, s.columns);
 
     // ---- the steps
 
@@ -195,7 +198,7 @@ struct PersistentBackward {
     for (int i = 0; i < steps; ++i) {
       const int step = steps - 1 - i;
       const bool last = step == 0;
-      if (!last) exchange.expect(i + 1, exchanged(s));
+      if (!last) exchange.expect(i + 1, message);
       if (i > 0) exchange.wait(i);
       place.each_there_is([&](int column, int unit) {
         float gradients[kGates] = {};
@@ -204,7 +207,7 @@ struct PersistentBackward {
             [&] {
               return ranks == 1 ? sum_in_order(sums, column * product_shape.sum_pitch() + unit,
                                                s.columns * product_shape.sum_pitch(), product_shape.across())
-                                : sum_in_order(received, i % 2 * parts(s) + column * units + unit,
+                                : sum_in_order(received, i % 2 * buffer + column * units + unit,
                                                s.columns * units, ranks);
             },
             state, column * units + unit, gradients);
@@ -224,8 +227,8 @@ struct PersistentBackward {
       weights.multiply(x, product_shape, rest, dg, sums);
       x.sync();
       if (ranks > 1) {
-        const auto to = received.from((i + 1) % 2 * parts(s) + place.rank * s.columns * units);
-        send(x, s, product_shape, sums, exchange, i + 1, to);
+        const auto to = received.from((i + 1) % 2 * buffer + place.rank * s.columns * units);
+        send(units, quads, product_shape, fours, exchange, i + 1, to);
       }
     }
     if (steps > 0 && part.state) {
@@ -260,22 +263,22 @@ struct PersistentBackward {
     state.store(own, carried);
   }
 
-  // The product to the owners of its rows, four units at a time.
-  template <class X, class Shared>
-  static FRNN_DEVICE void send(X& x, const PersistentShape& s, const ProductShape& shape, const Shared& sums,
-                               const Exchange<X>& exchange, int i, const Shared& to) {
-    const int units = s.units();
-    FRNN_ROLLED
-    for (int at = x.thread(); at < s.columns * shape.rows / 4; at += kThreads) {
-      const int column = at / (shape.rows / 4), row = at % (shape.rows / 4) * 4;
-      Four four;
-      FRNN_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        four.value[j] = sum_in_order(sums, column * shape.sum_pitch() + row + j,
-                                     s.columns * shape.sum_pitch(), shape.across());
+  // The product to the owners of its rows, `units` each; `quads` are this thread's fours of rows.
+  template <class X, class Fours, class Shared>
+  static FRNN_DEVICE void send(int units, const Elements& quads, const ProductShape& shape,
+                               const Fours& fours, const Exchange<X>& exchange, int i, const Shared& to) {
+    const int pitch = shape.sum_pitch() / 4;
+    quads.each([&](int column, int quad) {
+      Four sum = fours.load(column * pitch + quad);
+      FRNN_ROLLED
+      for (int j = 1; j < shape.across(); ++j) {
+        const Four more = fours.load((j * shape.columns + column) * pitch + quad);
+        FRNN_UNROLL
+        for (int k = 0; k < 4; ++k) sum.value[k] += more.value[k];
       }
-      exchange.send(to.from(column * units + row % units), row / units, four, i);
-    }
+      const int row = 4 * quad, rank = row / units;
+      exchange.send(to.from(column * units + row - rank * units), rank, sum, i);
+    });
   }
 };
 

@@ -25,27 +25,43 @@
 namespace fastrnn::cuda {
 
 // The sums of one unit of one row, as they lie in shared memory.
-template <class Shared>
+template <int gates, class Shared>
 struct PersistentSums {
-  const Shared& input;      // [G][columns][units], without bias
-  const Shared& recurrent;  // ProductShape's sums
-  const Shared& bias;       // [2][G][units]: b_ih, b_hh
-  const Shared& peephole;   // [3][units]
-  const ProductShape& product;
-  int units, column, unit;
+  const Shared& input;     // [G][columns][units], without bias
+  const Shared& bias;      // [2][G][units]: b_ih, b_hh
+  const Shared& peephole;  // [3][units]
+  int units, columns, column, unit;
+  float recurrent[gates];
 
-  FRNN_DEVICE float input_at(int gate) const {
-    return input.load((gate * product.columns + column) * units + unit);
+  // `sums` are ProductShape's. All gates in one loop, so that their loads wait together.
+  FRNN_DEVICE PersistentSums(const Shared& input_, const Shared& sums, const Shared& bias_,
+                             const Shared& peephole_, const ProductShape& product, int units_, int column_,
+                             int unit_)
+      : input(input_),
+        bias(bias_),
+        peephole(peephole_),
+        units(units_),
+        columns(product.columns),
+        column(column_),
+        unit(unit_) {
+    const int first = column * product.sum_pitch() + unit;
+    FRNN_UNROLL
+    for (int gate = 0; gate < gates; ++gate) recurrent[gate] = sums.load(first + gate * units);
+    FRNN_ROLLED
+    for (int i = 1; i < product.across(); ++i) {
+      FRNN_UNROLL
+      for (int gate = 0; gate < gates; ++gate) {
+        recurrent[gate] += sums.load(first + gate * units + i * columns * product.sum_pitch());
+      }
+    }
   }
-  FRNN_DEVICE float recurrent_at(int gate) const {
-    return sum_in_order(recurrent, column * product.sum_pitch() + gate * units + unit,
-                        product.columns * product.sum_pitch(), product.across());
-  }
-  FRNN_DEVICE float bias_at(int which, int gate, int gates) const {
+
+  FRNN_DEVICE float input_at(int gate) const { return input.load((gate * columns + column) * units + unit); }
+  FRNN_DEVICE float bias_at(int which, int gate) const {
     return bias.load((which * gates + gate) * units + unit);
   }
-  FRNN_DEVICE float at(int gate, int gates) const {
-    return input_at(gate) + recurrent_at(gate) + (bias_at(0, gate, gates) + bias_at(1, gate, gates));
+  FRNN_DEVICE float at(int gate) const {
+    return input_at(gate) + recurrent[gate] + (bias_at(0, gate) + bias_at(1, gate));
   }
   FRNN_DEVICE float peephole_at(int gate) const { return peephole.load(gate * units + unit); }
 };
@@ -60,12 +76,12 @@ struct PersistentLstm {
   template <class T, class Sums>
   static FRNN_DEVICE float step(const Sums& sums, Nonlinearity, bool peephole, float& state,
                                 float (&saved)[kSaved]) {
-    float a_i = sums.at(0, kGates), a_f = sums.at(1, kGates), a_o = sums.at(3, kGates);
+    float a_i = sums.at(0), a_f = sums.at(1), a_o = sums.at(3);
     if (peephole) {
       a_i = cells::fma(sums.peephole_at(0), state, a_i);
       a_f = cells::fma(sums.peephole_at(1), state, a_f);
     }
-    const cells::LstmState<float> s = cells::lstm_cell(a_i, a_f, sums.at(2, kGates), state);
+    const cells::LstmState<float> s = cells::lstm_cell(a_i, a_f, sums.at(2), state);
     if (peephole) a_o = cells::fma(sums.peephole_at(2), s.c, a_o);
     const float o = cells::sigmoid(a_o);
     saved[0] = s.i;
@@ -86,9 +102,9 @@ struct PersistentGru {
   // The state is h.
   template <class T, class Sums>
   static FRNN_DEVICE float step(const Sums& sums, Nonlinearity, bool, float& state, float (&saved)[kSaved]) {
-    const float r = cells::sigmoid(sums.at(0, kGates)), z = cells::sigmoid(sums.at(1, kGates));
-    const float q = sums.recurrent_at(2) + sums.bias_at(1, 2, kGates);
-    const float n = cells::gru_candidate_after(sums.input_at(2) + sums.bias_at(0, 2, kGates), r, q);
+    const float r = cells::sigmoid(sums.at(0)), z = cells::sigmoid(sums.at(1));
+    const float q = sums.recurrent[2] + sums.bias_at(1, 2);
+    const float n = cells::gru_candidate_after(sums.input_at(2) + sums.bias_at(0, 2), r, q);
     saved[0] = r;
     saved[1] = z;
     saved[2] = n;
@@ -106,7 +122,7 @@ struct PersistentElman {
 
   template <class T, class Sums>
   static FRNN_DEVICE float step(const Sums& sums, Nonlinearity nonlinearity, bool, float&, float (&)[1]) {
-    return cells::activate(nonlinearity, sums.at(0, kGates));
+    return cells::activate(nonlinearity, sums.at(0));
   }
 };
 
@@ -185,6 +201,7 @@ struct PersistentForward {
     const PersistentForwardPart<T>& part = p.parts[place.direction];
     const Walk& walk = part.walk;
     const int units = place.units, ranks = s.ranks;
+    const int message = exchanged(s);  // here, not in the loop, for the division in it
     const Index H = s.hidden;
     const int steps = static_cast<int>(walk.steps);
 
@@ -246,7 +263,7 @@ struct PersistentForward {
     FRNN_ROLLED
     for (int t = 0; t < steps; ++t) {
       const bool last = t + 1 == steps;
-      if (!last) exchange.expect(t + 1, exchanged(s));
+      if (!last) exchange.expect(t + 1, message);
       if (t > 0) exchange.wait(t);
       weights.multiply(x, product_shape, rest, buffer(t), sums);
       x.sync();
@@ -254,11 +271,11 @@ struct PersistentForward {
       place.own.each([&](int column, int unit) {
         T next = {};
         if (place.has_row(column) && place.has_unit(unit)) {
-          next = step_of(
-              p, part, row_at(column, t), place.unit(unit),
-              !walk.reset || goes_on.load(t % 2 * s.columns + column),
-              PersistentSums<decltype(sums)>{input, sums, bias, peephole, product_shape, units, column, unit},
-              state, column * units + unit);
+          next = step_of(p, part, row_at(column, t), place.unit(unit),
+                         !walk.reset || goes_on.load(t % 2 * s.columns + column),
+                         PersistentSums<kGates, decltype(sums)>(input, sums, bias, peephole, product_shape,
+                                                                units, column, unit),
+                         state, column * units + unit);
         }
         if (last) return;
         if (ranks == 1) {
