@@ -192,7 +192,7 @@ TEST(sums_are_in_a_fixed_order) {
   }
   for (const Schedule& schedule : all_schedules(1)) {
     const ScheduleScope scope(schedule);
-    const DeviceArray<float> partial(3 * columns), sum(columns), also(columns);
+    const DeviceArray<float> partial(3 * columns), sum(columns), also(columns - 5);
     ColumnSum<float>::Params q;
     q.rows = rows;
     q.columns = q.a_stride = columns;
@@ -200,9 +200,9 @@ TEST(sums_are_in_a_fixed_order) {
     q.a = on_dg.data();
     q.partial = partial.data();
     launch<ColumnSum<float>>({}, {2}, q);
-    launch<FinishSum<float>>({}, {1}, {3, columns, partial.data(), sum.data(), also.data()});
+    launch<FinishSum<float>>({}, {1}, {3, columns, partial.data(), sum.data(), also.data(), columns - 5});
     CHECK(sum.values() == Values(sums.begin(), sums.end()));
-    CHECK(also.values() == sum.values());
+    CHECK(also.values() == Values(sums.begin(), sums.end() - 5));
   }
 }
 
