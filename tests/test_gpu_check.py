@@ -73,8 +73,10 @@ def test_a_device_that_the_driver_knows(tmp_path: Path) -> None:
     assert found["parts"]["sanitize"]["note"] != "no GPU"  # but that nothing runs on it
 
 
-# A device whose second test faults, and whose third never ends.
+# A device whose second test faults, whose third never ends, and whose sixth leaves a kernel that faults. As
+# in tests/conftest.py, a device that has faulted is one that cannot be had.
 CONFTEST = """
+import pytest
 from fastrnn import _device
 
 class Device:
@@ -89,6 +91,11 @@ class Device:
 
 device = Device()
 _device._imported = lambda: (device, "")
+
+@pytest.fixture(autouse=True)
+def available():
+    if reason := _device.why_unavailable():
+        pytest.skip(reason)
 """
 TESTS = """
 import time
@@ -104,6 +111,7 @@ def test_call(k):
     while k == 2:
         time.sleep(1)
     assert k != 3, "a wrong result"
+    device.broken = k == 5
 """
 
 
@@ -124,8 +132,11 @@ def test_a_fault_or_a_hang_takes_no_other_test_with_it(tmp_path: Path) -> None:
     )
     passed = set(re.findall(r"PASSED test_calls\.py::test_call\[(\d+)\]", run.stdout))
     assert passed == {str(k) for k in range(12)} - {"1", "2", "3"}, run.stdout + run.stderr
+    assert run.returncode == 1
+    assert "SKIPPED" not in run.stdout
     assert re.search(r"^FAILED test_calls.py::test_call\[1\] - RuntimeError: an illegal", run.stdout, re.M)
     assert "crashed while running 'test_calls.py::test_call[2]'" in run.stdout
+    assert "crashed while running 'test_calls.py::test_call[5]'" in run.stdout  # though it had passed
     assert "Timeout" in run.stderr  # with the line that it waited in
     assert re.search(r"^FAILED test_calls.py::test_call\[3\] - AssertionError: a wrong", run.stdout, re.M)
 
