@@ -330,3 +330,25 @@ def test_what_is_made_of_models_tells_what_it_is():
     assert repr(Adam([layer.train()], 0.01)) == "Adam([GRU(3, 4)], learning_rate=0.01)"
     assert repr(Batches(10, 4, list, seed=1)) == "Batches(rows=10, size=4, seed=1)"
     assert repr(CharacterModel(Vocabulary("ab"), "gru", 4)) == "CharacterModel(Vocabulary('ab'), GRU(3, 4))"
+
+
+def test_to_moves_all_parts_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ManyToMany(fastrnn.GRU(3, 4, seed=1), 2)
+    x = np.ones((5, 2, 3), "float32")
+    o, _ = model(x)
+    assert model.to("cpu") is model
+    model.backward(o)  # the call is still there: nothing was moved
+    model.eval().layer.quantize("int8")
+    assert model.to("cpu").layer.quantized == "int8"
+    with pytest.raises(RuntimeError, match="layer is quantised to int8"):
+        model.to("cpu", "float64")
+    model.train().to("cpu", "float64")
+    assert (model.layer.dtype, model.readout.dtype) == ("float64", "float64")
+
+    def refuse(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(model.readout), "to", refuse)
+    with pytest.raises(MemoryError):
+        model.to("cpu", "float32")
+    assert (model.layer.dtype, model.readout.dtype) == ("float64", "float64")

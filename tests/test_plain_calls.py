@@ -412,3 +412,47 @@ def test_training_with_a_checkpoint(rng: np.random.Generator, monkeypatch: pytes
             y, _ = layer(x)
             layer.backward(np.ones_like(y))
     assert_equal(whole.gradients, saving.gradients)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_gradients_are_not_added_to_twice(
+    plain: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where a signal raises once they are, before backward returns."""
+    layer, name = trained(fastrnn.GRU(IN, H, seed=1)), "backward_plain" if plain else "backward"
+    x = normal(rng, (T, B, IN))
+    y, _ = layer(x)
+    backward = getattr(layers._core, name)
+
+    def interrupted(*arguments: Any) -> None:
+        backward(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers._core, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        layer.backward(y if plain else y.view(OtherArray))
+    monkeypatch.undo()
+    once = {name: gradient.copy() for name, gradient in layer.gradients.items()}
+    with pytest.raises(RuntimeError, match="the last backward did not end"):
+        layer.backward(y)
+    assert_equal(layer.gradients, once)
+
+
+def test_a_call_before_the_mode_was_chosen_anew(rng: np.random.Generator) -> None:
+    layer, same = (trained(fastrnn.LSTM(IN, H, seed=1)) for _ in range(2))
+    x = normal(rng, (T, B, IN))
+    y, _ = layer(x)
+    layer.train(checkpoint=2)
+    same(x)
+    assert_equal(layer.backward(y), same.backward(y))
+
+
+@pytest.mark.frameworks
+def test_tensors_that_require_grad_are_refused(rng: np.random.Generator) -> None:
+    """Also once fastrnn.torch reads tensors in place."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("fastrnn.torch")
+    layer = trained(fastrnn.GRU(IN, H, seed=1))
+    y, _ = layer(normal(rng, (T, B, IN)))
+    with pytest.raises(TypeError, match="dy requires grad"):
+        layer.backward(torch.ones(y.shape, requires_grad=True))

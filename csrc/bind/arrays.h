@@ -231,7 +231,9 @@ inline py::array empty(const py::dtype& dtype, const Index* shape, int axes) {
 
 // Is a call long enough to give up the interpreter lock for?  That costs some 70 ns, and beside a busy thread
 // the wait for its turn to end, 5 ms: it took 3000 steps of a stream as long as 600 000 that keep the lock.
-inline bool worth_unlocking(const Network& n, Index steps, Index batch) {
+// `more` are rows of one step that something else in the call takes as long as: packing the weights, say.
+constexpr Index kPackingRows = 8;
+inline bool worth_unlocking(const Network& n, Index steps, Index batch, Index more = 0) {
   // Operations of 2 us with AVX-512, of 6 with the baseline; and those that a row's step of one unit is as
   // long as.
   constexpr double kLong = 2e5, kStep = 4e3;
@@ -240,7 +242,7 @@ inline bool worth_unlocking(const Network& n, Index steps, Index batch) {
     const LayerShape s = n.shape(layer);
     row += kStep + 2.0 * static_cast<double>(s.gate_rows()) * static_cast<double>(s.input + s.recurrent());
   }
-  return static_cast<double>(n.directions * steps) * static_cast<double>(batch) * row >= kLong;
+  return static_cast<double>(n.directions) * static_cast<double>(steps * batch + more) * row >= kLong;
 }
 
 // Gives up the interpreter lock for a scope.  Unlike py::gil_scoped_release it survives the end of the

@@ -185,7 +185,7 @@ py::object run_plain_as(Weights<W>& weights, const py::tuple& layouts, const py:
   args.x = call.rows_of(call.x, n.first.input);
   args.y = call.rows_of(static_cast<T*>(y.mutable_data()), n.output());
   {
-    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
+    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch, repacked ? kPackingRows : 0));
     if (repacked) weights.pack(repacked->pointers);
     BorrowedScratch scratch;
     forward<W>(weights, args, reserve ? &reserve->of<T>() : nullptr, *scratch);
@@ -232,7 +232,7 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
                              const py::handle& x, const py::handle& state, const py::handle& y,
                              PyReserve& reserve, const py::handle& dy, const py::handle& dh_n,
                              const py::handle& dc_n, bool need_dx, const py::object& gradients) {
-  PlainCall<T> call(true);
+  PlainCall<T> call(gradients.is_none());  // a layer's checks refuse tensors that require grad
   if (!call.read(n, layouts, x, state)) return py::none();
   const auto part = [&](const py::handle& value, const Shape& shape, const T*& data) {
     return value.is_none() || call.read_array(value, shape, data);
@@ -284,7 +284,7 @@ py::object backward_plain_as(const Network& n, const py::sequence& parameters, c
     dc0 = std::move(made);
   }
   {
-    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch));
+    const Unlocked unlocked(worth_unlocking(n, args.steps, args.batch, kPackingRows));
     BorrowedScratch scratch;
     backward<T>(n, args, saved, *scratch);
   }

@@ -185,7 +185,8 @@ void choose_products(Plan& plan, const Request& request, const Limits& limits) {
       break;
     case Products::plain: plan.products_reason = "float32, as asked for"; break;
     case Products::bf16x3:
-      plan.products_reason = "bf16x3 for all products over all steps, as asked for";
+      plan.products_reason =
+          "bf16x3 for all products over all steps, and where one kernel has all steps, as asked for";
       break;
     case Products::tf32: plan.products_reason = "tf32, as asked for"; break;
   }

@@ -26,7 +26,8 @@ enum class Strategy {
 enum class Products {
   automatic,  // plain or bf16x3, whichever should be faster
   plain,      // in float32
-  bf16x3,     // products over all steps with operands as sums of two bfloat16, three products in one
+  bf16x3,     // operands as sums of two bfloat16, three products in one: products over all steps, and those
+              // of a persistent kernel
   tf32,       // operands rounded to tf32; only where a caller asks for it
 };
 

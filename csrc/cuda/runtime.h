@@ -50,7 +50,7 @@ int current_device();
 const Limits& current_limits();  // of the current device; found out once
 
 // Makes a device current, and puts back what was at the end of the scope: of a thread that has used no device
-// yet, none, so that the first device is not set up for a caller who works on another.
+// yet, none (the first one stays), so that the first is not set up for a caller who works on another.
 class DeviceScope {
  public:
   explicit DeviceScope(int device);

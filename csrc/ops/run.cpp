@@ -361,10 +361,12 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
         if (reserve.segment()) it.again[d] = cpu::PackedLayer<T>(arena, shape, kernels.lanes);
         call.forward_weights = &it.again[d];
         call.parameters = part_of<LayerParameters<T>>(network, args.parameters, part);
-        const Index each = network.parameters_per_part();
-        for (Index p = part * each; args.add && p < (part + 1) * each; ++p) {
-          const auto i = static_cast<std::size_t>(p);
-          sums[i] = arena.take<T>(sizes[i]);
+        if (args.add) {
+          const Index each = network.parameters_per_part();
+          for (Index p = part * each; p < (part + 1) * each; ++p) {
+            const auto i = static_cast<std::size_t>(p);
+            sums[i] = arena.take<T>(sizes[i]);
+          }
         }
         call.gradients = part_of<cpu::LayerGradients<T>>(network, sums, part);
         if (call.tokens)
@@ -399,10 +401,11 @@ void backward(const Network& network, const BackwardArguments<T>& args, const Re
     return arena.used();
   };
   run_stack(network.layers, at_once, scratch.buffer, layout, [&](Index first) {
-    const Index each = network.directions * network.parameters_per_part(), end = network.layers - first;
-    const auto parameters_of = [&](const Share& share,
-                                   auto use) {  // of the layers at hand, this thread's part
-      for (Index p = (end - at_once) * each; p < end * each; ++p) {
+    const Index of_layer = network.directions * network.parameters_per_part();
+    // For each parameter of the layers at hand: its number, and this thread's part of it.
+    const auto parameters_of = [&](const Share& share, auto use) {
+      const Index end = network.layers - first;
+      for (Index p = (end - at_once) * of_layer; p < end * of_layer; ++p) {
         const auto i = static_cast<std::size_t>(p);
         use(i, share.slice(sizes[i]));
       }

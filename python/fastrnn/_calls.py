@@ -146,10 +146,10 @@ def check_x(backend: Backend, name: str, spec: Spec, x: Any) -> tuple[Library, A
         library, array = backend.take_x(name, x)
     except TypeError:
         packed = hasattr(x, "batch_sizes")  # as torch's PackedSequence has
-        if packed or (isinstance(x, list | tuple) and any(hasattr(part, "shape") for part in x)):
+        if packed or (isinstance(x, list | tuple) and any(getattr(part, "ndim", 0) for part in x)):
             came = type(x).__name__ + ("" if packed else " of arrays")
             raise TypeError(
-                f"{name} is a {came}; expected one array: pad sequences, and pass lengths"
+                f"{name} is a {came}; expected one array: stack them, and pad sequences of different lengths"
             ) from None
         raise
     if is_integer(array):
@@ -419,7 +419,7 @@ class Packed(KernelMemory):
         self.weights = backend.core.Weights(self.network, *(() if quantized is None else (quantized,)))
         self.weights.pack(arrays)
         self.run_plain = backend.run_plain(self.weights)
-        """(axes of the layouts, x, state) -> what a call returns, or None: more has to be told apart."""
+        """`_core.Weights.run_plain`, which gives None where more has to be told apart."""
 
     @property
     def nbytes(self) -> int:

@@ -120,12 +120,17 @@ class _Alone:
         self._lock.release()
 
 
+# Set before gradients are added to: a signal may raise once they are, before that can be noted.
+_NOT_ENDED = "the last backward did not end"
+
+
 class PlainCall(NamedTuple):
     """A training call whose arguments were run as they came, as backward needs them."""
 
     x: Array
     state: Any
     y: Array
+    saved: Any  # the memory of the kernels' part
 
 
 class _Recurrent(ABC):
@@ -454,9 +459,9 @@ class _Recurrent(ABC):
 
     def _train_plain(self, x: Array, state: Any) -> Any:
         """Run a training call of plain arguments at once; None, with nothing done, for another."""
-        if self._repacked is None or self._draws:
-            return None
         with self._alone():
+            if self._repacked is None or self._draws:  # the first call makes what is packed into
+                return None
             pending, self._pending = self._pending, "the last one failed"
             arrays = list(self._parameters.values())
             results = self._repacked.run_plain(self._axes, x, state, self._saved, False, arrays)
@@ -465,7 +470,7 @@ class _Recurrent(ABC):
                 return None
             y, results = self._keep_y(results)
             self._calls = self._backend.next_call(self._saved, self._calls)
-            self._pending = PlainCall(x, state, y)
+            self._pending = PlainCall(x, state, y, self._saved)
         return results
 
     @abstractmethod
@@ -475,7 +480,7 @@ class _Recurrent(ABC):
     def _reserve_of(self, plain: PlainCall) -> Reserve:
         """Return a call of plain arguments as one that was checked."""
         call = check_call(self._backend, self._spec, self._layouts(), plain.x, plain.state)
-        reserve = Reserve(call, self._saved, self._seed, 0)  # no masks, so no number
+        reserve = Reserve(call, plain.saved, self._seed, 0)  # no masks, so no number
         reserve.y = call.layout.to_kernel(plain.y)
         return reserve
 
@@ -508,10 +513,10 @@ class _Recurrent(ABC):
             dh_n, dc_n = dstate_n
         network = self._backend.network(self._spec)
         arrays, gradients = list(self._parameters.values()), list(self._gradients.values())
-        done = _core.backward_plain(
-            network, arrays, self._axes, *plain, self._saved, dy, dh_n, dc_n, True, gradients
-        )
+        self._pending = _NOT_ENDED
+        done = _core.backward_plain(network, arrays, self._axes, *plain, dy, dh_n, dc_n, True, gradients)
         if done is None:
+            self._pending = plain
             return None
         self._pending = "backward went through it"
         dx, dh_0, dc_0, _ = done
@@ -524,6 +529,7 @@ class _Recurrent(ABC):
                 return done
             reserve, dy, dstate_n = self._check_backward(dy, dstate_n)
             arrays, gradients = list(self._parameters.values()), list(self._gradients.values())
+            self._pending = _NOT_ENDED
             dx, dstate = run_backward(reserve, arrays, dy, dstate_n, gradients, add=True)
             self._pending = "backward went through it"
         call = reserve.call
@@ -759,9 +765,7 @@ class _Layer(_Recurrent):
 
     def _keep_y(self, results: Any) -> tuple[Array, Any]:
         y, state_n = results
-        given = y[...]
-        given.flags.writeable = False
-        return y, (given, state_n)
+        return y, (self._backend.own.give(y, writeable=False), state_n)
 
     def __call__(
         self, x: Any, state: Any = None, *, lengths: Any = None, reset: Any = None

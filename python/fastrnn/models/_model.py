@@ -141,13 +141,13 @@ class Model(ABC):
         """Where it computes: "cpu", "cuda:0", ..."""
         return str(self._common("device"))
 
-    def to(self, device: str) -> Self:
+    def to(self, device: str, dtype: Any = None) -> Self:
         """Move all parts to another device, as a layer's `to`; returns the model itself.
 
         Parameters
         ----------
-        device
-            "cpu", "cuda" (the first device), "cuda:1" and so on.
+        device, dtype
+            As in `fastrnn.LSTM.to`.
 
         Raises
         ------
@@ -161,7 +161,8 @@ class Model(ABC):
         Notes
         -----
         `parameters` and `gradients` are new arrays then: make another optimizer.  A training call made before
-        cannot be gone back through any more, and streams stop working.
+        cannot be gone back through any more, and streams stop working.  Nothing happens if all parts are
+        there already; if one cannot be moved, those that were are moved back.
 
         Examples
         --------
@@ -179,15 +180,27 @@ class Model(ABC):
             for name, leaf in leaves:
                 if not hasattr(leaf, "to"):
                     raise NotImplementedError(f"{name} is {leaf!r}, which has no to(); expected device 'cpu'")
+        to_move: list[tuple[str, Any, str]] = []  # with its dtype then
         for name, leaf in leaves:
-            if hasattr(leaf, "dtype"):
-                backend.check_dtype(checked_dtype(leaf.dtype))
+            if hasattr(leaf, "to"):
+                chosen = checked_dtype(leaf.dtype if dtype is None else dtype)
+                backend.check_dtype(chosen)
+                if (leaf.device, checked_dtype(leaf.dtype)) != (backend.name, chosen):
+                    to_move.append((name, leaf, chosen))
+        for name, leaf, _ in to_move:
             if getattr(leaf, "quantized", None) is not None:
                 raise RuntimeError(f"{name} is quantised to {leaf.quantized}; call quantize('float32') first")
-        for _, leaf in leaves:
-            if hasattr(leaf, "to"):
-                leaf.to(device)
-        self._forget()
+        before: list[tuple[Any, str, Any]] = []
+        try:
+            for _, leaf, chosen in to_move:
+                before.append((leaf, leaf.device, leaf.dtype))
+                leaf.to(device, chosen)
+        except BaseException:
+            for leaf, place, kind in before[:-1]:
+                leaf.to(place, kind)
+            raise
+        if to_move:
+            self._forget()
         return self
 
     def _common(self, attribute: str) -> Any:

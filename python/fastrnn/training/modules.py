@@ -157,6 +157,24 @@ class Linear:
         """Move it to another device, and to another dtype if one is given, as a layer's `to`; returns itself.
 
         `parameters` and `gradients` are new then, and the last call cannot be gone back through.
+
+        Parameters
+        ----------
+        device, dtype
+            As in `fastrnn.LSTM.to`.
+
+        Raises
+        ------
+        RuntimeError
+            There is no such device; the message says why.
+        TypeError, ValueError
+            For a device or dtype of another name, or a dtype that is not computed there.
+
+        Examples
+        --------
+        >>> from fastrnn.training import Linear
+        >>> Linear(3, 2).to("cpu", "float64").dtype
+        dtype('float64')
         """
         backend = backend_of_device(device)
         name = checked_dtype(self.dtype if dtype is None else dtype)
