@@ -161,7 +161,10 @@ class EmulatedContext {
     check_alignment(from, 4, "cp_async_4's source", site);
     enter()->copy_later(thread_, {thread_.commits, offset, from, 4, 4, site});
   }
-  void cp_async_commit() { ++thread_.commits; }
+  void cp_async_commit() {
+    const auto machine = enter();
+    ++thread_.commits;
+  }
   void cp_async_wait(int pending, Site site = Site::here()) {
     if (pending < 0 || pending > 7) out_of_range(pending, 7, "cp_async_wait", site);
     enter()->copies_wait(thread_, pending);

@@ -180,7 +180,7 @@ class Model(ABC):
             for name, leaf in leaves:
                 if not hasattr(leaf, "to"):
                     raise NotImplementedError(f"{name} is {leaf!r}, which has no to(); expected device 'cpu'")
-        to_move: list[tuple[str, Any, str]] = []  # with its dtype then
+        to_move: list[tuple[str, Any, DType]] = []  # with its dtype then
         for name, leaf in leaves:
             if hasattr(leaf, "to"):
                 chosen = checked_dtype(leaf.dtype if dtype is None else dtype)
@@ -196,8 +196,8 @@ class Model(ABC):
                 before.append((leaf, leaf.device, leaf.dtype))
                 leaf.to(device, chosen)
         except BaseException:
-            for leaf, place, kind in before[:-1]:
-                leaf.to(place, kind)
+            for leaf, *was in before[:-1]:
+                leaf.to(*was)
             raise
         if to_move:
             self._forget()
