@@ -260,7 +260,11 @@ def test_constructors(call: Any, error: type[Exception], message: str) -> None:
         TypeError,
         "x is a list of arrays; expected one array: stack them, and pad sequences of different lengths",
     ),
-    (lambda w: w.stream.run((ones(5, IN),)), TypeError, "x is a tuple of arrays; expected one array: stack them, and pad"),
+    (
+        lambda w: w.stream.run((ones(5, IN),)),
+        TypeError,
+        "x is a tuple of arrays; expected one array: stack them, and pad",
+    ),
     (lambda w: w.gru(np.float32(1)), TypeError, "x has type float32; expected an array"),
     (lambda w: w.gru(np.ndarray), TypeError, "x has type type; expected an array"),
     (
